@@ -1,0 +1,211 @@
+"""What a callback is: compiled or on the host, bound to the plan of a fit, called at an event."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxloop.events import Event, Plan
+from jaxloop.loop import FIELDS, STATIC_FIELDS, Loop
+
+Reads = Literal["stats", "step", "loop"]
+Target = TypeVar("Target")
+
+
+class Callback(Protocol):
+    """A pure function `loop, event -> loop`, traced at all twelve events into the programs of the run.
+
+    It may have `bind(plan) -> callback`, which is called once per fit, before anything is traced.
+    """
+
+    def __call__(self, loop: Loop, event: Event) -> Loop: ...
+
+
+@dataclass(frozen=True)
+class HostDeclaration:
+    """What a host callback says of itself: the events it is called at, and what it reads there."""
+
+    events: frozenset[Event]
+    reads: Reads
+
+
+def on_host(*events: Event, reads: Reads = "stats") -> Callable[[Target], Target]:
+    """Declares a function `(loop, event)`, or a class with such a `__call__`, as a host callback.
+
+    It runs in Python. At `BATCH_END` with `reads="stats"` it is an observer: it is handed every step's row, in
+    order, one dispatch late, and the device never waits for it; a class that defines `rows(columns)` is given
+    a dispatch's rows at once instead. At other step events, or with more to read, the run takes one step per
+    dispatch and cuts the step's program where asked. A class may further define `bind(plan)`, which gives the
+    callback of one fit; `notice(text)`, a line for a person; and `close()`, called once when the fit is over,
+    however it ends.
+
+    Args:
+      *events: where it is called.
+      reads: `"stats"`, counters and statistics; `"step"`, also input, target, weight, output, loss and
+        gradient; `"loop"`, the `Loop` itself, and what is returned takes its place (`None`: unchanged).
+
+    Example:
+      >>> @jl.on_host(jl.Event.EPOCH_END)
+      ... def tell(loop, event):
+      ...     print(int(loop.epoch_index), loop.stats["loss"])
+    """
+    strangers = [event for event in events if not isinstance(event, Event)]
+    if strangers or not events:
+        got = f"{strangers[0]!r}" if strangers else "none"
+        raise TypeError(f"on_host: expected one or more jaxloop.Event, got {got}. Write @on_host(Event.EPOCH_END).")
+    if reads not in ("stats", "step", "loop"):
+        raise ValueError(f"on_host: `reads` must be 'stats', 'step' or 'loop', got {reads!r}.")
+    declaration = HostDeclaration(frozenset(events), reads)
+
+    def declare(target: Any) -> Any:
+        if isinstance(target, type):
+            target.host_declaration = declaration  # type: ignore[attr-defined]
+            return target
+        return _HostFunction(target, declaration)
+
+    return declare
+
+
+@dataclass(frozen=True)
+class _HostFunction:
+    """A function with its declaration."""
+
+    function: Callable[..., Any]
+    host_declaration: HostDeclaration
+
+    def __call__(self, loop: Any, event: Event) -> Any:
+        return self.function(loop, event)
+
+    @property
+    def __name__(self) -> str:
+        return name_of(self.function)
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """The callbacks of a fit, in list order, the compiled apart from those on the host."""
+
+    compiled: tuple[Callback, ...]
+    host: tuple[Any, ...]
+
+    @property
+    def uses_plan(self) -> bool:
+        """Whether a compiled callback is bound to the plan, so that its programs depend on it."""
+        return any(hasattr(callback, "bind") for callback in self.compiled)
+
+
+def bound(callbacks: Sequence[Any], plan: Plan | None) -> tuple[Any, ...]:
+    """The callbacks, each bound to `plan` if it can be."""
+    return tuple(callback.bind(plan) if plan and hasattr(callback, "bind") else callback for callback in callbacks)
+
+
+def sort_out(callbacks: Sequence[Any]) -> Callbacks:
+    """Tells compiled callbacks from host callbacks.
+
+    Raises:
+      TypeError: one is not callable, is a class that was not called, or is given as a single callback.
+    """
+    if callable(callbacks) or isinstance(callbacks, str):
+        raise TypeError(f"callbacks: expected a list of callbacks, got {name_of(callbacks)}. Put it in brackets.")
+    for callback in callbacks:
+        if isinstance(callback, type):
+            raise TypeError(f"callbacks: {callback.__name__} is a class; call it: {callback.__name__}(...).")
+        if not callable(callback) and not hasattr(callback, "bind"):
+            raise TypeError(f"callbacks: each must be a function of (loop, event), got {callback!r}.")
+    on_the_host = [hasattr(callback, "host_declaration") for callback in callbacks]
+    return Callbacks(
+        tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if not host),
+        tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if host),
+    )
+
+
+def name_of(callback: Any) -> str:
+    """The name of a callback for messages: the function's, or the class's."""
+    name = getattr(callback, "__qualname__", None) or getattr(callback, "__name__", None)
+    return (name or type(callback).__name__).replace("<locals>.", "")
+
+
+def fire(callbacks: Sequence[Callback], loop: Loop, event: Event, *, new_stats: bool = False) -> Loop:
+    """Calls the compiled `callbacks` in order and gives what became of the loop.
+
+    Inside a step every field must keep its structure, shapes and dtypes, or the step would compile again.
+
+    Args:
+      callbacks: bound to the plan.
+      loop: traced or not.
+      event: where the run is.
+      new_stats: whether a callback may record a name that is not in `loop.stats` yet.
+
+    Raises:
+      TypeError: a callback gave something that is no loop, changed the kind of a field inside a step, or
+        asked for the value of a traced array. The message names callback, event and field.
+    """
+    for callback in callbacks:
+        result = _call(callback, loop, event)
+        loop = _same_kind(callback, loop, result, event, new_stats=new_stats) if event.in_step else result
+    return loop
+
+
+def _call(callback: Callback, loop: Loop, event: Event) -> Loop:
+    where = f"callback {name_of(callback)!r} at {event.name}"
+    try:
+        result = callback(loop, event)
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ) as error:
+        raise TypeError(
+            f"{where}: it is compiled, and asked for the value of an array that has none while it is traced "
+            "(an `if`, `int()`, `float()` or NumPy on a loop's value). Write `jnp.where(...)` or "
+            "`loop.cancel(scope, when=...)`, or run it in Python by @jaxloop.on_host."
+        ) from error
+    if not isinstance(result, Loop):
+        raise TypeError(f"{where}: it must return a loop, got {type(result).__name__}. End it with `return loop`.")
+    return result
+
+
+def _same_kind(callback: Callback, before: Loop, after: Loop, event: Event, *, new_stats: bool) -> Loop:
+    """`after`, with Python numbers made arrays, once each field is of the kind that it was before."""
+    changed = {}
+    for field in sorted(FIELDS):
+        old, new = getattr(before, field), getattr(after, field)
+        if new is old:
+            continue
+        where = f"callback {name_of(callback)!r} at {event.name}: field {field!r}"
+        if field in STATIC_FIELDS:
+            raise TypeError(f"{where} is static and cannot change inside a step. Change it between steps.")
+        if field == "stats" and new_stats:
+            old = new | old
+        changed[field] = _matched(where, old, new)
+    return after.replace(**changed) if changed else after
+
+
+def _matched(where: str, old: Any, new: Any) -> Any:
+    old_leaves, old_tree = jax.tree.flatten(old)
+    new_leaves, new_tree = jax.tree.flatten(new)
+    if old_tree != new_tree:
+        raise TypeError(
+            f"{where} must keep its structure inside a step; it was {old_tree}, now it is {new_tree}. "
+            "Make room for it at FIT_START, by loop.remember(...)."
+        )
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(old)]
+    leaves = [_matched_leaf(where + path, *pair) for path, *pair in zip(paths, old_leaves, new_leaves, strict=True)]
+    return jax.tree.unflatten(old_tree, leaves)
+
+
+def _matched_leaf(where: str, old: Any, new: Any) -> Any:
+    """`new` with the dtype of `old`, which a Python number (weak type) takes on and an array must have."""
+    if new is old:
+        return new
+    new = new if isinstance(new, jax.Array) else jnp.asarray(new)
+    dtype, shape = jnp.result_type(old), jnp.shape(old)
+    adopts = new.weak_type and jnp.can_cast(new.dtype, dtype, casting="same_kind")
+    if new.shape != shape or (new.dtype != dtype and not adopts):
+        raise TypeError(
+            f"{where} must stay {dtype.name}{list(shape)} inside a step, got {new.dtype.name}{list(new.shape)}. "
+            "Convert it, by `.astype(...)` or `.reshape(...)`."
+        )
+    return jax.lax.convert_element_type(new, dtype) if new.weak_type else new

@@ -1,0 +1,123 @@
+"""A CSV file with a row for each batch at which there are statistics."""
+
+from pathlib import Path
+from typing import Any, TextIO
+
+from jaxloop.callback import on_host
+from jaxloop.events import Event, Phase, Plan
+from jaxloop.views import Columns, LoopView
+
+_EVENTS = (Event.FIT_START, Event.BATCH_END, Event.TRAINING_END, Event.VALIDATION_END)
+
+
+@on_host(*_EVENTS)
+class CSVLogger:
+    """Writes statistics as CSV that pandas reads as it is.
+
+    Columns: `epoch` (over the loop's life) and `batch`, counted from 1; each metric as it stood, a mean over the
+    phase so far; `phase`; `step`, the training batches taken; `learning_rate`; what callbacks recorded. With
+    `report="batch"` every batch has a row, training and validation alike; with `report="epoch"` the last of each
+    phase. Lines are buffered, and flushed at the end of each phase.
+
+    The fit of a new model starts the file empty; a fit that goes on from a loop appends.
+
+    Args:
+      path: of the file; must end in `.csv`. Folders are made.
+
+    Raises:
+      ValueError: the path does not end in `.csv`.
+      FileExistsError: at the start of a fit, the path holds something that is no log of this kind.
+    """
+
+    def __init__(self, path: str | Path = "run/log.csv"):
+        self.path = Path(path)
+        if self.path.suffix != ".csv":
+            raise ValueError(f"CSVLogger: `path` must end in .csv, got {str(path)!r}.")
+
+    def bind(self, plan: Plan) -> "_CSVLog":
+        return _CSVLog(self.path, plan)
+
+    def __call__(self, loop: LoopView, event: Event) -> None:
+        raise RuntimeError("CSVLogger: it writes once it is bound to the plan of a fit; TrainingLoop does that.")
+
+    def __repr__(self) -> str:
+        return f"CSVLogger({str(self.path)!r})"
+
+
+@on_host(*_EVENTS)
+class _CSVLog:
+    """The file of one fit."""
+
+    def __init__(self, path: Path, plan: Plan):
+        self._path = path
+        self._plan = plan
+        self._file: TextIO | None = None
+        self._recorded: list[str] = []
+        self._last: Columns | None = None
+
+    def __call__(self, loop: LoopView, event: Event) -> None:
+        if event is Event.FIT_START:
+            self._open(loop)
+            return
+        assert self._file is not None
+        if self._plan.report == "epoch" and self._last is not None:
+            self._write(self._last.last())
+        self._last = None
+        self._file.flush()
+
+    def rows(self, columns: Columns) -> None:
+        self._last = columns
+        if self._plan.report == "batch":
+            self._write(columns)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self, loop: LoopView) -> None:
+        own = {phase.stat(name) for phase in Phase for name in self._plan.metrics} | {"learning_rate"}
+        self._recorded = sorted(set(loop.stats) - own)
+        names = ["epoch", "batch", *self._plan.metrics, "phase", "step", "learning_rate", *self._recorded]
+        header = ",".join(names) + "\n"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        going_on = int(loop.step) > 0 and self._check(header, going_on=True)
+        if not going_on:
+            self._check(header, going_on=False)
+        self._file = self._path.open("a" if going_on else "w", newline="", encoding="utf-8")
+        if not going_on:
+            self._file.write(header)
+            self._file.flush()
+
+    def _check(self, header: str, *, going_on: bool) -> bool:
+        """Whether there is a log here already.
+
+        Raises:
+          FileExistsError: there is something else, or a log of other columns that rows cannot be appended to.
+        """
+        if not self._path.exists():
+            return False
+        if not self._path.is_file():
+            raise FileExistsError(f"CSVLogger: {str(self._path)!r} is not a file. Give another path.")
+        with self._path.open("rb") as file:
+            found = file.readline()
+        if not found:
+            return False
+        expected = header.encode() if going_on else b"epoch,batch,"
+        if found != expected and not (not going_on and found.startswith(expected)):
+            raise FileExistsError(
+                f"CSVLogger: {str(self._path)!r} begins with {found[:80]!r}, which is not "
+                f"{'the header of this run' if going_on else 'a log of this kind'}, {header.strip()!r}. "
+                "It was left untouched; move it away or give another path."
+            )
+        return True
+
+    def _write(self, columns: Columns) -> None:
+        assert self._file is not None
+        phase = columns.phase
+        taken = 1 if phase is Phase.TRAINING else 0
+        cells: list[Any] = [columns["epoch"], columns["batch_index"] + 1]
+        cells += [columns[phase.stat(name)] for name in self._plan.metrics]
+        cells += [[phase.value] * columns.count, columns["step"] + taken]
+        cells += [columns[name] for name in ("learning_rate", *self._recorded)]
+        self._file.writelines(",".join(map(str, row)) + "\n" for row in zip(*cells, strict=True))

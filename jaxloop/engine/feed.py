@@ -1,0 +1,214 @@
+"""Feeding: from what a user gives as data to the batches that the programs take."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloop.data import Batches
+
+Batch = tuple[Any, Any, Any]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The batches of one phase, on their way to the device.
+
+    Attributes:
+      batches: a sized iterable of batches as the user has them.
+      where: what the user calls them, for messages.
+      batch_keys: names of input, target and weight where a batch is a mapping.
+      padded: whether each batch is weighted, and the last padded to the size of the first.
+      device: where the batches go.
+    """
+
+    batches: Any
+    where: str
+    batch_keys: Sequence[str] | None
+    padded: bool
+    device: jax.Device
+    _specification: list[Any] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def with_padding(self, padded: bool) -> "Feed":
+        """This feed, padded or not."""
+        return replace(self, padded=padded)
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in a full batch, once one has been read."""
+        return self._specification[0][0][1][0]
+
+    def first(self) -> Batch:
+        """The first batch, ready for a program."""
+        return self._ready(next(iter(self.batches)))
+
+    def chunks(self, steps: int) -> Iterator[tuple[int, Batch]]:
+        """The batches in order, `steps` at once: how many, and the batches stacked (a single one is not)."""
+        if steps == 1:
+            yield from ((1, self._placed(self._ready(batch))) for batch in self.batches)
+            return
+        rest = iter(self.batches) if not isinstance(self.batches, Batches) else None
+        for start in range(0, len(self), steps):
+            count = min(steps, len(self) - start)
+            if rest is not None:
+                yield from self._stacked(list(itertools.islice(rest, count)))
+                continue
+            stacked = self.batches.stacked(start, count) if count > 1 else None
+            if stacked is None:
+                yield from self._stacked([self.batches[start + index] for index in range(count)])
+            else:
+                yield count, self._placed(self._ready(stacked, axes=2))
+
+    def _stacked(self, batches: list[Any]) -> Iterator[tuple[int, Batch]]:
+        ready = [self._ready(batch) for batch in batches]
+        if len(ready) == 1:
+            yield 1, self._placed(ready[0])
+        elif ready:
+            yield len(ready), self._placed(jax.tree.map(lambda *leaves: np.stack(leaves), *ready))
+
+    def _ready(self, batch: Any, axes: int = 1) -> Batch:
+        """(input, target, weight), checked against the first; `axes` leading axes count examples."""
+        input, target, weight = parts_of(batch, self.batch_keys, self.where)
+        if not isinstance(self.batches, Batches):  # a loader may write the next batch into the same memory
+            input, target, weight = jax.tree.map(_own, (input, target, weight))
+        if not self._specification:
+            self._specification.append(specification((input, target)))
+        expected = self._specification[0]
+        if self.padded:
+            size = jax.tree.leaves(input)[0].shape[:axes]
+            weight = np.ones(size, np.float32) if weight is None else weight
+            full = expected[0][1][0]
+            if axes == 1 and size[0] < full:
+                input, target, weight = _pad((input, target, weight), full)
+        self._check((input, target), expected, axes)
+        return input, target, weight
+
+    def _check(self, batch: Any, expected: list[Any], axes: int) -> None:
+        for (path, shape, dtype), leaf in zip(expected, jax.tree.leaves(batch), strict=True):
+            if leaf.shape[axes:] != shape[1:] or leaf.shape[axes - 1] != shape[0] or leaf.dtype != dtype:
+                raise ValueError(
+                    f"{self.where}: every batch must be like the first; {path} was {dtype.name}{list(shape)} there, "
+                    f"now it is {leaf.dtype.name}{list(leaf.shape)}."
+                )
+
+    def _placed(self, batch: Batch) -> Batch:
+        """On the CPU a NumPy batch goes straight into the program; elsewhere its transfer starts now."""
+        return batch if self.device.platform == "cpu" else jax.device_put(batch, self.device)
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """How each phase of a fit is fed.
+
+    Attributes:
+      training: makes the feed of an epoch's batches.
+      validation: or None where there is none.
+    """
+
+    training: Callable[[Any], Feed]
+    validation: Feed | None
+
+
+def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str) -> Batch:
+    """(input, target, weight) of a batch as a user gives it; the weight may be None.
+
+    Raises:
+      ValueError: it is neither (input, target), (input, target, weight), nor a mapping that has `batch_keys`.
+    """
+    if isinstance(batch, Mapping):
+        if batch_keys is None:
+            raise ValueError(
+                f"{where}: a batch is a mapping of {', '.join(map(str, batch))}; say which of them are input and "
+                "target, as TrainingLoop(..., batch_keys=('image', 'label'))."
+            )
+        missing = [key for key in batch_keys if key not in batch]
+        if missing:
+            raise ValueError(f"{where}: a batch has no {missing[0]!r}; it has {', '.join(map(str, batch))}.")
+        batch = tuple(batch[key] for key in batch_keys)
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        what = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise ValueError(f"{where}: a batch must be (input, target) or (input, target, weight), got {what}.")
+    return (*batch, None) if len(batch) == 2 else tuple(batch)
+
+
+def specification(batch: Any) -> list[tuple[str, tuple[int, ...], Any]]:
+    """Path, shape and dtype of each array in a batch."""
+    names = ("input", "target", "weight")
+    return [
+        (names[path[0].idx] + jax.tree_util.keystr(path[1:]), leaf.shape, leaf.dtype)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
+    ]
+
+
+def kind_of(batch: Batch | None) -> Any:
+    """What a program depends on in a batch: structure, shapes and dtypes."""
+    leaves, tree = jax.tree.flatten(batch)
+    return tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+class EpochSource:
+    """Epochs by their index in the life of a loop: looked up where the data can be, else taken one by one."""
+
+    def __init__(self, training: Any):
+        self._training = training
+        self._rest = None if hasattr(training, "__getitem__") else iter(training)
+        self._taken: tuple[int, Any] = (-1, None)
+
+    def at(self, index: int) -> Any:
+        """Epoch `index`, counted from 0. The epoch last asked for can be had again.
+
+        Raises:
+          ValueError: there is no such epoch.
+        """
+        if self._taken[0] != index:
+            try:
+                epoch = self._training[index] if self._rest is None else next(self._rest)
+            except (IndexError, StopIteration) as error:
+                raise ValueError(
+                    f"training: it has no epoch {index} (counted from 0); give more epochs, or train fewer."
+                ) from error
+            self._taken = (index, epoch)
+        return self._taken[1]
+
+
+def limited(batches: Any, count: int | None) -> Any:
+    """The first `count` batches."""
+    if count is None or len(batches) <= count:
+        return batches
+    if isinstance(batches, (Batches, list, tuple)):
+        return batches[:count]
+    return _First(batches, count)
+
+
+@dataclass(frozen=True)
+class _First:
+    batches: Iterable[Any]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(iter(self.batches), self.count)
+
+
+def _own(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.Array) else np.array(leaf)
+
+
+def _pad(batch: Batch, size: int) -> Batch:
+    """The batch filled up to `size` examples by its last one, which weigh nothing."""
+    input, target, weight = batch
+    missing = size - len(weight)
+
+    def fill(leaf: Any) -> Any:
+        return np.concatenate([leaf, np.repeat(np.asarray(leaf[-1:]), missing, axis=0)])
+
+    nothing = np.zeros((missing, *weight.shape[1:]), weight.dtype)
+    return *jax.tree.map(fill, (input, target)), np.concatenate([weight, nothing])

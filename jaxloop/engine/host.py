@@ -1,0 +1,134 @@
+"""The host's side of events: calls host callbacks, delivers rows to observers, gathers what they cancel."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxloop.callback import name_of
+from jaxloop.events import Event, Phase, Scope
+from jaxloop.loop import Loop
+from jaxloop.views import Columns, LoopView
+from jaxloop.wire import handed_over, opened_by_copy
+
+
+class Host:
+    """The host callbacks of one fit, in tables by event.
+
+    In a phase a callback that reads statistics and whose only step event is `BATCH_END` is an observer: it is
+    given rows. Every other one that has step events is called there, and the step is cut for it.
+    """
+
+    def __init__(self, callbacks: tuple[Any, ...], device: Any):
+        self.callbacks = callbacks
+        self.device = device
+        self.requests = np.int32(0)
+
+    def cuts(self, phase: Phase) -> frozenset[Event]:
+        """The step events at which the step must come back to the host."""
+        return frozenset().union(*(self._cuts(callback, phase) for callback in self.callbacks))
+
+    def fire(self, loop: Loop, event: Event, phase: Phase | None = None) -> Loop:
+        """What the host callbacks make of `loop` at `event`; `loop` and the result are the engine's own.
+
+        Args:
+          loop: open, or in the middle of a step that is cut.
+          event: where the run is.
+          phase: for a step event, the phase at hand.
+        """
+        for callback in self.callbacks:
+            declaration = callback.host_declaration
+            if event not in declaration.events or (phase and event not in self._cuts(callback, phase)):
+                continue
+            if declaration.reads == "loop":
+                loop = self._call_with_loop(callback, loop, event)
+            else:
+                loop = self._call_with_view(callback, loop, event)
+        return loop
+
+    def deliver(self, columns: Columns) -> None:
+        """Hands rows to the observers of their phase, in list order."""
+        for callback in self.callbacks:
+            declaration = callback.host_declaration
+            if Event.BATCH_END not in declaration.events or self._cuts(callback, columns.phase):
+                continue
+            if hasattr(callback, "rows"):
+                callback.rows(columns)
+            else:
+                self._call_by_row(callback, columns)
+
+    def take_requests(self, loop: Loop) -> Loop:
+        """`loop` with what observers have cancelled since this was last asked."""
+        requests, self.requests = self.requests, np.int32(0)
+        return loop.replace(stop=loop.stop | requests) if requests else loop
+
+    def notice(self, text: str) -> None:
+        """Tells a person, through whichever callback speaks to one."""
+        for callback in self.callbacks:
+            if hasattr(callback, "notice"):
+                callback.notice(text)
+
+    def close(self) -> None:
+        """Closes every callback that can be, all of them even if one fails."""
+        failure: BaseException | None = None
+        for callback in self.callbacks:
+            try:
+                if hasattr(callback, "close"):
+                    callback.close()
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _cuts(self, callback: Any, phase: Phase) -> frozenset[Event]:
+        declaration = callback.host_declaration
+        events = declaration.events & {Event.BATCH_START, phase.step_event, Event.BATCH_END}
+        observes = declaration.reads == "stats" and events == {Event.BATCH_END}
+        return frozenset() if observes else events
+
+    def _call_with_loop(self, callback: Any, loop: Loop, event: Event) -> Loop:
+        result = callback(handed_over(opened_by_copy(loop, self.device), self.device), event)
+        if result is None:
+            return loop
+        if not isinstance(result, Loop):
+            raise TypeError(
+                f"callback {name_of(callback)!r} at {event.name}: with reads='loop' it must return a loop or None, "
+                f"got {type(result).__name__}."
+            )
+        return opened_by_copy(result, self.device)
+
+    def _call_with_view(self, callback: Any, loop: Loop, event: Event) -> Loop:
+        cancelled = self._view(callback, _Fields(loop), event)
+        return loop.replace(stop=loop.stop | np.int32(cancelled)) if cancelled else loop
+
+    def _call_by_row(self, callback: Any, columns: Columns) -> None:
+        named = {name: columns[name] for name in columns}
+        for index in range(columns.count):
+            row: dict[str, Any] = {name: column[index] for name, column in named.items()}
+            row |= {"stats": row, "phase": columns.phase}
+            self.requests |= np.int32(self._view(callback, row, Event.BATCH_END))
+
+    def _view(self, callback: Any, values: Any, event: Event) -> Scope:
+        """Calls with a view of `values`; what the callback cancelled."""
+        cancelled: list[Scope] = []
+        reads = callback.host_declaration.reads
+        view = LoopView(values, reads=reads, name=name_of(callback), cancel=cancelled.append)
+        result = callback(view, event)
+        if result is not None and not isinstance(result, LoopView):
+            raise TypeError(
+                f"callback {name_of(callback)!r} at {event.name}: with reads={reads!r} it can change nothing, and "
+                f"must return None or the loop it was given, got {type(result).__name__}. Declare reads='loop'."
+            )
+        total = Scope(0)
+        for scope in cancelled:
+            total |= scope
+        return total
+
+
+class _Fields:
+    """A loop's fields by name."""
+
+    def __init__(self, loop: Loop):
+        self._loop = loop
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self._loop, name)

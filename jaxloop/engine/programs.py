@@ -1,0 +1,132 @@
+"""The compiled programs of a training loop, each kept by what it depends on."""
+
+import time
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+
+from jaxloop.events import Event, Phase
+from jaxloop.loop import Loop
+from jaxloop.steps import Parts, run_steps, stages, step
+from jaxloop.wire import Layout, Wire
+
+STEP_NAMES = {Phase.TRAINING: "training_step", Phase.VALIDATION: "validation_step"}
+
+
+class Program:
+    """A jitted function that tells how long its first call took, which is tracing and compiling."""
+
+    def __init__(self, name: str, function: Callable[..., Any], **jit_options: Any):
+        def named(*arguments: Any) -> Any:
+            return function(*arguments)
+
+        named.__name__ = named.__qualname__ = name.replace(" ", "_")
+        self.name = name
+        self.jitted = jax.jit(named, **jit_options)
+        self.compile_seconds: float | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.compile_seconds is not None:
+            return self.jitted(*arguments)
+        start = time.perf_counter()
+        result = self.jitted(*arguments)
+        self.compile_seconds = time.perf_counter() - start
+        return result
+
+
+class Same:
+    """An object compared by identity, and kept, so that its `id` is never another's."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+class Programs:
+    """Programs and what was found out by tracing, kept across fits.
+
+    The keys hold the objects they are made of, compared by identity, so that none can be mistaken for another.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What is kept under `key`, made now if there is nothing yet."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def steps(self, parts: Parts, layout: Layout, phase: Phase, count: int) -> Program:
+        """`program(wire, batches) -> (wire, rows)`: `count` steps over the wire, which is donated.
+
+        For `count` 1 `batches` is one batch and `rows` int32[row]; else both have a leading axis of `count`.
+        """
+        return self.get(("steps", parts, layout, phase, count), lambda: _steps(parts, layout, phase, count))
+
+    def event(self, parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]:
+        """What the compiled callbacks do at a phase event; only what they change goes through the program."""
+        return self.get(("event", parts, layout, event), lambda: _event(parts, layout, event))
+
+    def stages(self, parts: Parts, phase: Phase, cuts: frozenset[Event]) -> list[tuple[Program, Event | None]]:
+        """The step in one phase jitted apart behind the events of `cuts`, each program with its event."""
+        return self.get(("stages", parts, phase, cuts), lambda: _stages(parts, phase, cuts))
+
+
+def _steps(parts: Parts, layout: Layout, phase: Phase, count: int) -> Program:
+    def one(wire: Wire, batch: Any) -> tuple[Wire, Any]:
+        wire = layout.pack(*step(parts, layout.unpack(wire), batch))
+        return wire, wire[0][: layout.row]
+
+    def many(wire: Wire, batches: Any) -> tuple[Wire, Any]:
+        return run_steps(one, wire, batches, count)
+
+    name = STEP_NAMES[phase] + (f" x{count}" if count > 1 else "")
+    return Program(name, one if count == 1 else many, donate_argnums=0)
+
+
+def _event(parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]:
+    traced: list[Any] = []  # structure of the result, and for each leaf where it comes from: found by tracing
+
+    def changed(leaves: list[Any]) -> list[Any]:
+        result, tree = jax.tree.flatten(parts.fire(jax.tree.unflatten(layout.tree, leaves), event))
+        place = {id(leaf): index for index, leaf in enumerate(leaves)}
+        traced[:] = [tree, [place.get(id(leaf)) for leaf in result]]
+        return [leaf for leaf in result if id(leaf) not in place]
+
+    program = Program(event.value, changed)
+
+    def call(loop: Loop) -> Loop:
+        leaves = jax.tree.leaves(loop)
+        new = iter(program(leaves))
+        tree, places = traced
+        return jax.tree.unflatten(tree, [next(new) if place is None else leaves[place] for place in places])
+
+    return call
+
+
+def _stages(parts: Parts, phase: Phase, cuts: frozenset[Event]) -> list[tuple[Program, Event | None]]:
+    events = (Event.BATCH_START, phase.step_event, Event.BATCH_END, None)
+    programs, group = [], []
+    for stage, event in zip(stages(phase), events, strict=True):
+        group.append(stage)
+        if event is None or event in cuts:
+            name = f"{STEP_NAMES[phase]} to {event.value if event else 'its end'}"
+            programs.append((Program(name, _composed(parts, tuple(group))), event))
+            group.clear()
+    return programs
+
+
+def _composed(parts: Parts, group: tuple[Callable[..., Any], ...]) -> Callable[..., Any]:
+    def run(loop: Loop, counted: Any) -> tuple[Loop, Any]:
+        for stage in group:
+            loop, counted = stage(parts, loop, counted, None)
+        return loop, counted
+
+    return run

@@ -1,0 +1,135 @@
+"""One run of a fit or an evaluation: phases, dispatches, events and stopping."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloop.engine.feed import EpochSource, Feed, Feeds
+from jaxloop.engine.host import Host
+from jaxloop.engine.programs import Program, Programs
+from jaxloop.events import Event, Phase, Plan, Scope, leave, should_run
+from jaxloop.loop import Loop
+from jaxloop.phases import begin_epoch, enter, leave_epoch, leave_phase
+from jaxloop.steps import Parts, hold, with_model_state
+from jaxloop.wire import Layout, layout_of, opened
+
+
+@dataclass(frozen=True)
+class Run:
+    """Drives loops through the events of a fit on one device.
+
+    Between dispatches the loop is open (see `wire`) and the engine's own. Within a phase it is on the wire,
+    unless a host callback cuts the step: then each stage is a program over the loop itself, one step at a time.
+
+    Attributes:
+      parts: what the steps are made of.
+      host: the host callbacks.
+      programs: kept by the training loop.
+      active: the events at which compiled callbacks do something.
+      device: where it runs.
+      steps_per_dispatch: at most how many steps one program takes.
+      compile_seconds: filled with the first call of each program that this run was the first to use.
+    """
+
+    parts: Parts
+    host: Host
+    programs: Programs
+    active: frozenset[Event]
+    device: jax.Device
+    steps_per_dispatch: int
+    compile_seconds: dict[str, float] = field(default_factory=dict)
+
+    def fit(self, loop: Loop, epochs: EpochSource, feeds: Feeds, plan: Plan) -> Loop:
+        """`plan.epoch_count` epochs, from FIT_START to FIT_END; `stop` still holds FIT if that was cancelled."""
+        loop = self.event(loop, Event.FIT_START)
+        while should_run(loop.stop, None) and loop.epoch_index < plan.epoch_count:
+            loop = self.epoch(loop, epochs, feeds)
+        return self.event(loop, Event.FIT_END)
+
+    def epoch(self, loop: Loop, epochs: EpochSource, feeds: Feeds) -> Loop:
+        """One epoch, from EPOCH_START to EPOCH_END."""
+        loop = self.event(begin_epoch(loop), Event.EPOCH_START)
+        if should_run(loop.stop, None):
+            loop = self.phase(loop, Phase.TRAINING, feeds.training(epochs.at(int(loop.epoch) - 1)))
+        if should_run(loop.stop, None) and feeds.validation is not None:
+            loop = self.phase(loop, Phase.VALIDATION, feeds.validation)
+        return leave_epoch(self.event(loop, Event.EPOCH_END))
+
+    def phase(self, loop: Loop, phase: Phase, feed: Feed) -> Loop:
+        """One phase, from its START to its END event."""
+        loop = self.event(enter(self.parts, loop, phase, np.int32(len(feed))), phase.start)
+        if should_run(loop.stop, phase):
+            cuts = self.host.cuts(phase)
+            loop = self._apart(loop, phase, feed, cuts) if cuts else self._fused(loop, phase, feed)
+        return leave_phase(self.event(loop, phase.end))
+
+    def event(self, loop: Loop, event: Event) -> Loop:
+        """An event between steps: the compiled callbacks, then those on the host. A cancelled BATCH is nothing here."""
+        if event in self.active:
+            loop = opened(self.programs.event(self.parts, layout_of(loop), event)(loop))
+        loop = self.host.fire(loop, event)
+        return loop.replace(stop=leave(loop.stop, Scope.BATCH))
+
+    def _fused(self, loop: Loop, phase: Phase, feed: Feed) -> Loop:
+        """The steps over the wire. Rows are read when the next dispatch has been sent, so exactly one late."""
+        layout = layout_of(loop)
+        wire = layout.closed(loop, self.device)
+        held: deque[Any] = deque()
+        stopped = False
+        for count, batch in feed.chunks(self.steps_per_dispatch):
+            program = self.programs.steps(self.parts, layout, phase, count)
+            wire, rows = self._call(program, wire, batch)
+            held.append(rows)
+            if len(held) > 1:
+                stopped = self._deliver(held.popleft(), layout, phase, feed)
+            if stopped:
+                break
+        while held:
+            self._deliver(held.popleft(), layout, phase, feed)
+        return self.host.take_requests(layout.opened(wire))
+
+    def _deliver(self, rows: Any, layout: Layout, phase: Phase, feed: Feed) -> bool:
+        """Reads the rows of a dispatch and hands them to the observers; whether the phase is to end."""
+        matrix = np.asarray(rows).reshape(-1, layout.row)
+        columns = layout.columns(matrix, phase, feed.batch_size)
+        if columns.count:
+            self.host.deliver(columns)
+        return not should_run(layout.stop(matrix) | self.host.requests, phase)
+
+    def _apart(self, loop: Loop, phase: Phase, feed: Feed, cuts: frozenset[Event]) -> Loop:
+        """The steps one by one, their stages apart, with the host callbacks in between."""
+        for _, batch in feed.chunks(1):
+            loop, counted = self._step_apart(loop, phase, batch, cuts)
+            loop = opened(loop)
+            layout = layout_of(loop)
+            row = layout.vector(loop, counted)[: layout.row]
+            self._deliver(row, layout, phase, feed)
+            loop = self.host.take_requests(loop)
+            if not should_run(loop.stop, phase):
+                break
+        return loop
+
+    def _step_apart(self, loop: Loop, phase: Phase, batch: Any, cuts: frozenset[Event]) -> tuple[Loop, bool]:
+        counted: Any = np.bool_(True)
+        state = loop.model.state
+        loop = hold(loop, batch)
+        for program, event in self.programs.stages(self.parts, phase, cuts):
+            loop, counted = self._call(program, loop, counted)
+            if event is phase.step_event and should_run(int(loop.stop), phase):
+                loop = self.host.fire(loop, event, phase)
+                if not should_run(int(loop.stop), phase):  # no update: what the forward pass left goes too
+                    loop = with_model_state(loop, state)
+            elif event in (Event.BATCH_START, Event.BATCH_END):
+                loop = self.host.fire(loop, event, phase)
+        return loop, bool(counted)
+
+    def _call(self, program: Program, *arguments: Any) -> Any:
+        first = program.compile_seconds is None
+        result = program(*arguments)
+        if first and program.compile_seconds is not None:
+            self.compile_seconds[program.name] = program.compile_seconds
+            self.host.notice(f"Compiled {program.name} in {program.compile_seconds:.1f} s")
+        return result

@@ -1,0 +1,134 @@
+"""The vocabulary of a run: events, phases, scopes that can be cancelled, and the plan of a fit."""
+
+import enum
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+class Event(enum.Enum):
+    """The twelve places of a fit at which callbacks are called.
+
+    ```
+    fit:    FIT_START ( EPOCH_START
+                          TRAINING_START   [ train step ]*  TRAINING_END
+                          VALIDATION_START [ eval step  ]*  VALIDATION_END
+                        EPOCH_END )*  FIT_END
+    train step:  BATCH_START -> differentiate -> UPDATE_START -> update -> measure -> BATCH_END
+    eval step:   BATCH_START -> predict -> INFERENCE_PREDICTION_END -> loss -> measure -> BATCH_END
+    ```
+    """
+
+    FIT_START = "fit_start"
+    FIT_END = "fit_end"
+    EPOCH_START = "epoch_start"
+    EPOCH_END = "epoch_end"
+    TRAINING_START = "training_start"
+    TRAINING_END = "training_end"
+    VALIDATION_START = "validation_start"
+    VALIDATION_END = "validation_end"
+    BATCH_START = "batch_start"
+    BATCH_END = "batch_end"
+    UPDATE_START = "update_start"
+    INFERENCE_PREDICTION_END = "inference_prediction_end"
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the event happens inside a step, and so inside the step's program."""
+        return self in _STEP_EVENTS
+
+    def __repr__(self) -> str:
+        return f"Event.{self.name}"
+
+
+_STEP_EVENTS = frozenset(
+    {Event.BATCH_START, Event.UPDATE_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END}
+)
+
+
+class Scope(enum.IntFlag):
+    """What a callback can cancel; `loop.stop` holds one bit for each."""
+
+    BATCH = 1
+    TRAINING = 2
+    VALIDATION = 4
+    EPOCH = 8
+    FIT = 16
+
+
+class Phase(enum.Enum):
+    """The two halves of an epoch. `loop.phase` is `None` outside of both."""
+
+    TRAINING = "training"
+    VALIDATION = "validation"
+
+    @property
+    def scope(self) -> Scope:
+        """The scope that ends with this phase."""
+        return Scope[self.name]
+
+    @property
+    def start(self) -> Event:
+        """The event that opens this phase."""
+        return Event[f"{self.name}_START"]
+
+    @property
+    def end(self) -> Event:
+        """The event that closes this phase."""
+        return Event[f"{self.name}_END"]
+
+    @property
+    def step_event(self) -> Event:
+        """The event in the middle of this phase's step."""
+        training = self is Phase.TRAINING
+        return Event.UPDATE_START if training else Event.INFERENCE_PREDICTION_END
+
+    def stat(self, metric: str) -> str:
+        """The key in `loop.stats` under which this phase reports `metric`."""
+        return metric if self is Phase.TRAINING else f"validation_{metric}"
+
+
+def should_run(stop: Any, phase: Phase | None) -> Any:
+    """Whether work in `phase` goes on, given the scopes that are cancelled.
+
+    In training a step is skipped by `BATCH`, `TRAINING`, `EPOCH` or `FIT`; a cancelled `VALIDATION` is
+    kept for later. Outside of a phase (`None`) only `EPOCH` and `FIT` count.
+
+    Args:
+      stop: int32[], `Loop.stop`: an array, a tracer or a number.
+      phase: the phase at hand.
+
+    Returns:
+      bool[] of the same kind as `stop`.
+    """
+    skipping = Scope.EPOCH | Scope.FIT
+    if phase is not None:
+        skipping |= Scope.BATCH | phase.scope
+    return (stop & int(skipping)) == 0
+
+
+def leave(stop: Any, scope: Scope) -> Any:
+    """`stop` once `scope` has been left: its bit is cleared, with those of the scopes inside of it."""
+    inside = {Scope.EPOCH: Scope.BATCH | Scope.TRAINING | Scope.VALIDATION, Scope.FIT: ~Scope.FIT}
+    return stop & int(~(scope | inside.get(scope, Scope.BATCH)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed for one fit, as Python values; a callback with `bind(plan)` is given it.
+
+    Attributes:
+      epoch_count: epochs of this fit.
+      batch_count: training batches in an epoch.
+      metrics: names of the metrics, in the order given, `"loss"` first.
+      report: `"batch"` if statistics are reported at each batch, `"epoch"` if at the last of a phase.
+    """
+
+    epoch_count: int
+    batch_count: int
+    metrics: tuple[str, ...] = ("loss",)
+    report: Literal["batch", "epoch"] = "batch"
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps of this fit, if nothing is cancelled."""
+        return self.epoch_count * self.batch_count

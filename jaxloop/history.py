@@ -1,0 +1,100 @@
+"""`History`: what a fit measured, by column; and the observer that writes it down."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxloop.callback import on_host
+from jaxloop.events import Event, Phase, Plan
+from jaxloop.views import Columns, LoopView
+
+Stopped = Literal["completed", "cancelled", "preempted"]
+
+
+@dataclass(frozen=True)
+class History:
+    """What a fit measured.
+
+    Attributes:
+      epochs: a row per epoch: `epoch` (over the loop's life, from 1), each metric, each `validation_<metric>`,
+        `learning_rate`, what callbacks recorded, `seconds` of the epoch, and `examples_per_second` of its training,
+        compilation left out.
+      batches: a row per training batch that was reported: `epoch`, `batch` (from 1), `step`, each metric as it
+        stood (a mean over the phase so far), `learning_rate`, what callbacks recorded.
+      stopped: `"completed"` or `"cancelled"`.
+      compile_seconds: first call of each program that this fit was the first to use.
+    """
+
+    epochs: Mapping[str, np.ndarray]
+    batches: Mapping[str, np.ndarray]
+    stopped: Stopped
+    compile_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        count = len(self.epochs.get("epoch", ()))
+        last = {name: column[-1] for name, column in self.epochs.items() if name != "epoch"} if count else {}
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in last.items() if not np.isnan(value))
+        return f"History({self.stopped} after {count} epochs{'; last: ' + shown if shown else ''})"
+
+
+@on_host(Event.BATCH_END, Event.EPOCH_START, Event.TRAINING_START, Event.TRAINING_END, Event.EPOCH_END)
+class Recorder:
+    """Writes down the rows of one fit; `history(...)` gives them."""
+
+    def __init__(self, plan: Plan, compile_seconds: Mapping[str, float]):
+        self._plan = plan
+        self._compile_seconds = compile_seconds
+        self._rows: list[Columns] = []
+        self._epochs: list[dict[str, Any]] = []
+        self._began = self._training_began = 0.0
+        self._compiling = 0.0
+        self._examples = 0
+        self._rate = float("nan")
+        self._last: Columns | None = None
+
+    def rows(self, columns: Columns) -> None:
+        if columns.phase is Phase.TRAINING:
+            self._examples += columns.count * columns.batch_size
+            self._last = columns
+            if self._plan.report == "batch":
+                self._rows.append(columns)
+
+    def __call__(self, loop: LoopView, event: Event) -> None:
+        now = time.perf_counter()
+        if event is Event.EPOCH_START:
+            self._began, self._rate = now, float("nan")
+        elif event is Event.TRAINING_START:
+            self._training_began, self._examples, self._last = now, 0, None
+            self._compiling = sum(self._compile_seconds.values())
+        elif event is Event.TRAINING_END:
+            compiling = sum(self._compile_seconds.values()) - self._compiling
+            self._rate = self._examples / max(now - self._training_began - compiling, 1e-9)
+            if self._plan.report == "epoch" and self._last is not None:
+                self._rows.append(self._last.last())
+        elif event is Event.EPOCH_END:
+            row = {name: float(loop.stats[name]) for name in _in_order(self._plan, loop.stats)}
+            row = {"epoch": int(loop.epoch), **row, "seconds": now - self._began, "examples_per_second": self._rate}
+            self._epochs.append(row)
+
+    def history(self, stopped: Stopped) -> History:
+        """What was written down."""
+        epochs = {name: np.array([row[name] for row in self._epochs]) for name in (self._epochs or [{}])[0]}
+        return History(epochs, self._batches(), stopped, dict(self._compile_seconds))
+
+    def _batches(self) -> dict[str, np.ndarray]:
+        if not self._rows:
+            return {}
+        stats = [name for name in _in_order(self._plan, self._rows[0].stats) if not name.startswith("validation_")]
+        columns = {name: np.concatenate([rows[name] for rows in self._rows]) for name in ("epoch", "batch_index", "step", *stats)}
+        batch = columns.pop("batch_index") + 1
+        step = columns.pop("step") + 1
+        return {"epoch": columns.pop("epoch"), "batch": batch, "step": step, **columns}
+
+
+def _in_order(plan: Plan, stats: Any) -> list[str]:
+    """Names of statistics: the metrics in their order, those of validation, then the others."""
+    metrics = [phase.stat(name) for phase in Phase for name in plan.metrics]
+    return [*metrics, *sorted(set(stats) - set(metrics))]

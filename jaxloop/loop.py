@@ -1,0 +1,255 @@
+"""`Loop`: a training run as an immutable value."""
+
+import dataclasses
+import functools
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxloop.events import Phase, Plan, Scope
+from jaxloop.model import Model
+
+COUNTERS = ("step", "epoch", "epoch_index", "epoch_count", "batch_index", "batch_count")
+STEP_FIELDS = ("input", "target", "weight", "output", "loss", "gradient")
+STATIC_FIELDS = ("phase", "plan", "lasting")
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        *("model", "opt_state", "key"),
+        *COUNTERS,
+        *("metrics", "stats", "callback_state", "stop"),
+        *STEP_FIELDS,
+    ],
+    meta_fields=list(STATIC_FIELDS),
+)
+@dataclass(frozen=True, repr=False)
+class Loop:
+    """Everything that changes while training, as one immutable pytree.
+
+    Attributes:
+      model: parameters and state, see `Model`.
+      opt_state: the optimizer's state, PyTree.
+      key: key[], the typed PRNG key of the run.
+      step: int32[], training batches taken over the loop's life; during a step, those before it.
+      epoch: int32[], epochs begun over the loop's life; the data order is a function of (seed, epoch).
+      epoch_index, epoch_count: int32[], position in this fit, from 0, and its length.
+      batch_index, batch_count: int32[], position in this phase, from 0, and its length.
+      metrics: the accumulator of each metric by name; empty at the start of a phase.
+      stats: float32[] by name: each metric as `loss`, and in validation as `validation_loss`;
+        `learning_rate`; what callbacks record. NaN until measured.
+      callback_state: what callbacks remember, by name.
+      stop: int32[], one bit for each `Scope` that is cancelled and not yet left.
+      input, target, weight, output, loss, gradient: the step at hand, `None` between steps. `loss` is what
+        the loss function gave: one per example or token, or a scalar.
+      phase: the phase at hand or `None`; static.
+      plan: the plan of the fit, where a compiled callback is bound to it, else `None`; static.
+      lasting: names in `callback_state` that the next fit keeps; static.
+    """
+
+    model: Model
+    opt_state: Any
+    key: Any
+    step: Any
+    epoch: Any
+    epoch_index: Any
+    epoch_count: Any
+    batch_index: Any
+    batch_count: Any
+    metrics: dict[str, Any]
+    stats: dict[str, Any]
+    callback_state: dict[str, Any]
+    stop: Any
+    input: Any = None
+    target: Any = None
+    weight: Any = None
+    output: Any = None
+    loss: Any = None
+    gradient: Any = None
+    phase: Phase | None = None
+    plan: Plan | None = None
+    lasting: frozenset[str] = frozenset()
+
+    def replace(self, **fields: Any) -> "Loop":
+        """This loop with other values in `fields`."""
+        unknown = sorted(set(fields) - FIELDS)
+        if unknown:
+            raise TypeError(f"Loop.replace: no field {unknown[0]!r}; a loop has {', '.join(sorted(FIELDS))}.")
+        return dataclasses.replace(self, **fields)
+
+    def cancel(self, scope: Scope, when: Any = True) -> "Loop":
+        """This loop with `scope` cancelled where `when` holds.
+
+        Cancelling is data: work already under way in the scope changes nothing any more, and its END event
+        still comes. See the table in the README.
+
+        Args:
+          scope: what ends.
+          when: bool[], may be traced.
+        """
+        if not isinstance(scope, Scope):
+            raise TypeError(f"Loop.cancel: `scope` must be a jaxloop.Scope, got {scope!r}.")
+        if isinstance(when, (bool, np.bool_)):
+            return self.replace(stop=self.stop | np.int32(scope)) if when else self
+        return self.replace(stop=jnp.where(when, self.stop | np.int32(scope), self.stop))
+
+    def record(self, name: str, value: Any) -> "Loop":
+        """This loop with `stats[name]` set to a scalar, which all logs then carry as a column.
+
+        Args:
+          name: the column. Which names there are is found by one abstract trace before the first step.
+          value: a real number, shape ().
+        """
+        value = jnp.asarray(value)
+        if value.shape != ():
+            raise ValueError(
+                f"Loop.record: {name!r} must be a scalar, got shape {value.shape}. Reduce it, by jnp.mean or so."
+            )
+        return self.replace(stats=self.stats | {name: value.astype(jnp.float32)})
+
+    def remember(self, name: str, value: Any, lasting: bool = False) -> "Loop":
+        """This loop with `callback_state[name]` set, unless it is there already.
+
+        Call it at `FIT_START`; change it later by `loop.replace(callback_state=loop.callback_state | {...})`.
+
+        Args:
+          name: the name, one for each callback.
+          value: PyTree of arrays or numbers.
+          lasting: whether the next fit on this loop keeps it; else that fit begins without.
+        """
+        if name in self.callback_state:
+            return self
+        memory = self.callback_state | {name: jax.tree.map(_strong, value)}
+        kept = self.lasting | {name} if lasting else self.lasting
+        return self.replace(callback_state=memory, lasting=kept)
+
+    def step_key(self, name: str) -> jax.Array:
+        """A PRNG key of its own for this step and this purpose: augmentation, dropout, noise.
+
+        Args:
+          name: the purpose; different names give independent keys.
+
+        Returns:
+          key[], a function of the run's key, the name, the phase, `step`, and in validation `batch_index`.
+        """
+        validating = self.phase is Phase.VALIDATION
+        purpose = zlib.crc32(f"{'validation' if validating else 'training'}/{name}".encode())
+        key = jax.random.fold_in(jax.random.fold_in(self.key, purpose), self.step)
+        return jax.random.fold_in(key, self.batch_index) if validating else key
+
+    def hyperparameter(self, name: str) -> Any:
+        """The value of a hyperparameter that `optax.inject_hyperparams` exposes.
+
+        Raises:
+          ValueError: the optimizer exposes no such hyperparameter, or several.
+        """
+        found = find_hyperparameters(self.opt_state, name)
+        if len(found) != 1:
+            raise ValueError(_hyperparameter_message(name, len(found)))
+        return found[0]
+
+    def with_hyperparameter(self, name: str, value: Any) -> "Loop":
+        """This loop with another value for a hyperparameter that `optax.inject_hyperparams` exposes.
+
+        Args:
+          name: as in `optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)`: `"learning_rate"`.
+          value: float[], may be traced.
+
+        Raises:
+          ValueError: the optimizer exposes no such hyperparameter, or several, or drives it by a schedule.
+        """
+        old = self.hyperparameter(name)
+        if _is_scheduled(self.opt_state, name):
+            raise ValueError(
+                f"Loop.with_hyperparameter: the optimizer drives {name!r} by a schedule of its own. "
+                "Give `optax.inject_hyperparams` a number and change that number from a callback."
+            )
+        value = jnp.asarray(value, dtype=jnp.asarray(old).dtype)
+        opt_state = optax.tree_utils.tree_set(self.opt_state, _in_hyperparams, **{name: value})
+        return self.replace(opt_state=opt_state)
+
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self.model.params)
+        count = sum(leaf.size for leaf in leaves)
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        place = self.phase.value if self.phase else "between phases"
+        measured = {name: _show(value) for name, value in self.stats.items()}
+        stats = ", ".join(f"{name} {text}" for name, text in measured.items() if text != "nan")
+        return "\n".join(
+            [
+                f"Loop({place}, step {_show(self.step)}, "
+                f"epoch {_show(self.epoch_index)} of {_show(self.epoch_count)}, "
+                f"batch {_show(self.batch_index)} of {_show(self.batch_count)})",
+                f"  model: {count:,} parameters in {len(leaves)} arrays, {size / 1e6:.3g} MB",
+                f"  stats: {stats or 'nothing measured yet'}",
+                f"  callbacks remember: {', '.join(sorted(self.callback_state)) or 'nothing'}",
+            ]
+        )
+
+
+FIELDS = frozenset(field.name for field in dataclasses.fields(Loop))
+
+
+def new_loop(model: Model, opt_state: Any, key: jax.Array) -> Loop:
+    """A loop at the start of its life: counters 0, nothing measured, nothing remembered."""
+    return Loop(
+        model=model,
+        opt_state=opt_state,
+        key=key,
+        **{name: np.int32(0) for name in COUNTERS},
+        metrics={},
+        stats={},
+        callback_state={},
+        stop=np.int32(0),
+    )
+
+
+def find_hyperparameters(opt_state: Any, name: str) -> list[Any]:
+    """All values of the hyperparameter `name` that `optax.inject_hyperparams` exposes in `opt_state`."""
+    found = optax.tree_utils.tree_get_all_with_path(opt_state, name, _in_hyperparams)
+    return [value for _, value in found]
+
+
+def _in_hyperparams(path: tuple[Any, ...], value: Any) -> bool:
+    return len(path) >= 2 and getattr(path[-2], "name", None) == "hyperparams"
+
+
+def _is_scheduled(opt_state: Any, name: str) -> bool:
+    found = optax.tree_utils.tree_get_all_with_path(opt_state, "hyperparams_states")
+    return any(name in states for _, states in found)
+
+
+def _hyperparameter_message(name: str, count: int) -> str:
+    if count:
+        return (
+            f"Loop.hyperparameter: {count} parts of the optimizer expose {name!r}; which is meant is not clear. "
+            "Wrap one of them alone in `optax.inject_hyperparams`."
+        )
+    return (
+        f"Loop.hyperparameter: the optimizer exposes no {name!r}. "
+        f"Make it as `optax.inject_hyperparams(optax.sgd)({name}=0.1)`."
+    )
+
+
+def _strong(value: Any) -> Any:
+    """`value` as an array whose dtype is its own, so that the first update cannot change it."""
+    array = value if isinstance(value, jax.Array) else jnp.asarray(value)
+    return jax.lax.convert_element_type(array, array.dtype)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, jax.core.Tracer):
+        return "?"
+    try:
+        array = np.asarray(value)
+    except Exception:  # an abstract or deleted array; a repr never raises
+        return "?"
+    if array.shape != ():
+        return f"{array.dtype.name}{list(array.shape)}"
+    return f"{array.item():.4g}" if np.issubdtype(array.dtype, np.floating) else str(array.item())

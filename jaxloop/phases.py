@@ -1,0 +1,95 @@
+"""What happens to a loop between steps, as pure functions: fits, epochs and phases begin and end."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxloop.events import Event, Phase, Plan, Scope, leave
+from jaxloop.loop import Loop
+from jaxloop.steps import Parts
+
+
+def begin_fit(parts: Parts, loop: Loop, plan: Plan) -> Loop:
+    """The loop at the start of a new fit: position, statistics, `stop` and what is not lasting begin anew.
+
+    Args:
+      parts: what the steps are made of.
+      loop: in any state; `step`, `epoch`, `key`, model and optimizer go on.
+      plan: of the new fit.
+    """
+    zero = np.int32(0)
+    return loop.replace(
+        epoch_index=zero,
+        epoch_count=np.int32(plan.epoch_count),
+        batch_index=zero,
+        batch_count=np.int32(plan.batch_count),
+        stop=zero,
+        phase=None,
+        metrics=_empty_metrics(parts),
+        stats={name: np.float32(np.nan) for name in _stat_names(parts)},
+        callback_state={name: value for name, value in loop.callback_state.items() if name in loop.lasting},
+    )
+
+
+def begin_epoch(loop: Loop) -> Loop:
+    """The loop at the start of its next epoch."""
+    return loop.replace(epoch=loop.epoch + 1)
+
+
+def enter(parts: Parts, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
+    """The loop at the start of `phase`: position 0, accumulators empty, its statistics not yet measured."""
+    nothing = {phase.stat(metric.name): np.float32(np.nan) for metric in parts.metrics}
+    return loop.replace(
+        phase=phase,
+        batch_index=np.int32(0),
+        batch_count=batch_count,
+        metrics=_empty_metrics(parts),
+        stats=loop.stats | nothing,
+    )
+
+
+def leave_phase(loop: Loop) -> Loop:
+    """The loop once its phase is over."""
+    assert loop.phase is not None
+    return loop.replace(phase=None, stop=leave(loop.stop, loop.phase.scope))
+
+
+def leave_epoch(loop: Loop) -> Loop:
+    """The loop once its epoch is over."""
+    return loop.replace(epoch_index=loop.epoch_index + 1, stop=leave(loop.stop, Scope.EPOCH))
+
+
+def open_epoch(parts: Parts, loop: Loop, batch_count: Any) -> Loop:
+    """EPOCH_START and TRAINING_START, with the compiled callbacks."""
+    loop = _fired(parts, begin_epoch(loop), Event.EPOCH_START)
+    return in_phase(parts, loop, Phase.TRAINING, batch_count)
+
+
+def in_phase(parts: Parts, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
+    """The loop in `phase`: as it is if it is there, else past the END of its own and the START of the other."""
+    if loop.phase is phase:
+        return loop
+    return _fired(parts, enter(parts, _out_of_phase(parts, loop), phase, batch_count), phase.start)
+
+
+def close_epoch(parts: Parts, loop: Loop) -> Loop:
+    """The END of the phase at hand, and EPOCH_END, with the compiled callbacks."""
+    return leave_epoch(_fired(parts, _out_of_phase(parts, loop), Event.EPOCH_END))
+
+
+def _out_of_phase(parts: Parts, loop: Loop) -> Loop:
+    return loop if loop.phase is None else leave_phase(_fired(parts, loop, loop.phase.end))
+
+
+def _fired(parts: Parts, loop: Loop, event: Event) -> Loop:
+    loop = parts.fire(loop, event)
+    return loop.replace(stop=leave(loop.stop, Scope.BATCH))
+
+
+def _empty_metrics(parts: Parts) -> dict[str, Any]:
+    return {metric.name: metric.init() for metric in parts.metrics}
+
+
+def _stat_names(parts: Parts) -> tuple[str, ...]:
+    """The names in `loop.stats` that are there whatever callbacks record."""
+    return (*(phase.stat(metric.name) for phase in Phase for metric in parts.metrics), "learning_rate")

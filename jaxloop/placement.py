@@ -1,0 +1,34 @@
+"""Where a run lives: turns what a user writes as `on=` into a device."""
+
+import jax
+
+
+def default_device() -> jax.Device:
+    """The first device of the default backend. Starts the backend."""
+    return jax.devices()[0]
+
+
+def resolve(on: "jax.Device | str | None") -> jax.Device:
+    """The device named by `on`. Starts the backend.
+
+    Args:
+      on: a device; a platform such as `"cpu"`, `"gpu"` or `"tpu"`, which means its first device, or one
+        device of it as `"cpu:3"`; or `None`, the default device.
+
+    Raises:
+      ValueError: there is no such platform or device here; the message lists what there is.
+      TypeError: `on` is something else.
+    """
+    if on is None:
+        return default_device()
+    if isinstance(on, jax.Device):
+        return on
+    if not isinstance(on, str):
+        raise TypeError(f"on: expected a device, a platform name or None, got {on!r}.")
+    platform, _, index = on.partition(":")
+    try:
+        devices = jax.devices(platform)
+        return devices[int(index or 0)]
+    except (RuntimeError, IndexError, ValueError) as error:
+        known = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
+        raise ValueError(f"on: there is no device {on!r} here; there are: {known}.") from error

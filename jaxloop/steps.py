@@ -1,0 +1,239 @@
+"""The training step and the evaluation step, as pure functions composed of stages. No I/O."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxloop.callback import Callback, fire
+from jaxloop.events import Event, Phase, Scope, leave, should_run
+from jaxloop.loop import FIELDS, STEP_FIELDS, Loop, find_hyperparameters
+from jaxloop.losses import weighted_mean
+from jaxloop.metrics import Metric
+from jaxloop.model import Model
+
+LossFn = Callable[[Any, Any], jax.Array]
+Tree = TypeVar("Tree")
+DifferentiableStep = Callable[[Model, Loop], tuple[jax.Array, Loop]]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What the steps of a run are made of. All static: constants of the programs.
+
+    Attributes:
+      optimizer: the optax transformation.
+      loss_fn: `loss_fn(output, target)`, one loss per example or token, or a scalar.
+      differentiable_step: in place of forward pass and `loss_fn`, or None.
+      metrics: what is measured.
+      callbacks: the compiled ones, bound to the plan.
+      new_stats: whether callbacks may record names that are not in `loop.stats` yet.
+    """
+
+    optimizer: optax.GradientTransformation
+    loss_fn: LossFn | None
+    differentiable_step: DifferentiableStep | None
+    metrics: tuple[Metric, ...]
+    callbacks: tuple[Callback, ...] = ()
+    new_stats: bool = False
+
+    def fire(self, loop: Loop, event: Event) -> Loop:
+        """What the compiled callbacks make of `loop` at `event`."""
+        return fire(self.callbacks, loop, event, new_stats=self.new_stats)
+
+
+def step(parts: Parts, loop: Loop, batch: tuple[Any, ...]) -> tuple[Loop, Any]:
+    """One step of the phase that `loop` is in, from the loop between steps to the loop between steps.
+
+    If no callback can cancel, seen by `stop` being the same object all along, the program holds no trace of
+    cancelling. Otherwise new values are selected against old ones, with no branch: XLA's CPU backend runs
+    convolutions inside a `cond` many times slower.
+
+    Args:
+      parts: what the step is made of.
+      loop: in a phase, its step fields `None`.
+      batch: (input, target, weight).
+
+    Returns:
+      The loop, and whether the step counted, so that it has a row: True or bool[].
+    """
+    entered = loop
+    loop = hold(loop, batch)
+    counted: Any = True
+    for stage in stages(loop.phase):
+        loop, counted = stage(parts, loop, counted, entered.stop)
+    if loop.stop is entered.stop:
+        return loop, counted
+    running = should_run(entered.stop, entered.phase)
+    return _select(running, loop, entered), running & counted
+
+
+def run_steps(
+    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, batches: Any, count: int
+) -> tuple[Any, Any]:
+    """`count` steps in one program: for 1 the step itself, with no loop in the program, else a scan.
+
+    Args:
+      step: `step(carry, batch) -> (carry, row)`.
+      carry: PyTree.
+      batches: PyTree whose leaves have a leading axis of `count`.
+      count: at least 1.
+
+    Returns:
+      The carry, and the rows stacked along a leading axis of `count`.
+    """
+    if count == 1:
+        carry, row = step(carry, jax.tree.map(lambda leaf: leaf[0], batches))
+        return carry, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], row)
+    return jax.lax.scan(step, carry, batches)
+
+
+def stages(phase: Phase | None) -> tuple[Callable[..., tuple[Loop, Any]], ...]:
+    """The stages of a step, cut behind its three events.
+
+    Each is `stage(parts, loop, counted, untouched_stop) -> (loop, counted)`, where `untouched_stop` is the
+    `stop` that shows, by identity, that nothing can have been cancelled; `None` if that is not known.
+    """
+    middle = _forward_and_gradient if phase is Phase.TRAINING else _predict
+    settle = _update_and_measure if phase is Phase.TRAINING else _evaluate_and_measure
+    return (_begin, middle, settle, _finish)
+
+
+def hold(loop: Loop, batch: tuple[Any, ...]) -> Loop:
+    """The loop with the batch at hand."""
+    input, target, weight = batch
+    return loop.replace(input=input, target=target, weight=weight)
+
+
+def _begin(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+    return parts.fire(loop, Event.BATCH_START), counted
+
+
+def _forward_and_gradient(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+    old_state = loop.model.state
+    loop = differentiate(parts, loop)
+    loop = _unless_cancelled(loop, untouched_stop, lambda loop: parts.fire(loop, Event.UPDATE_START))
+    if loop.stop is not untouched_stop:
+        loop = with_model_state(loop, _select(should_run(loop.stop, loop.phase), loop.model.state, old_state))
+    return loop, counted
+
+
+def _predict(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+    loop = predict(parts, loop)
+    event = Event.INFERENCE_PREDICTION_END
+    return _unless_cancelled(loop, untouched_stop, lambda loop: parts.fire(loop, event)), counted
+
+
+def _update_and_measure(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+    counts = _counts(loop, untouched_stop)
+    loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(parts, update(parts, loop)))
+    return parts.fire(loop, Event.BATCH_END), counts
+
+
+def _evaluate_and_measure(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+    counts = _counts(loop, untouched_stop)
+    loop = evaluation_loss(parts, loop)
+    loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(parts, loop))
+    return parts.fire(loop, Event.BATCH_END), counts
+
+
+def _finish(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+    stop = loop.stop if loop.stop is untouched_stop else leave(loop.stop, Scope.BATCH)
+    return loop.replace(
+        step=loop.step + 1 if loop.phase is Phase.TRAINING else loop.step,
+        batch_index=loop.batch_index + 1,
+        stop=stop,
+        **dict.fromkeys(STEP_FIELDS),
+    ), counted
+
+
+def differentiate(parts: Parts, loop: Loop) -> Loop:
+    """Forward pass, loss and gradient: sets `output`, `loss`, `gradient` and the model's `state`."""
+
+    def mean_loss(params: Any) -> tuple[jax.Array, dict[str, Any]]:
+        model = loop.model.replace(params=params, training=True)
+        if parts.differentiable_step is None:
+            output, model = model.forward(loop.input, loop.step_key("model"))
+            after = loop.replace(output=output, model=model)
+            after = after.replace(loss=_loss(parts, after))
+        else:
+            loss, after = parts.differentiable_step(model, loop)
+            after = after.replace(loss=loss)
+        changed = {name: getattr(after, name) for name in FIELDS if getattr(after, name) is not getattr(loop, name)}
+        changed["model"] = after.model.state
+        return weighted_mean(after.loss, loop.weight), changed
+
+    gradient, changed = jax.grad(mean_loss, has_aux=True)(loop.model.params)
+    state = changed.pop("model")
+    return with_model_state(loop.replace(gradient=gradient, **changed), state)
+
+
+def with_model_state(loop: Loop, state: Any) -> Loop:
+    """The loop whose model holds `state`."""
+    return loop.replace(model=loop.model.replace(state=state))
+
+
+def predict(parts: Parts, loop: Loop) -> Loop:
+    """Forward pass in inference mode: sets `output`; a `differentiable_step` sets `loss` too."""
+    model = loop.model.replace(training=False)
+    if parts.differentiable_step is None:
+        return loop.replace(output=model.forward(loop.input, loop.step_key("model"))[0])
+    loss, after = parts.differentiable_step(model, loop)
+    return after.replace(loss=loss, model=loop.model)
+
+
+def evaluation_loss(parts: Parts, loop: Loop) -> Loop:
+    """Sets `loss` from the output, unless a `differentiable_step` has done so."""
+    return loop if parts.differentiable_step is not None else loop.replace(loss=_loss(parts, loop))
+
+
+def update(parts: Parts, loop: Loop) -> Loop:
+    """The optimizer's step: sets the parameters, `opt_state` and the learning rate that was applied."""
+    optimizer = optax.with_extra_args_support(parts.optimizer)
+    value = weighted_mean(loop.loss, loop.weight)
+    updates, opt_state = optimizer.update(loop.gradient, loop.opt_state, loop.model.params, value=value)
+    params = optax.apply_updates(loop.model.params, updates)
+    loop = loop.replace(opt_state=opt_state, model=loop.model.replace(params=params))
+    rates = find_hyperparameters(opt_state, "learning_rate")
+    return loop.record("learning_rate", rates[0]) if len(rates) == 1 else loop
+
+
+def measure(parts: Parts, loop: Loop) -> Loop:
+    """Adds the step to each metric's accumulator and reports its statistic."""
+    seen = {name: getattr(loop, name) for name in ("output", "target", "loss", "weight")}
+    metrics = {metric.name: metric.update(loop.metrics[metric.name], **seen) for metric in parts.metrics}
+    assert loop.phase is not None
+    stats = {
+        loop.phase.stat(metric.name): jnp.asarray(metric.compute(metrics[metric.name]), jnp.float32)
+        for metric in parts.metrics
+    }
+    return loop.replace(metrics=metrics, stats=loop.stats | stats)
+
+
+def _loss(parts: Parts, loop: Loop) -> jax.Array:
+    assert parts.loss_fn is not None
+    return parts.loss_fn(loop.output, loop.target)
+
+
+def _counts(loop: Loop, untouched_stop: Any) -> Any:
+    return True if loop.stop is untouched_stop else should_run(loop.stop, loop.phase)
+
+
+def _unless_cancelled(loop: Loop, untouched_stop: Any, stage: Callable[[Loop], Loop]) -> Loop:
+    """`stage(loop)`, or `loop` where a cancel that came before skips the step."""
+    after = stage(loop)
+    if loop.stop is untouched_stop:
+        return after
+    return _select(should_run(loop.stop, loop.phase), after, loop)
+
+
+def _select(condition: Any, new: Tree, old: Tree) -> Tree:
+    """`new` where `condition` holds, else `old`, leaf by leaf; leaves that are the same are left alone."""
+
+    def pick(new_leaf: Any, old_leaf: Any) -> Any:
+        return new_leaf if new_leaf is old_leaf else jnp.where(condition, new_leaf, old_leaf)
+
+    return jax.tree.map(pick, new, old)

@@ -1,0 +1,109 @@
+"""What host callbacks are shown of a run: `LoopView`, one moment; `Columns`, the rows of a dispatch."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxloop.events import Phase, Scope
+from jaxloop.loop import COUNTERS, FIELDS, STEP_FIELDS
+
+_READABLE = {
+    "stats": frozenset({*COUNTERS, "stats", "stop", "phase"}),
+    "step": frozenset({*COUNTERS, "stats", "stop", "phase", *STEP_FIELDS}),
+}
+
+
+class LoopView:
+    """The part of a loop that a host callback has declared to read. Read-only, but for `cancel`."""
+
+    __slots__ = ("_cancel", "_name", "_reads", "_values")
+
+    def __init__(
+        self, values: Mapping[str, Any], *, reads: str, name: str, cancel: Callable[[Scope], None]
+    ):
+        self._values = values
+        self._reads = reads
+        self._name = name
+        self._cancel = cancel
+
+    def __getattr__(self, field: str) -> Any:
+        if field in _READABLE[self._reads]:
+            return self._values[field]
+        if field in FIELDS:
+            needed = "step" if field in STEP_FIELDS else "loop"
+            raise AttributeError(
+                f"callback {self._name!r} declares reads={self._reads!r}, which does not hold `loop.{field}`. "
+                f"Declare @jaxloop.on_host(..., reads={needed!r})."
+            )
+        raise AttributeError(
+            f"callback {self._name!r}: `loop.{field}` needs the loop itself. "
+            "Declare @jaxloop.on_host(..., reads='loop')."
+        )
+
+    def cancel(self, scope: Scope, when: Any = True) -> "LoopView":
+        """Cancels `scope` where `when` holds. It counts at once, whether or not the view is returned."""
+        if not isinstance(scope, Scope):
+            raise TypeError(f"LoopView.cancel: `scope` must be a jaxloop.Scope, got {scope!r}.")
+        if bool(when):
+            self._cancel(scope)
+        return self
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={self._values[name]}" for name in ("phase", *COUNTERS))
+        return f"LoopView({shown})"
+
+
+class Columns(Mapping[str, np.ndarray]):
+    """The rows of one dispatch by column, decoded when asked for.
+
+    Keys are the counters and every name in `loop.stats`; each value is int32[rows] or float32[rows], as the
+    loop had it at `BATCH_END`.
+
+    Attributes:
+      phase: the phase of all these rows.
+      batch_size: examples in a full batch.
+    """
+
+    __slots__ = ("_decoded", "_matrix", "_places", "batch_size", "phase")
+
+    def __init__(
+        self, matrix: np.ndarray, places: Mapping[str, tuple[int, np.dtype]], *, phase: Phase, batch_size: int
+    ):
+        self._matrix = matrix
+        self._places = places
+        self._decoded: dict[str, np.ndarray] = {}
+        self.phase = phase
+        self.batch_size = batch_size
+
+    @property
+    def stats(self) -> tuple[str, ...]:
+        """Names of the statistics among the columns."""
+        return tuple(name for name in self._places if name not in _READABLE["stats"])
+
+    def last(self) -> "Columns":
+        """The last row alone."""
+        return Columns(self._matrix[-1:], self._places, phase=self.phase, batch_size=self.batch_size)
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(self._matrix)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._decoded:
+            place, dtype = self._places[name]
+            column = self._matrix[:, place].copy().view(dtype)
+            if name == "batch_index" or (name == "step" and self.phase is Phase.TRAINING):
+                column -= 1  # a row is taken after the counters went on
+            self._decoded[name] = column
+        return self._decoded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __repr__(self) -> str:
+        return f"Columns({self.count} {self.phase.value} rows of {', '.join(self)})"

@@ -1,0 +1,164 @@
+"""The wire: the private form in which a loop travels between dispatches, and who owns its arrays.
+
+A loop of some forty small leaves costs several times the step of a tiny model to dispatch. So the engine
+carries it as `(vector, leaves)`: one int32 vector that holds the bits of every 4-byte scalar, and the leaves
+that remain. The wire alone is donated. Whatever comes from a user or goes to one is copied by `copied`: that
+is the whole ownership rule, and nobody outside the engine ever meets a deleted array.
+
+A loop whose scalars are NumPy's and whose other leaves are the engine's is called open: `closed` makes the
+wire of an open loop and `opened` the open loop of a wire, neither copying anything large.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxloop.events import Phase
+from jaxloop.loop import COUNTERS, Loop
+from jaxloop.views import Columns
+
+Wire = tuple[Any, list[Any]]
+_WIRE_DTYPES = frozenset(np.dtype(name) for name in ("int32", "uint32", "float32"))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each leaf of a loop of one structure lies on the wire. Equal for loops of one kind.
+
+    Attributes:
+      tree: structure of the loop.
+      kinds: shape and dtype of each leaf.
+      slots: the place in the vector of each leaf, or None for one that travels by itself.
+      row: how many of the vector's first places make a row: whether the step counted, `stop`, the counters
+        and the statistics.
+      names: name of each place in a row.
+    """
+
+    tree: Any
+    kinds: tuple[tuple[tuple[int, ...], Any], ...]
+    slots: tuple[int | None, ...]
+    row: int
+    names: tuple[str, ...]
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Length of the vector."""
+        return 1 + sum(slot is not None for slot in self.slots)
+
+    def pack(self, loop: Loop, counted: Any) -> Wire:
+        """The wire of a traced loop. By selects that fuse into one loop, where a concatenation would not."""
+        places = jax.lax.iota(jnp.int32, self.size)
+        vector = jnp.where(places == 0, jnp.asarray(counted, jnp.int32), 0)
+        leaves = []
+        for slot, leaf in zip(self.slots, jax.tree.leaves(loop), strict=True):
+            if slot is None:
+                leaves.append(leaf)
+            else:
+                vector = jnp.where(places == slot, jax.lax.bitcast_convert_type(leaf, jnp.int32), vector)
+        return vector, leaves
+
+    def unpack(self, wire: Wire) -> Loop:
+        """The loop of a traced wire."""
+        vector, rest = wire
+        others = iter(rest)
+        leaves = [
+            next(others) if slot is None else jax.lax.bitcast_convert_type(vector[slot], dtype)
+            for slot, (_, dtype) in zip(self.slots, self.kinds, strict=True)
+        ]
+        return jax.tree.unflatten(self.tree, leaves)
+
+    def closed(self, loop: Loop, device: jax.Device) -> Wire:
+        """The wire of an open loop, on `device`."""
+        others = [leaf for slot, leaf in zip(self.slots, jax.tree.leaves(loop), strict=True) if slot is None]
+        others = [leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf, device) for leaf in others]
+        return jax.device_put(self.vector(loop), device), others
+
+    def vector(self, loop: Loop, counted: bool = False) -> np.ndarray:
+        """The vector of an open loop, int32[size]."""
+        vector = np.zeros(self.size, np.int32)
+        vector[0] = counted
+        for slot, (_, dtype), leaf in zip(self.slots, self.kinds, jax.tree.leaves(loop), strict=True):
+            if slot is not None:
+                vector[slot] = np.asarray(leaf, dtype).view(np.int32)
+        return vector
+
+    def opened(self, wire: Wire) -> Loop:
+        """The open loop of a wire. Waits for the device."""
+        vector, rest = np.array(wire[0]), iter(wire[1])
+        leaves = [
+            next(rest) if slot is None else vector[slot : slot + 1].view(dtype)[0]
+            for slot, (_, dtype) in zip(self.slots, self.kinds, strict=True)
+        ]
+        return jax.tree.unflatten(self.tree, leaves)
+
+    def columns(self, matrix: np.ndarray, phase: Phase, batch_size: int) -> Columns:
+        """The rows that count among int32[steps, row], by column."""
+        valid = matrix[:, 0] != 0
+        rows = matrix if valid.all() else matrix[valid]
+        return Columns(rows, self._places, phase=phase, batch_size=batch_size)
+
+    def stop(self, matrix: np.ndarray) -> int:
+        """The scopes cancelled by the end of the last step."""
+        return int(matrix[-1, self._places["stop"][0]])
+
+    @functools.cached_property
+    def _places(self) -> dict[str, tuple[int, Any]]:
+        dtypes = {slot: dtype for slot, (_, dtype) in zip(self.slots, self.kinds, strict=True)}
+        return {name: (slot, dtypes[slot]) for slot, name in enumerate(self.names) if slot}
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.tree, self.kinds))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+def layout_of(loop: Loop) -> Layout:
+    """The layout of loops like `loop`: a row's places first, then the other 4-byte scalars."""
+    paths, tree = jax.tree_util.tree_flatten_with_path(loop)
+    kinds = tuple((np.shape(leaf), jnp.result_type(leaf)) for _, leaf in paths)
+    in_row = {("stop",): 0} | {(name,): 0 for name in COUNTERS} | {("stats", name): 0 for name in loop.stats}
+    keys = [_names(path) for path, _ in paths]
+    scalars = [index for index, kind in enumerate(kinds) if kind[0] == () and kind[1] in _WIRE_DTYPES]
+    ordered = [index for index in scalars if keys[index] in in_row]
+    names = ("counted", *(keys[index][-1] for index in ordered))
+    ordered += [index for index in scalars if keys[index] not in in_row]
+    slots: list[int | None] = [None] * len(paths)
+    for slot, index in enumerate(ordered, start=1):
+        slots[index] = slot
+    return Layout(tree, kinds, tuple(slots), len(names), names)
+
+
+def opened(loop: Loop) -> Loop:
+    """A loop that the engine owns, opened: its scalars fetched in one go. Waits for the device."""
+    leaves, tree = jax.tree.flatten(loop)
+    places = [index for index, leaf in enumerate(leaves) if _is_scalar(leaf)]
+    for index, number in zip(places, jax.device_get([leaves[index] for index in places]), strict=True):
+        leaves[index] = np.asarray(number)[()]
+    return jax.tree.unflatten(tree, leaves)
+
+
+def opened_by_copy(loop: Loop, device: jax.Device) -> Loop:
+    """An open loop with arrays of its own, from a loop that somebody else may hold. Waits for the device."""
+    copy = jax.tree.map(
+        lambda leaf: leaf if _is_scalar(leaf) else jax.device_put(leaf, device, may_alias=False), loop
+    )
+    return opened(copy)
+
+
+def handed_over(loop: Loop, device: jax.Device) -> Loop:
+    """An open loop as one of device arrays, without copying: for when the engine is done with it."""
+    return jax.device_put(loop, device)
+
+
+def _is_scalar(leaf: Any) -> bool:
+    return np.shape(leaf) == () and jnp.result_type(leaf) in _WIRE_DTYPES
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(getattr(entry, "name", getattr(entry, "key", ""))) for entry in path)
