@@ -100,10 +100,14 @@ def should_run(stop: Any, phase: Phase | None) -> Any:
     Returns:
       bool[] of the same kind as `stop`.
     """
-    skipping = Scope.EPOCH | Scope.FIT
-    if phase is not None:
-        skipping |= Scope.BATCH | phase.scope
-    return (stop & int(skipping)) == 0
+    return (stop & _SKIPPED_BY[phase]) == 0
+
+
+_SKIPPED_BY = {
+    None: int(Scope.EPOCH | Scope.FIT),
+    Phase.TRAINING: int(Scope.BATCH | Scope.TRAINING | Scope.EPOCH | Scope.FIT),
+    Phase.VALIDATION: int(Scope.BATCH | Scope.VALIDATION | Scope.EPOCH | Scope.FIT),
+}
 
 
 def leave(stop: Any, scope: Scope) -> Any:

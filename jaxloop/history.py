@@ -47,33 +47,34 @@ class Recorder:
     def __init__(self, plan: Plan, compile_seconds: Mapping[str, float]):
         self._plan = plan
         self._compile_seconds = compile_seconds
-        self._rows: list[Columns] = []
+        self._bits = bytearray()
         self._epochs: list[dict[str, Any]] = []
         self._began = self._training_began = 0.0
         self._compiling = 0.0
         self._examples = 0
         self._rate = float("nan")
-        self._last: Columns | None = None
+        self._last: Columns | None = None  # the latest rows, of this phase if `_fresh`
+        self._fresh = False
 
     def rows(self, columns: Columns) -> None:
         if columns.phase is Phase.TRAINING:
             self._examples += columns.count * columns.batch_size
-            self._last = columns
+            self._last, self._fresh = columns, True
             if self._plan.report == "batch":
-                self._rows.append(columns)
+                self._bits += columns.bits()
 
     def __call__(self, loop: LoopView, event: Event) -> None:
         now = time.perf_counter()
         if event is Event.EPOCH_START:
             self._began, self._rate = now, float("nan")
         elif event is Event.TRAINING_START:
-            self._training_began, self._examples, self._last = now, 0, None
+            self._training_began, self._examples, self._fresh = now, 0, False
             self._compiling = sum(self._compile_seconds.values())
         elif event is Event.TRAINING_END:
             compiling = sum(self._compile_seconds.values()) - self._compiling
             self._rate = self._examples / max(now - self._training_began - compiling, 1e-9)
-            if self._plan.report == "epoch" and self._last is not None:
-                self._rows.append(self._last.last())
+            if self._plan.report == "epoch" and self._fresh and self._last is not None:
+                self._bits += self._last.last().bits()
         elif event is Event.EPOCH_END:
             row = {name: float(loop.stats[name]) for name in _in_order(self._plan, loop.stats)}
             row = {"epoch": int(loop.epoch), **row, "seconds": now - self._began, "examples_per_second": self._rate}
@@ -85,13 +86,12 @@ class Recorder:
         return History(epochs, self._batches(), stopped, dict(self._compile_seconds))
 
     def _batches(self) -> dict[str, np.ndarray]:
-        if not self._rows:
+        if self._last is None:
             return {}
-        stats = [name for name in _in_order(self._plan, self._rows[0].stats) if not name.startswith("validation_")]
-        columns = {name: np.concatenate([rows[name] for rows in self._rows]) for name in ("epoch", "batch_index", "step", *stats)}
-        batch = columns.pop("batch_index") + 1
-        step = columns.pop("step") + 1
-        return {"epoch": columns.pop("epoch"), "batch": batch, "step": step, **columns}
+        rows = self._last.with_bits(self._bits)
+        names = [name for name in _in_order(self._plan, rows.stats) if not name.startswith("validation_")]
+        position = {"epoch": rows["epoch"], "batch": rows["batch_index"] + 1, "step": rows["step"] + 1}
+        return position | {name: rows[name] for name in names}
 
 
 def _in_order(plan: Plan, stats: Any) -> list[str]:

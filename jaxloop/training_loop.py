@@ -228,7 +228,8 @@ class TrainingLoop:
         kinds = sort_out([*self.callbacks, *callbacks])
         source = EpochSource(self.training)
         loop = self._loop(given, seed, device)
-        training = functools.partial(self._feed, where="training", device=device, limit=limit)
+        like_first: list[Any] = []
+        training = functools.partial(self._feed, where="training", device=device, limit=limit, like_first=like_first)
         feed = training(source.at(int(loop.epoch)))
         validation = None
         if self.validation is not None:
@@ -286,8 +287,18 @@ class TrainingLoop:
         init = self._programs.get("init", lambda: Program("init_optimizer", self._parts.optimizer.init))
         return opened(new_loop(model, init(model.params), jax.device_put(jax.random.key(seed), device)))
 
-    def _feed(self, batches: Any, *, where: str, device: jax.Device, limit: int | None, padded: bool = False) -> Feed:
-        feed = Feed(limited(batches, limit), where, self.batch_keys, padded, device)
+    def _feed(
+        self,
+        batches: Any,
+        *,
+        where: str,
+        device: jax.Device,
+        limit: int | None,
+        padded: bool = False,
+        like_first: list[Any] | None = None,
+    ) -> Feed:
+        like_first = [] if like_first is None else like_first
+        feed = Feed(limited(batches, limit), where, self.batch_keys, padded, device, like_first)
         if len(feed) == 0:
             raise ValueError(f"{where}: there is no batch. Check the batch size against the number of samples.")
         return feed

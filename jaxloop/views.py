@@ -85,6 +85,15 @@ class Columns(Mapping[str, np.ndarray]):
         """The last row alone."""
         return Columns(self._matrix[-1:], self._places, phase=self.phase, batch_size=self.batch_size)
 
+    def bits(self) -> bytes:
+        """The rows as bytes, which cost the least to keep: rows themselves hold on to device buffers."""
+        return self._matrix.tobytes()
+
+    def with_bits(self, bits: bytes | bytearray) -> "Columns":
+        """Columns like these over the rows that `bits` were taken of, one after the other."""
+        matrix = np.frombuffer(bits, np.int32).reshape(-1, self._matrix.shape[1])
+        return Columns(matrix, self._places, phase=self.phase, batch_size=self.batch_size)
+
     @property
     def count(self) -> int:
         """How many rows there are."""

@@ -11,7 +11,7 @@ wire of an open loop and `opened` the open loop of a wire, neither copying anyth
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,21 @@ Wire = tuple[Any, list[Any]]
 _WIRE_DTYPES = frozenset(np.dtype(name) for name in ("int32", "uint32", "float32"))
 
 
+class Kind(NamedTuple):
+    """What a leaf is: shape, dtype, and of a typed PRNG key the implementation."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    key: Any = None
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where each leaf of a loop of one structure lies on the wire. Equal for loops of one kind.
 
     Attributes:
       tree: structure of the loop.
-      kinds: shape and dtype of each leaf.
+      kinds: of each leaf.
       slots: the place in the vector of each leaf, or None for one that travels by itself.
       row: how many of the vector's first places make a row: whether the step counted, `stop`, the counters
         and the statistics.
@@ -39,7 +47,7 @@ class Layout:
     """
 
     tree: Any
-    kinds: tuple[tuple[tuple[int, ...], Any], ...]
+    kinds: tuple[Kind, ...]
     slots: tuple[int | None, ...]
     row: int
     names: tuple[str, ...]
@@ -56,7 +64,7 @@ class Layout:
         leaves = []
         for slot, leaf in zip(self.slots, jax.tree.leaves(loop), strict=True):
             if slot is None:
-                leaves.append(leaf)
+                leaves.append(_raw(leaf))
             else:
                 vector = jnp.where(places == slot, jax.lax.bitcast_convert_type(leaf, jnp.int32), vector)
         return vector, leaves
@@ -66,48 +74,66 @@ class Layout:
         vector, rest = wire
         others = iter(rest)
         leaves = [
-            next(others) if slot is None else jax.lax.bitcast_convert_type(vector[slot], dtype)
-            for slot, (_, dtype) in zip(self.slots, self.kinds, strict=True)
+            _typed(next(others), kind) if slot is None else jax.lax.bitcast_convert_type(vector[slot], kind.dtype)
+            for slot, kind in zip(self.slots, self.kinds, strict=True)
         ]
         return jax.tree.unflatten(self.tree, leaves)
 
     def closed(self, loop: Loop, device: jax.Device) -> Wire:
         """The wire of an open loop, on `device`."""
         others = [leaf for slot, leaf in zip(self.slots, jax.tree.leaves(loop), strict=True) if slot is None]
-        others = [leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf, device) for leaf in others]
-        return jax.device_put(self.vector(loop), device), others
+        return jax.device_put(self.vector(loop), device), [_settled(leaf, device) for leaf in others]
 
     def vector(self, loop: Loop, counted: bool = False) -> np.ndarray:
         """The vector of an open loop, int32[size]."""
         vector = np.zeros(self.size, np.int32)
         vector[0] = counted
-        for slot, (_, dtype), leaf in zip(self.slots, self.kinds, jax.tree.leaves(loop), strict=True):
+        for slot, kind, leaf in zip(self.slots, self.kinds, jax.tree.leaves(loop), strict=True):
             if slot is not None:
-                vector[slot] = np.asarray(leaf, dtype).view(np.int32)
+                vector[slot] = np.asarray(leaf, kind.dtype).view(np.int32)
         return vector
+
+    def row_of(self, loop: Loop, counted: bool) -> np.ndarray:
+        """The row of a loop between steps, int32[row]. Waits for the device."""
+        numbers = jax.device_get([loop.stop, *(getattr(loop, name) for name in COUNTERS), loop.stats])
+        known = dict(zip(("stop", *COUNTERS), numbers, strict=False)) | numbers[-1] | {"counted": np.int32(counted)}
+        return np.array([np.asarray(known[name]).view(np.int32) for name in self.names])
 
     def opened(self, wire: Wire) -> Loop:
         """The open loop of a wire. Waits for the device."""
         vector, rest = np.array(wire[0]), iter(wire[1])
         leaves = [
-            next(rest) if slot is None else vector[slot : slot + 1].view(dtype)[0]
-            for slot, (_, dtype) in zip(self.slots, self.kinds, strict=True)
+            _typed(next(rest), kind) if slot is None else vector[slot : slot + 1].view(kind.dtype)[0]
+            for slot, kind in zip(self.slots, self.kinds, strict=True)
         ]
         return jax.tree.unflatten(self.tree, leaves)
 
-    def columns(self, matrix: np.ndarray, phase: Phase, batch_size: int) -> Columns:
-        """The rows that count among int32[steps, row], by column."""
-        valid = matrix[:, 0] != 0
-        rows = matrix if valid.all() else matrix[valid]
-        return Columns(rows, self._places, phase=phase, batch_size=batch_size)
+    def read(self, rows: np.ndarray, phase: Phase, batch_size: int) -> tuple[Columns | None, int]:
+        """What a dispatch left: the rows that count by column, None if none does; and `stop` behind the last step.
 
-    def stop(self, matrix: np.ndarray) -> int:
-        """The scopes cancelled by the end of the last step."""
-        return int(matrix[-1, self._places["stop"][0]])
+        Args:
+          rows: int32[row] of one step, or int32[steps, row].
+        """
+        if rows.ndim == 1:
+            stop = rows.item(self._stop_place)
+            if not rows.item(0):
+                return None, stop
+            matrix = rows[np.newaxis]
+        else:
+            stop = rows.item(-1, self._stop_place)
+            counted = rows[:, 0]
+            matrix = rows if counted.all() else rows[counted != 0]
+            if not len(matrix):
+                return None, stop
+        return Columns(matrix, self._places, phase=phase, batch_size=batch_size), stop
+
+    @functools.cached_property
+    def _stop_place(self) -> int:
+        return self.names.index("stop")
 
     @functools.cached_property
     def _places(self) -> dict[str, tuple[int, Any]]:
-        dtypes = {slot: dtype for slot, (_, dtype) in zip(self.slots, self.kinds, strict=True)}
+        dtypes = {slot: kind.dtype for slot, kind in zip(self.slots, self.kinds, strict=True)}
         return {name: (slot, dtypes[slot]) for slot, name in enumerate(self.names) if slot}
 
     @functools.cached_property
@@ -121,10 +147,10 @@ class Layout:
 def layout_of(loop: Loop) -> Layout:
     """The layout of loops like `loop`: a row's places first, then the other 4-byte scalars."""
     paths, tree = jax.tree_util.tree_flatten_with_path(loop)
-    kinds = tuple((np.shape(leaf), jnp.result_type(leaf)) for _, leaf in paths)
+    kinds = tuple(_kind(leaf) for _, leaf in paths)
     in_row = {("stop",): 0} | {(name,): 0 for name in COUNTERS} | {("stats", name): 0 for name in loop.stats}
     keys = [_names(path) for path, _ in paths]
-    scalars = [index for index, kind in enumerate(kinds) if kind[0] == () and kind[1] in _WIRE_DTYPES]
+    scalars = [index for index, (_, leaf) in enumerate(paths) if _is_scalar(leaf)]
     ordered = [index for index in scalars if keys[index] in in_row]
     names = ("counted", *(keys[index][-1] for index in ordered))
     ordered += [index for index in scalars if keys[index] not in in_row]
@@ -156,8 +182,32 @@ def handed_over(loop: Loop, device: jax.Device) -> Loop:
     return jax.device_put(loop, device)
 
 
+def _settled(leaf: Any, device: jax.Device) -> jax.Array:
+    """The leaf as an array committed to `device`: one that is not would compile the program once more."""
+    leaf = _raw(leaf)
+    return leaf if isinstance(leaf, jax.Array) and leaf.committed else jax.device_put(leaf, device)
+
+
+def _raw(leaf: Any) -> Any:
+    """A typed PRNG key as its bits, which dispatch without a detour through Python; anything else as it is."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _is_key(leaf: Any) -> bool:
+    return not isinstance(leaf.dtype, np.dtype) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _typed(leaf: Any, kind: Kind) -> Any:
+    """The leaf of this kind that travelled as `_raw`."""
+    return leaf if kind.key is None else jax.random.wrap_key_data(leaf, impl=kind.key)
+
+
+def _kind(leaf: Any) -> Kind:
+    return Kind(leaf.shape, leaf.dtype, jax.random.key_impl(leaf) if _is_key(leaf) else None)
+
+
 def _is_scalar(leaf: Any) -> bool:
-    return np.shape(leaf) == () and jnp.result_type(leaf) in _WIRE_DTYPES
+    return leaf.shape == () and leaf.dtype in _WIRE_DTYPES
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:

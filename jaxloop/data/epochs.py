@@ -16,12 +16,15 @@ class Batches:
     """A sized, indexable collection of batches. Nothing is read from the samples until a batch is.
 
     Made by `TrainingEpochs` and `in_batches`. `batches[i]` is a batch, `batches[i:j]` a collection.
+
+    Attributes:
+      transforms: what each batch passes through when it is read.
     """
 
     _samples: Samples
     _batch_size: int
     _make_order: Callable[[], np.ndarray] | None
-    _transforms: tuple[Callable[[Any], Any], ...]
+    transforms: tuple[Callable[[Any], Any], ...]
     _range: range
 
     def __len__(self) -> int:
@@ -38,11 +41,14 @@ class Batches:
         return self._transformed(self._gather(slice(start, start + self._batch_size)))
 
     def __iter__(self) -> Iterator[Any]:
-        return (self[index] for index in range(len(self)))
+        if self.transforms or self._range.step != 1:
+            return (self[index] for index in range(len(self)))
+        starts = range(self._range.start * self._batch_size, self._range.stop * self._batch_size, self._batch_size)
+        return (self._gather(slice(start, start + self._batch_size)) for start in starts)
 
     def map(self, transform: Callable[[Any], Any]) -> "Batches":
         """These batches, each passed through `transform` when it is read."""
-        return replace(self, _transforms=(*self._transforms, transform))
+        return replace(self, transforms=(*self.transforms, transform))
 
     def stacked(self, start: int, count: int) -> Any | None:
         """Batches `start` to `start + count` gathered in one go, along a new leading axis.
@@ -53,7 +59,7 @@ class Batches:
         """
         chosen = self._range[start : start + count]
         rows = slice(chosen.start * self._batch_size, chosen.stop * self._batch_size)
-        if self._transforms or chosen.step != 1 or rows.stop > _count(self._samples):
+        if self.transforms or chosen.step != 1 or rows.stop > _count(self._samples):
             return None
         shape = (count, self._batch_size)
         return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), self._gather(rows))
@@ -63,13 +69,18 @@ class Batches:
         return None if self._make_order is None else self._make_order()
 
     def _gather(self, rows: slice) -> Any:
-        if self._order is None:
-            return jax.tree.map(lambda leaf: leaf[rows], self._samples)
-        indices = self._order[rows]
-        return jax.tree.map(lambda leaf: leaf.take(indices, axis=0), self._samples)
+        order, (leaves, tree) = self._order, self._flat
+        if order is None:
+            return tree.unflatten([leaf[rows] for leaf in leaves])
+        indices = order[rows]
+        return tree.unflatten([leaf.take(indices, axis=0) for leaf in leaves])
+
+    @functools.cached_property
+    def _flat(self) -> tuple[list[np.ndarray], Any]:
+        return jax.tree.flatten(self._samples)
 
     def _transformed(self, batch: Any) -> Any:
-        for transform in self._transforms:
+        for transform in self.transforms:
             batch = transform(batch)
         return batch
 

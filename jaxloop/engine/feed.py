@@ -1,5 +1,6 @@
 """Feeding: from what a user gives as data to the batches that the programs take."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ class Feed:
       batch_keys: names of input, target and weight where a batch is a mapping.
       padded: whether each batch is weighted, and the last padded to the size of the first.
       device: where the batches go.
+      first_specification: holds what the first batch was like, once it has been read; shared by the feeds of
+        all epochs.
     """
 
     batches: Any
@@ -30,7 +33,7 @@ class Feed:
     batch_keys: Sequence[str] | None
     padded: bool
     device: jax.Device
-    _specification: list[Any] = field(default_factory=list)
+    first_specification: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -42,7 +45,7 @@ class Feed:
     @property
     def batch_size(self) -> int:
         """Examples in a full batch, once one has been read."""
-        return self._specification[0][0][1][0]
+        return self.first_specification[0][0][1][0]
 
     def first(self) -> Batch:
         """The first batch, ready for a program."""
@@ -51,7 +54,8 @@ class Feed:
     def chunks(self, steps: int) -> Iterator[tuple[int, Batch]]:
         """The batches in order, `steps` at once: how many, and the batches stacked (a single one is not)."""
         if steps == 1:
-            yield from ((1, self._placed(self._ready(batch))) for batch in self.batches)
+            for batch in self._singles():
+                yield 1, self._placed(batch)
             return
         rest = iter(self.batches) if not isinstance(self.batches, Batches) else None
         for start in range(0, len(self), steps):
@@ -65,6 +69,16 @@ class Feed:
             else:
                 yield count, self._placed(self._ready(stacked, axes=2))
 
+    def _singles(self) -> Iterator[Batch]:
+        """The batches one by one, ready. Our own are alike by construction: only the first is looked into."""
+        if not isinstance(self.batches, Batches) or self.batches.transforms or self.padded:
+            yield from map(self._ready, self.batches)
+            return
+        batches = iter(self.batches)
+        yield self._ready(next(batches))
+        for batch in batches:
+            yield parts_of(batch, self.batch_keys, self.where)
+
     def _stacked(self, batches: list[Any]) -> Iterator[tuple[int, Batch]]:
         ready = [self._ready(batch) for batch in batches]
         if len(ready) == 1:
@@ -77,9 +91,9 @@ class Feed:
         input, target, weight = parts_of(batch, self.batch_keys, self.where)
         if not isinstance(self.batches, Batches):  # a loader may write the next batch into the same memory
             input, target, weight = jax.tree.map(_own, (input, target, weight))
-        if not self._specification:
-            self._specification.append(specification((input, target)))
-        expected = self._specification[0]
+        if not self.first_specification:
+            self.first_specification.append(specification((input, target), axes))
+        expected = self.first_specification[0]
         if self.padded:
             size = jax.tree.leaves(input)[0].shape[:axes]
             weight = np.ones(size, np.float32) if weight is None else weight
@@ -97,9 +111,13 @@ class Feed:
                     f"now it is {leaf.dtype.name}{list(leaf.shape)}."
                 )
 
+    @functools.cached_property
+    def _on_cpu(self) -> bool:
+        return self.device.platform == "cpu"
+
     def _placed(self, batch: Batch) -> Batch:
         """On the CPU a NumPy batch goes straight into the program; elsewhere its transfer starts now."""
-        return batch if self.device.platform == "cpu" else jax.device_put(batch, self.device)
+        return batch if self._on_cpu else jax.device_put(batch, self.device)
 
 
 @dataclass(frozen=True)
@@ -121,7 +139,7 @@ def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str) -> Batch:
     Raises:
       ValueError: it is neither (input, target), (input, target, weight), nor a mapping that has `batch_keys`.
     """
-    if isinstance(batch, Mapping):
+    if type(batch) is not tuple and isinstance(batch, Mapping):
         if batch_keys is None:
             raise ValueError(
                 f"{where}: a batch is a mapping of {', '.join(map(str, batch))}; say which of them are input and "
@@ -137,11 +155,11 @@ def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str) -> Batch:
     return (*batch, None) if len(batch) == 2 else tuple(batch)
 
 
-def specification(batch: Any) -> list[tuple[str, tuple[int, ...], Any]]:
-    """Path, shape and dtype of each array in a batch."""
-    names = ("input", "target", "weight")
+def specification(batch: Any, axes: int = 1) -> list[tuple[str, tuple[int, ...], Any]]:
+    """Path, shape and dtype of each array in a batch, or in one of several stacked along further leading axes."""
+    names = ("input", "target")
     return [
-        (names[path[0].idx] + jax.tree_util.keystr(path[1:]), leaf.shape, leaf.dtype)
+        (names[path[0].idx] + jax.tree_util.keystr(path[1:]), leaf.shape[axes - 1 :], leaf.dtype)
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
     ]
 

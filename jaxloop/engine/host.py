@@ -1,5 +1,7 @@
 """The host's side of events: calls host callbacks, delivers rows to observers, gathers what they cancel."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ class Host:
     def __init__(self, callbacks: tuple[Any, ...], device: Any):
         self.callbacks = callbacks
         self.device = device
-        self.requests = np.int32(0)
+        self.requests = 0
 
     def cuts(self, phase: Phase) -> frozenset[Event]:
         """The step events at which the step must come back to the host."""
@@ -45,21 +47,19 @@ class Host:
                 loop = self._call_with_view(callback, loop, event)
         return loop
 
-    def deliver(self, columns: Columns) -> None:
-        """Hands rows to the observers of their phase, in list order."""
+    def observers(self, phase: Phase) -> list[Callable[[Columns], None]]:
+        """What takes the rows of a dispatch in `phase`, in list order."""
+        found: list[Callable[[Columns], None]] = []
         for callback in self.callbacks:
-            declaration = callback.host_declaration
-            if Event.BATCH_END not in declaration.events or self._cuts(callback, columns.phase):
-                continue
-            if hasattr(callback, "rows"):
-                callback.rows(columns)
-            else:
-                self._call_by_row(callback, columns)
+            if Event.BATCH_END in callback.host_declaration.events and not self._cuts(callback, phase):
+                by_row = functools.partial(self._call_by_row, callback)
+                found.append(callback.rows if hasattr(callback, "rows") else by_row)
+        return found
 
     def take_requests(self, loop: Loop) -> Loop:
         """`loop` with what observers have cancelled since this was last asked."""
-        requests, self.requests = self.requests, np.int32(0)
-        return loop.replace(stop=loop.stop | requests) if requests else loop
+        requests, self.requests = self.requests, 0
+        return loop.replace(stop=loop.stop | np.int32(requests)) if requests else loop
 
     def notice(self, text: str) -> None:
         """Tells a person, through whichever callback speaks to one."""
@@ -105,7 +105,7 @@ class Host:
         for index in range(columns.count):
             row: dict[str, Any] = {name: column[index] for name, column in named.items()}
             row |= {"stats": row, "phase": columns.phase}
-            self.requests |= np.int32(self._view(callback, row, Event.BATCH_END))
+            self.requests |= int(self._view(callback, row, Event.BATCH_END))
 
     def _view(self, callback: Any, values: Any, event: Event) -> Scope:
         """Calls with a view of `values`; what the callback cancelled."""

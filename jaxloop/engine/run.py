@@ -1,6 +1,6 @@
 """One run of a fit or an evaluation: phases, dispatches, events and stopping."""
 
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxloop.events import Event, Phase, Plan, Scope, leave, should_run
 from jaxloop.loop import Loop
 from jaxloop.phases import begin_epoch, enter, leave_epoch, leave_phase
 from jaxloop.steps import Parts, hold, with_model_state
-from jaxloop.wire import Layout, layout_of, opened
+from jaxloop.wire import Layout, handed_over, layout_of, opened
 
 
 @dataclass(frozen=True)
@@ -77,40 +77,50 @@ class Run:
         """The steps over the wire. Rows are read when the next dispatch has been sent, so exactly one late."""
         layout = layout_of(loop)
         wire = layout.closed(loop, self.device)
-        held: deque[Any] = deque()
-        stopped = False
+        deliver = self._delivery(layout, phase, feed)
+        programs: dict[int, Program] = {}
+        held = None
         for count, batch in feed.chunks(self.steps_per_dispatch):
-            program = self.programs.steps(self.parts, layout, phase, count)
-            wire, rows = self._call(program, wire, batch)
-            held.append(rows)
-            if len(held) > 1:
-                stopped = self._deliver(held.popleft(), layout, phase, feed)
-            if stopped:
+            if count in programs:
+                wire, rows = programs[count].jitted(wire, batch)
+            else:
+                programs[count] = self.programs.steps(self.parts, layout, phase, count)
+                wire, rows = self._call(programs[count], wire, batch)
+            goes_on = held is None or deliver(np.asarray(held))
+            held = rows
+            if not goes_on:
                 break
-        while held:
-            self._deliver(held.popleft(), layout, phase, feed)
+        if held is not None:
+            deliver(np.asarray(held))
         return self.host.take_requests(layout.opened(wire))
 
-    def _deliver(self, rows: Any, layout: Layout, phase: Phase, feed: Feed) -> bool:
-        """Reads the rows of a dispatch and hands them to the observers; whether the phase is to end."""
-        matrix = np.asarray(rows).reshape(-1, layout.row)
-        columns = layout.columns(matrix, phase, feed.batch_size)
-        if columns.count:
-            self.host.deliver(columns)
-        return not should_run(layout.stop(matrix) | self.host.requests, phase)
+    def _delivery(self, layout: Layout, phase: Phase, feed: Feed) -> Callable[[np.ndarray], bool]:
+        """What hands the rows of a dispatch to the observers, and says whether the phase goes on."""
+        observers = self.host.observers(phase)
+        host = self.host
+
+        def deliver(rows: np.ndarray) -> bool:
+            columns, stop = layout.read(rows, phase, feed.batch_size)
+            if columns is not None:
+                for observe in observers:
+                    observe(columns)
+            stop |= host.requests
+            return stop == 0 or bool(should_run(stop, phase))
+
+        return deliver
 
     def _apart(self, loop: Loop, phase: Phase, feed: Feed, cuts: frozenset[Event]) -> Loop:
         """The steps one by one, their stages apart, with the host callbacks in between."""
+        layout = layout_of(loop)
+        deliver = self._delivery(layout, phase, feed)
+        loop = handed_over(loop, self.device)
         for _, batch in feed.chunks(1):
             loop, counted = self._step_apart(loop, phase, batch, cuts)
-            loop = opened(loop)
-            layout = layout_of(loop)
-            row = layout.vector(loop, counted)[: layout.row]
-            self._deliver(row, layout, phase, feed)
+            deliver(layout.row_of(loop, counted))
             loop = self.host.take_requests(loop)
-            if not should_run(loop.stop, phase):
+            if not should_run(int(loop.stop), phase):
                 break
-        return loop
+        return opened(loop)
 
     def _step_apart(self, loop: Loop, phase: Phase, batch: Any, cuts: frozenset[Event]) -> tuple[Loop, bool]:
         counted: Any = np.bool_(True)
