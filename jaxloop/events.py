@@ -40,9 +40,7 @@ class Event(enum.Enum):
         return f"Event.{self.name}"
 
 
-_STEP_EVENTS = frozenset(
-    {Event.BATCH_START, Event.UPDATE_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END}
-)
+_STEP_EVENTS = frozenset({Event.BATCH_START, Event.UPDATE_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END})
 
 
 class Scope(enum.IntFlag):

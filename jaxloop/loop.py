@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -202,7 +202,7 @@ def new_loop(model: Model, opt_state: Any, key: jax.Array) -> Loop:
         model=model,
         opt_state=opt_state,
         key=key,
-        **{name: np.int32(0) for name in COUNTERS},
+        **cast(Any, dict.fromkeys(COUNTERS, np.int32(0))),
         metrics={},
         stats={},
         callback_state={},
@@ -244,11 +244,9 @@ def _strong(value: Any) -> Any:
 
 
 def _show(value: Any) -> str:
-    if isinstance(value, jax.core.Tracer):
-        return "?"
     try:
         array = np.asarray(value)
-    except Exception:  # an abstract or deleted array; a repr never raises
+    except (TypeError, ValueError, RuntimeError):  # traced, abstract or deleted: a repr never raises
         return "?"
     if array.shape != ():
         return f"{array.dtype.name}{list(array.shape)}"

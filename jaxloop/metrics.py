@@ -76,9 +76,7 @@ class Loss:
     def init(self) -> dict[str, Any]:
         return empty_mean()
 
-    def update(
-        self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any
-    ) -> dict[str, Any]:
+    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
         if jnp.ndim(loss) == 0:
             examples = _leading_axis(target if jax.tree.leaves(target) else output)
             count = jnp.float32(examples) if weight is None else jnp.sum(weight)
@@ -101,9 +99,7 @@ class Accuracy:
     def init(self) -> dict[str, Any]:
         return empty_mean()
 
-    def update(
-        self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any
-    ) -> dict[str, Any]:
+    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
         predicted = jnp.argmax(output, axis=-1)
         if target.shape == output.shape and target.ndim > 1:
             target = jnp.argmax(target, axis=-1)

@@ -66,12 +66,10 @@ class Model:
         """
         from flax import nnx
 
-        modes = {training: _in_mode(module, training) for training in (True, False)}
-        graphs = {}
-        for training, moded in modes.items():
-            graphs[training], params, state = nnx.split(moded, nnx.Param, ...)
+        training_graph, params, state = nnx.split(_in_mode(module, training=True), nnx.Param, ...)
+        inference_graph = nnx.split(_in_mode(module, training=False))[0]
         return Model(
-            _NNXApply(graphs[True], graphs[False], nnx.split(module)[0], type(module).__name__),
+            _NNXApply(training_graph, inference_graph, nnx.split(module)[0], type(module).__name__),
             nnx.to_pure_dict(params),
             nnx.to_pure_dict(state),
         )
@@ -105,9 +103,7 @@ class _NNXApply:
         except TypeError:  # an attribute of the module is not hashable: then only itself is equal
             self._hash = None
 
-    def __call__(
-        self, params: Any, state: Any, input: Any, *, training: bool, key: Any
-    ) -> tuple[Any, Any]:
+    def __call__(self, params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
         from flax import nnx
 
         module = nnx.merge(self._graphs[training], params, state, copy=True)
@@ -153,6 +149,4 @@ def as_model(given: Any) -> Model:
 
 def _is_nnx_module(given: Any) -> bool:
     """Asked without importing flax, which whoever has such a module has imported already."""
-    return any(
-        kind.__name__ == "Module" and kind.__module__.startswith("flax.nnx") for kind in type(given).__mro__
-    )
+    return any(kind.__name__ == "Module" and kind.__module__.startswith("flax.nnx") for kind in type(given).__mro__)

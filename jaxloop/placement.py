@@ -1,14 +1,21 @@
 """Where a run lives: turns what a user writes as `on=` into a device."""
 
+from typing import TYPE_CHECKING, Any
+
 import jax
 
+if TYPE_CHECKING:
+    Device = Any  # jax.Device is made by an extension module, which type checkers cannot look into
+else:
+    Device = jax.Device
 
-def default_device() -> jax.Device:
+
+def default_device() -> Device:
     """The first device of the default backend. Starts the backend."""
     return jax.devices()[0]
 
 
-def resolve(on: "jax.Device | str | None") -> jax.Device:
+def resolve(on: Device | str | None) -> Device:
     """The device named by `on`. Starts the backend.
 
     Args:
@@ -21,7 +28,7 @@ def resolve(on: "jax.Device | str | None") -> jax.Device:
     """
     if on is None:
         return default_device()
-    if isinstance(on, jax.Device):
+    if isinstance(on, Device):
         return on
     if not isinstance(on, str):
         raise TypeError(f"on: expected a device, a platform name or None, got {on!r}.")

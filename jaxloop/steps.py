@@ -71,9 +71,7 @@ def step(parts: Parts, loop: Loop, batch: tuple[Any, ...]) -> tuple[Loop, Any]:
     return _select(running, loop, entered), running & counted
 
 
-def run_steps(
-    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, batches: Any, count: int
-) -> tuple[Any, Any]:
+def run_steps(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, batches: Any, count: int) -> tuple[Any, Any]:
     """`count` steps in one program: for 1 the step itself, with no loop in the program, else a scan.
 
     Args:
@@ -104,8 +102,7 @@ def stages(phase: Phase | None) -> tuple[Callable[..., tuple[Loop, Any]], ...]:
 
 def hold(loop: Loop, batch: tuple[Any, ...]) -> Loop:
     """The loop with the batch at hand."""
-    input, target, weight = batch
-    return loop.replace(input=input, target=target, weight=weight)
+    return loop.replace(**dict(zip(("input", "target", "weight"), batch, strict=True)))
 
 
 def _begin(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:

@@ -23,6 +23,7 @@ from jaxloop.loop import Loop, new_loop
 from jaxloop.metrics import Metric, resolve
 from jaxloop.model import as_model
 from jaxloop.phases import begin_fit, close_epoch, in_phase, open_epoch
+from jaxloop.placement import Device
 from jaxloop.steps import DifferentiableStep, LossFn, Parts, run_steps, step
 from jaxloop.wire import handed_over, layout_of, opened, opened_by_copy
 
@@ -51,9 +52,9 @@ class TrainingLoop:
       TypeError, ValueError: an argument is not what it must be; the message names it.
 
     Example:
-      >>> training_loop = jl.TrainingLoop(
-      ...     jl.TrainingEpochs((images, labels), 128), optimizer=optax.sgd(0.1), loss_fn=jl.losses.softmax_cross_entropy
-      ... )
+      >>> epochs = jl.TrainingEpochs((images, labels), batch_size=128)
+      >>> loss_fn = jl.losses.softmax_cross_entropy
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optax.sgd(0.1), loss_fn=loss_fn)
       >>> loop, history = training_loop.fit(model, epochs=12)
     """
 
@@ -90,7 +91,7 @@ class TrainingLoop:
         epochs: int,
         *,
         callbacks: Sequence[Any] = (),
-        on: jax.Device | str | None = None,
+        on: Device | str | None = None,
         seed: int = 0,
         limit_batches: int | None = None,
     ) -> tuple[Loop, History]:
@@ -126,7 +127,7 @@ class TrainingLoop:
         loop = loop.replace(stop=leave(loop.stop, Scope.FIT))
         return handed_over(loop, start.device), recorder.history(stopped)
 
-    def evaluate(self, model_or_loop: Any, batches: Any, *, on: jax.Device | str | None = None) -> dict[str, float]:
+    def evaluate(self, model_or_loop: Any, batches: Any, *, on: Device | str | None = None) -> dict[str, float]:
         """Each metric over `batches`, by name. The last batch is padded and masked, so the means are exact.
 
         Compiled callbacks see the validation phase; host callbacks do not.
@@ -143,9 +144,7 @@ class TrainingLoop:
         loop = run.phase(loop, Phase.VALIDATION, start.feeds.validation)
         return {name: float(loop.stats[Phase.VALIDATION.stat(name)]) for name in start.plan.metrics}
 
-    def start(
-        self, model_or_loop: Any, *, epochs: int, on: jax.Device | str | None = None, seed: int = 0
-    ) -> Loop:
+    def start(self, model_or_loop: Any, *, epochs: int, on: Device | str | None = None, seed: int = 0) -> Loop:
         """The loop at the start of a fit, past FIT_START: for those who own the loop themselves.
 
         Args and errors are those of `fit`. Host callbacks are not called by what follows on it.
@@ -279,7 +278,7 @@ class TrainingLoop:
             compile_seconds=compile_seconds,
         )
 
-    def _loop(self, given: Any, seed: int, device: jax.Device) -> Loop:
+    def _loop(self, given: Any, seed: int, device: Device) -> Loop:
         """An open loop of the engine's own, from a loop or a model that stays the user's."""
         if isinstance(given, Loop):
             return opened_by_copy(given, device)
@@ -292,7 +291,7 @@ class TrainingLoop:
         batches: Any,
         *,
         where: str,
-        device: jax.Device,
+        device: Device,
         limit: int | None,
         padded: bool = False,
         like_first: list[Any] | None = None,
@@ -314,7 +313,7 @@ class TrainingLoop:
 class _Start:
     """What a fit or an evaluation begins with."""
 
-    device: jax.Device
+    device: Device
     callbacks: Callbacks
     source: EpochSource
     feeds: Feeds
@@ -364,5 +363,5 @@ def _check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name}: it must be a whole number of at least 1, got {value!r}.")
 
 
-def _name(device: jax.Device) -> str:
+def _name(device: Device) -> str:
     return f"{device.platform}:{device.id} ({device.device_kind})"

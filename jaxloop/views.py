@@ -19,9 +19,7 @@ class LoopView:
 
     __slots__ = ("_cancel", "_name", "_reads", "_values")
 
-    def __init__(
-        self, values: Mapping[str, Any], *, reads: str, name: str, cancel: Callable[[Scope], None]
-    ):
+    def __init__(self, values: Mapping[str, Any], *, reads: str, name: str, cancel: Callable[[Scope], None]):
         self._values = values
         self._reads = reads
         self._name = name

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxloop.events import Phase
 from jaxloop.loop import COUNTERS, Loop
+from jaxloop.placement import Device
 from jaxloop.views import Columns
 
 Wire = tuple[Any, list[Any]]
@@ -79,7 +80,7 @@ class Layout:
         ]
         return jax.tree.unflatten(self.tree, leaves)
 
-    def closed(self, loop: Loop, device: jax.Device) -> Wire:
+    def closed(self, loop: Loop, device: Device) -> Wire:
         """The wire of an open loop, on `device`."""
         others = [leaf for slot, leaf in zip(self.slots, jax.tree.leaves(loop), strict=True) if slot is None]
         return jax.device_put(self.vector(loop), device), [_settled(leaf, device) for leaf in others]
@@ -88,9 +89,10 @@ class Layout:
         """The vector of an open loop, int32[size]."""
         vector = np.zeros(self.size, np.int32)
         vector[0] = counted
+        seen_as = {dtype: vector.view(dtype) for dtype in _WIRE_DTYPES}
         for slot, kind, leaf in zip(self.slots, self.kinds, jax.tree.leaves(loop), strict=True):
             if slot is not None:
-                vector[slot] = np.asarray(leaf, kind.dtype).view(np.int32)
+                seen_as[kind.dtype][slot] = leaf
         return vector
 
     def row_of(self, loop: Loop, counted: bool) -> np.ndarray:
@@ -102,8 +104,9 @@ class Layout:
     def opened(self, wire: Wire) -> Loop:
         """The open loop of a wire. Waits for the device."""
         vector, rest = np.array(wire[0]), iter(wire[1])
+        seen_as = {dtype: vector.view(dtype) for dtype in _WIRE_DTYPES}
         leaves = [
-            _typed(next(rest), kind) if slot is None else vector[slot : slot + 1].view(kind.dtype)[0]
+            _typed(next(rest), kind) if slot is None else seen_as[kind.dtype][slot]
             for slot, kind in zip(self.slots, self.kinds, strict=True)
         ]
         return jax.tree.unflatten(self.tree, leaves)
@@ -169,20 +172,18 @@ def opened(loop: Loop) -> Loop:
     return jax.tree.unflatten(tree, leaves)
 
 
-def opened_by_copy(loop: Loop, device: jax.Device) -> Loop:
+def opened_by_copy(loop: Loop, device: Device) -> Loop:
     """An open loop with arrays of its own, from a loop that somebody else may hold. Waits for the device."""
-    copy = jax.tree.map(
-        lambda leaf: leaf if _is_scalar(leaf) else jax.device_put(leaf, device, may_alias=False), loop
-    )
+    copy = jax.tree.map(lambda leaf: leaf if _is_scalar(leaf) else jax.device_put(leaf, device, may_alias=False), loop)
     return opened(copy)
 
 
-def handed_over(loop: Loop, device: jax.Device) -> Loop:
+def handed_over(loop: Loop, device: Device) -> Loop:
     """An open loop as one of device arrays, without copying: for when the engine is done with it."""
     return jax.device_put(loop, device)
 
 
-def _settled(leaf: Any, device: jax.Device) -> jax.Array:
+def _settled(leaf: Any, device: Device) -> jax.Array:
     """The leaf as an array committed to `device`: one that is not would compile the program once more."""
     leaf = _raw(leaf)
     return leaf if isinstance(leaf, jax.Array) and leaf.committed else jax.device_put(leaf, device)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxloop.data import Batches
+from jaxloop.placement import Device
 
 Batch = tuple[Any, Any, Any]
 
@@ -32,7 +33,7 @@ class Feed:
     where: str
     batch_keys: Sequence[str] | None
     padded: bool
-    device: jax.Device
+    device: Device
     first_specification: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:

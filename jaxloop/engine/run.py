@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxloop.engine.feed import EpochSource, Feed, Feeds
@@ -13,6 +12,7 @@ from jaxloop.engine.programs import Program, Programs
 from jaxloop.events import Event, Phase, Plan, Scope, leave, should_run
 from jaxloop.loop import Loop
 from jaxloop.phases import begin_epoch, enter, leave_epoch, leave_phase
+from jaxloop.placement import Device
 from jaxloop.steps import Parts, hold, with_model_state
 from jaxloop.wire import Layout, handed_over, layout_of, opened
 
@@ -38,7 +38,7 @@ class Run:
     host: Host
     programs: Programs
     active: frozenset[Event]
-    device: jax.Device
+    device: Device
     steps_per_dispatch: int
     compile_seconds: dict[str, float] = field(default_factory=dict)
 
