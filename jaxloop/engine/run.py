@@ -128,12 +128,11 @@ class Run:
         loop = hold(loop, batch)
         for program, event in self.programs.stages(self.parts, phase, cuts):
             loop, counted = self._call(program, loop, counted)
-            if event is phase.step_event and should_run(int(loop.stop), phase):
-                loop = self.host.fire(loop, event, phase)
-                if not should_run(int(loop.stop), phase):  # no update: what the forward pass left goes too
-                    loop = with_model_state(loop, state)
-            elif event in (Event.BATCH_START, Event.BATCH_END):
-                loop = self.host.fire(loop, event, phase)
+            if event is None or (event is phase.step_event and not should_run(int(loop.stop), phase)):
+                continue
+            loop = self.host.fire(loop, event, phase)
+            if event is phase.step_event and not should_run(int(loop.stop), phase):
+                loop = with_model_state(loop, state)  # no update: what the forward pass left goes too
         return loop, bool(counted)
 
     def _call(self, program: Program, *arguments: Any) -> Any:

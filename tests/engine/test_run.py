@@ -1,0 +1,228 @@
+"""The run: every event in its place, whichever way the steps are dispatched."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxloop as jl
+from jaxloop import Event
+from tests import small
+
+TRAIN_STEP = [Event.BATCH_START, Event.UPDATE_START, Event.BATCH_END]
+EVAL_STEP = [Event.BATCH_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END]
+
+
+def expected_events(epochs: int, training: int, validation: int) -> list[Event]:
+    """The trace of a fit that nothing cancels, as the design has it."""
+    phases = [Event.TRAINING_START, *TRAIN_STEP * training, Event.TRAINING_END]
+    phases += [Event.VALIDATION_START, *EVAL_STEP * validation, Event.VALIDATION_END]
+    return [Event.FIT_START, *[Event.EPOCH_START, *phases, Event.EPOCH_END] * epochs, Event.FIT_END]
+
+
+@pytest.mark.parametrize("reads", ["stats", "step", "loop"])
+def test_a_host_callback_sees_all_twelve_events_in_order(reads: str) -> None:
+    seen: list[Event] = []
+    small.training_loop(callbacks=[small.witness(seen, reads=reads)]).fit(small.model(), 2)
+    assert seen == expected_events(2, 3, 2)
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 2, 3, 5])
+def test_a_compiled_callback_sees_all_twelve_events_in_order(steps_per_dispatch: int) -> None:
+    training_loop = small.training_loop(callbacks=[small.traced()], steps_per_dispatch=steps_per_dispatch)
+    loop, _ = training_loop.fit(small.model(), 2)
+    assert small.trace_of(loop) == expected_events(2, 3, 2)
+
+
+def test_compiled_and_host_callbacks_together_see_the_same_events() -> None:
+    seen: list[Event] = []
+    training_loop = small.training_loop(callbacks=[small.traced(), small.witness(seen)], steps_per_dispatch=3)
+    loop, _ = training_loop.fit(small.model(), 2)
+    assert small.trace_of(loop) == seen == expected_events(2, 3, 2)
+
+
+def test_a_fit_without_validation_has_no_validation_events() -> None:
+    loop, _ = small.training_loop(callbacks=[small.traced()], validation=None).fit(small.model(), 1)
+    step_events = [Event.TRAINING_START, *TRAIN_STEP * 3, Event.TRAINING_END]
+    assert small.trace_of(loop) == [
+        Event.FIT_START,
+        Event.EPOCH_START,
+        *step_events,
+        Event.EPOCH_END,
+        Event.FIT_END,
+    ]
+
+
+def test_callbacks_are_called_in_list_order_with_compiled_ones_first() -> None:
+    order: list[str] = []
+
+    def told(name: str, on: Event):
+        def compiled(loop, event):
+            if event is on:
+                jax.debug.callback(lambda: order.append(name), ordered=True)
+                return loop.record(name, 1.0)
+            return loop
+
+        return compiled
+
+    @jl.on_host(Event.EPOCH_END)
+    def first_host(loop, event):
+        order.append("first host")
+
+    @jl.on_host(Event.EPOCH_END)
+    def second_host(loop, event):
+        order.append("second host")
+
+    callbacks = [first_host, told("a", Event.EPOCH_END), second_host, told("b", Event.EPOCH_END)]
+    small.training_loop(callbacks=callbacks).fit(small.model(), 1)
+    assert order == ["a", "b", "first host", "second host"]
+
+
+def test_an_observer_is_handed_every_row_in_order_and_one_dispatch_late() -> None:
+    steps: list[int] = []
+    sent: list[int] = []
+
+    @jl.on_host(Event.BATCH_END)
+    class Observer:
+        def __call__(self, loop, event):
+            raise AssertionError("rows come through `rows`")
+
+        def rows(self, columns):
+            steps.extend(columns["step"].tolist())
+            sent.append(len(columns["step"]))
+
+    data = jl.TrainingEpochs(small.samples(4 * 7), 4)
+    small.training_loop(training=data, validation=None, callbacks=[Observer()], steps_per_dispatch=3).fit(
+        small.model(), 2
+    )
+    assert steps == list(range(14))
+    assert sent == [3, 3, 1, 3, 3, 1]
+
+
+def test_rows_come_exactly_one_dispatch_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    from jaxloop.engine.feed import Feed
+
+    chunks = Feed.chunks
+
+    def counted(self, steps):
+        for index, chunk in enumerate(chunks(self, steps)):
+            log.append(f"batch {index} fed")
+            yield chunk
+
+    monkeypatch.setattr(Feed, "chunks", counted)
+
+    @jl.on_host(Event.BATCH_END)
+    def observe(loop, event):
+        log.append(f"row {int(loop.batch_index)}")
+
+    small.training_loop(validation=None, callbacks=[observe]).fit(small.model(), 1)
+    assert log == ["batch 0 fed", "batch 1 fed", "row 0", "batch 2 fed", "row 1", "row 2"]
+
+
+def test_an_observer_by_row_sees_counters_and_statistics() -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    @jl.on_host(Event.BATCH_END)
+    def observe(loop, event):
+        assert event is Event.BATCH_END
+        assert np.isfinite(loop.stats["loss"])
+        if loop.phase is jl.Phase.TRAINING:
+            seen.append((int(loop.epoch_index), int(loop.batch_index), int(loop.step)))
+
+    small.training_loop(callbacks=[observe], steps_per_dispatch=2).fit(small.model(), 2)
+    assert seen == [(0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 3), (1, 1, 4), (1, 2, 5)]
+
+
+def test_a_callback_that_keeps_every_loop_can_read_all_of_them_afterwards() -> None:
+    kept: list[jl.Loop] = []
+
+    @jl.on_host(*Event, reads="loop")
+    def keep(loop, event):
+        kept.append(loop)
+
+    small.training_loop(callbacks=[keep]).fit(small.model(), 2)
+    assert len(kept) == len(expected_events(2, 3, 2))
+    totals = [float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(loop.model.params))) for loop in kept]
+    assert np.isfinite(totals).all()
+    assert len(set(totals)) == 7  # the first, and one after each of six updates
+
+
+def test_what_a_host_callback_returns_takes_the_loops_place() -> None:
+    @jl.on_host(Event.EPOCH_END, reads="loop")
+    def zero(loop, event):
+        return loop.replace(model=loop.model.replace(params=jax.tree.map(np.zeros_like, loop.model.params)))
+
+    loop, _ = small.training_loop(callbacks=[zero]).fit(small.model(), 1)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(loop.model.params))
+
+
+def test_what_a_host_callback_returns_between_gradient_and_update_counts() -> None:
+    @jl.on_host(Event.UPDATE_START, reads="loop")
+    def no_gradient(loop, event):
+        return loop.replace(gradient=jax.tree.map(np.zeros_like, loop.gradient))
+
+    model = small.model()
+    loop, _ = small.training_loop(callbacks=[no_gradient]).fit(model, 1)
+    small.assert_trees_equal(loop.model.params, model.params)
+    assert int(loop.step) == 3
+
+
+def test_a_host_callback_reads_the_step_at_hand() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    @jl.on_host(Event.UPDATE_START, Event.INFERENCE_PREDICTION_END, reads="step")
+    def look(loop, event):
+        shapes.append(np.shape(loop.output))
+        assert (loop.gradient is None) == (event is Event.INFERENCE_PREDICTION_END)
+
+    small.training_loop(callbacks=[look]).fit(small.model(), 1)
+    assert shapes == [(4, 3)] * 5
+
+
+def test_reading_what_was_not_declared_says_what_to_declare() -> None:
+    @jl.on_host(Event.BATCH_END)
+    def curious(loop, event):
+        return loop.output
+
+    with pytest.raises(AttributeError, match=r"(?s)'.*curious'.*reads='stats'.*loop\.output.*reads='step'"):
+        small.training_loop(callbacks=[curious]).fit(small.model(), 1)
+
+
+def test_a_view_cannot_be_changed() -> None:
+    @jl.on_host(Event.EPOCH_END)
+    def meddle(loop, event):
+        return loop.replace(step=0)
+
+    with pytest.raises(AttributeError, match="reads='loop'"):
+        small.training_loop(callbacks=[meddle]).fit(small.model(), 1)
+
+
+def test_a_host_callback_that_returns_something_else_is_told_so() -> None:
+    @jl.on_host(Event.EPOCH_END, reads="loop")
+    def wrong(loop, event):
+        return 3
+
+    with pytest.raises(TypeError, match=r"'.*wrong' at EPOCH_END.*a loop or None, got int"):
+        small.training_loop(callbacks=[wrong]).fit(small.model(), 1)
+
+
+def test_host_callbacks_are_closed_once_however_the_fit_ends() -> None:
+    closed: list[str] = []
+
+    @jl.on_host(Event.EPOCH_END)
+    class Closing:
+        def __init__(self, fails: bool):
+            self.fails = fails
+
+        def __call__(self, loop, event):
+            if self.fails:
+                raise KeyError("on purpose")
+
+        def close(self):
+            closed.append("closed")
+
+    small.training_loop(callbacks=[Closing(fails=False)]).fit(small.model(), 2)
+    assert closed == ["closed"]
+    with pytest.raises(KeyError, match="on purpose"):
+        small.training_loop(callbacks=[Closing(fails=True), Closing(fails=False)]).fit(small.model(), 2)
+    assert closed == ["closed"] * 3

@@ -1,0 +1,76 @@
+"""Who may import whom: only downwards, and never sideways."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import jaxloop
+
+PACKAGE = Path(jaxloop.__file__).parent
+FLOORS = [
+    {"events", "losses", "data"},
+    {"model", "metrics", "placement"},
+    {"loop"},
+    {"callback", "views"},
+    {"steps", "wire", "history", "phases"},
+    {"callbacks", "engine"},
+    {"training_loop"},
+]
+#: Inside a room of several files, the order in which they may import each other; others not at all.
+ROOMS = {
+    "engine": [{"feed", "programs", "probe", "host"}, {"run"}],
+    "data": [{"epochs"}],
+    "callbacks": [{"clipping", "csv_logger", "progress_bar"}],
+}
+#: Upper floors within a floor: `phases` stands on `steps`, both below the callbacks and the engine.
+STAIRS = {("phases", "steps")}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+def imported(path: Path) -> set[tuple[str, ...]]:
+    """The modules of this package that a file imports, anywhere in it, as parts of their names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxloop":
+            parts = tuple((node.module or "").split(".")[1:])
+            found |= {parts} if parts else {(alias.name,) for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")[1:]) for alias in node.names if alias.name.startswith("jaxloop.")}
+    return found
+
+
+def level(floors: list[set[str]], name: str) -> int:
+    return next(index for index, floor in enumerate(floors) if name in floor)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_the_floors_below(path: Path) -> None:
+    here = path.relative_to(PACKAGE).with_suffix("").parts
+    for there in imported(path):
+        if there[0] == here[0]:
+            floors = ROOMS[here[0]]
+            assert level(floors, there[1]) < level(floors, here[1]), f"{here} imports {there}"
+        elif (here[0], there[0]) not in STAIRS:
+            assert level(FLOORS, there[0]) < level(FLOORS, here[0]), f"{here} imports {there}"
+
+
+def test_every_module_has_a_floor() -> None:
+    tops = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in modules()}
+    assert tops == set().union(*FLOORS)
+
+
+def test_every_module_has_a_test_file_of_its_name_in_the_mirrored_place() -> None:
+    tests = Path(__file__).parent
+    expected = [tests / path.relative_to(PACKAGE).with_name(f"test_{path.name}") for path in modules()]
+    assert [str(path.relative_to(tests)) for path in expected if not path.exists()] == []
+
+
+def test_every_module_says_its_one_idea_in_its_first_line() -> None:
+    for path in modules():
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert docstring, path
+        assert docstring.splitlines()[0].endswith((".", ":")), path

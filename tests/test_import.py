@@ -1,0 +1,36 @@
+"""Importing is light, and nothing touches a device before `fit`."""
+
+import subprocess
+import sys
+
+import pytest
+
+BEFORE_FIT = """
+import sys
+import jaxloop as jl
+heavy = {"matplotlib", "tensorboardX", "orbax", "flax", "torch", "pandas"} & set(sys.modules)
+assert not heavy, heavy
+
+import numpy as np, optax
+from jax._src import xla_bridge
+samples = (np.zeros((8, 4), np.float32), np.zeros(8, np.int32))
+epochs, batches = jl.TrainingEpochs(samples, 4), jl.in_batches(samples, 4)
+next(iter(epochs[3])), batches[1]
+jl.TrainingLoop(
+    epochs,
+    batches,
+    optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=0.1),
+    loss_fn=jl.losses.softmax_cross_entropy,
+    metrics=["accuracy"],
+    callbacks=[jl.callbacks.clip_by_global_norm(1.0), jl.callbacks.CSVLogger("unused/log.csv")],
+)
+assert not xla_bridge._backends, xla_bridge._backends
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["-W", "error"]])
+def test_import_and_set_up_are_light_and_start_no_backend(flags: list[str]) -> None:
+    run = subprocess.run(
+        [sys.executable, *flags, "-c", BEFORE_FIT], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,119 @@
+"""Losses, one per example, and their weighted means."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss
+
+from jaxloop.losses import softmax_cross_entropy, spread_weight, weighted_mean, weighted_sum
+
+LOGITS = jnp.array([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 0.0], [1e4, 0.0, -1e4]])
+LABELS = jnp.array([0, 2, 2, 0])
+
+
+def test_even_logits_cost_the_logarithm_of_the_number_of_classes():
+    np.testing.assert_allclose(softmax_cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])), np.log(4.0), rtol=1e-6)
+
+
+def test_labels_give_one_loss_per_example_as_optax_does():
+    expected = optax.softmax_cross_entropy_with_integer_labels(LOGITS, LABELS)
+    np.testing.assert_array_equal(softmax_cross_entropy(LOGITS, LABELS), expected)
+
+
+def test_the_mean_is_the_log_loss_of_scikit_learn():
+    probabilities = np.asarray(jax.nn.softmax(LOGITS[:3]), np.float64)
+    expected = log_loss(LABELS[:3], probabilities / probabilities.sum(axis=1, keepdims=True), labels=[0, 1, 2])
+    assert softmax_cross_entropy(LOGITS[:3], LABELS[:3]).mean() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32])
+def test_one_hot_probabilities_cost_what_labels_cost(dtype):
+    probabilities = jax.nn.one_hot(LABELS, 3, dtype=dtype)
+    expected = softmax_cross_entropy(LOGITS, LABELS)
+    np.testing.assert_allclose(softmax_cross_entropy(LOGITS, probabilities), expected, rtol=1e-6)
+
+
+def test_soft_targets_weigh_the_classes():
+    target = jnp.array([[0.25, 0.75]])
+    expected = 0.25 * np.log1p(np.exp(-1.0)) + 0.75 * np.log1p(np.exp(1.0))
+    assert softmax_cross_entropy(jnp.array([[1.0, 0.0]]), target)[0] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+def test_labels_may_have_any_integer_type(dtype):
+    labels = np.array([0, 2], dtype)
+    np.testing.assert_allclose(softmax_cross_entropy(jnp.zeros((2, 4)), labels), np.log(4.0), rtol=1e-6)
+
+
+def test_tokens_are_lost_one_by_one():
+    logits = jnp.stack([LOGITS[:2], LOGITS[2:]])
+    losses = softmax_cross_entropy(logits, LABELS.reshape(2, 2))
+    np.testing.assert_allclose(losses.reshape(-1), softmax_cross_entropy(LOGITS, LABELS), rtol=1e-6)
+
+
+def test_the_gradient_is_softmax_minus_one_hot():
+    gradient = jax.grad(lambda logits: softmax_cross_entropy(logits, LABELS).sum())(LOGITS)
+    np.testing.assert_allclose(gradient, jax.nn.softmax(LOGITS) - jax.nn.one_hot(LABELS, 3), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "target", [jnp.zeros((4, 1), jnp.int32), jnp.zeros(4, jnp.float32), jnp.zeros((4, 2)), jnp.zeros(3, jnp.int32)]
+)
+def test_a_target_of_another_shape_is_refused(target):
+    with pytest.raises(ValueError, match=r"`target` must be integer labels of shape \(4,\) or probabilities"):
+        softmax_cross_entropy(LOGITS, target)
+
+
+def test_no_weight_weighs_all_alike():
+    np.testing.assert_array_equal(spread_weight(None, (2, 3)), np.ones((2, 3)))
+
+
+def test_a_weight_per_example_counts_for_all_its_tokens():
+    np.testing.assert_array_equal(spread_weight(jnp.array([True, False]), (2, 3)), [[1, 1, 1], [0, 0, 0]])
+
+
+def test_a_spread_weight_is_float32():
+    assert spread_weight(np.array([True, False]), (2,)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (2, 3, 1)])
+def test_a_weight_whose_axes_do_not_lead_is_refused(shape):
+    with pytest.raises(ValueError, match=r"must be the leading axes of what it weighs, \(2, 3\)"):
+        spread_weight(jnp.ones(shape), (2, 3))
+
+
+@pytest.mark.parametrize("padding", [np.nan, np.inf])
+def test_what_weighs_nothing_does_not_count(padding):
+    assert weighted_sum(jnp.array([1.0, padding, 3.0]), jnp.array([1.0, 0.0, 2.0])) == 7.0
+
+
+def test_what_weighs_nothing_has_no_gradient():
+    gradient = jax.grad(weighted_sum)(jnp.array([1.0, jnp.nan]), jnp.array([2.0, 0.0]))
+    np.testing.assert_array_equal(gradient, [2.0, 0.0])
+
+
+def test_a_scalar_is_its_own_mean():
+    assert weighted_mean(jnp.float32(3.5), jnp.array([0.0, 1.0])) == 3.5
+
+
+def test_the_mean_under_no_weight_is_the_plain_mean():
+    assert weighted_mean(jnp.array([[1.0, 2.0], [3.0, 6.0]]), None) == 3.0
+
+
+def test_the_mean_where_all_weights_are_zero_is_zero():
+    assert weighted_mean(jnp.array([1.0, jnp.nan]), jnp.zeros(2)) == 0.0
+
+
+def test_the_mean_over_tokens_under_a_weight_per_example_counts_tokens():
+    assert weighted_mean(jnp.array([[1.0, 3.0], [100.0, 100.0]]), jnp.array([1.0, 0.0])) == 2.0
+
+
+@given(st.lists(st.tuples(st.floats(-100, 100, width=32), st.floats(0.125, 8, width=32)), min_size=1, max_size=8))
+def test_the_weighted_mean_is_that_of_numpy(pairs):
+    values, weight = (np.array(column, np.float32) for column in zip(*pairs, strict=True))
+    expected = np.average(values.astype(np.float64), weights=weight)
+    assert weighted_mean(jnp.asarray(values), jnp.asarray(weight)) == pytest.approx(expected, rel=1e-5, abs=1e-4)
