@@ -12,6 +12,7 @@ import optax
 from jaxloop import placement
 from jaxloop.callback import Callbacks, bound, sort_out
 from jaxloop.callbacks import ProgressBar
+from jaxloop.data import Batches
 from jaxloop.engine.feed import EpochSource, Feed, Feeds, kind_of, limited, parts_of
 from jaxloop.engine.host import Host
 from jaxloop.engine.probe import Findings, probe
@@ -74,6 +75,11 @@ class TrainingLoop:
         differentiable_step: DifferentiableStep | None = None,
     ):
         _check_arguments(optimizer, loss_fn, differentiable_step, report, steps_per_dispatch)
+        if isinstance(training, Batches):
+            raise TypeError(
+                "TrainingLoop: `training` must be epochs of batches, got the batches of one epoch. "
+                "Give TrainingEpochs(samples, batch_size), or [batches] * epochs for the same order each time."
+            )
         self.training = training
         self.validation = validation
         sort_out(callbacks)

@@ -1,8 +1,12 @@
 """`TrainingLoop`: fits, second fits, evaluation, ownership, programs, errors."""
 
 import collections
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -158,6 +162,38 @@ def test_only_lasting_memory_reaches_the_next_fit() -> None:
     assert {name: int(value) for name, value in loop.callback_state.items()} == {"fit": 6, "life": 9}
 
 
+def test_memory_that_shares_the_models_arrays_gets_arrays_of_its_own() -> None:
+    def average(loop: jl.Loop, event: Event) -> jl.Loop:
+        loop = loop.remember("average", loop.model.params)
+        if event is not Event.BATCH_END or loop.phase is not jl.Phase.TRAINING:
+            return loop
+        mixed = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, loop.callback_state["average"], loop.model.params)
+        return loop.replace(callback_state={"average": mixed})
+
+    def last(loop: jl.Loop, event: Event) -> jl.Loop:
+        loop = loop.remember("last", loop.model.params)
+        if event in (Event.BATCH_END, Event.EPOCH_END):
+            return loop.replace(callback_state=loop.callback_state | {"last": loop.model.params})
+        return loop
+
+    kept: list[Any] = []
+
+    @jl.on_host(Event.BATCH_END, reads="loop")
+    def keep(loop, event):
+        if loop.phase is jl.Phase.TRAINING:
+            kept.append(loop.model.params["kernel"])
+
+    model = small.model()
+    small.training_loop(callbacks=[keep]).fit(model, 2)
+    expected = np.float64(model.params["kernel"])
+    for kernel in kept:
+        expected = 0.9 * expected + 0.1 * np.float64(kernel)
+    loop, _ = small.training_loop(callbacks=[average]).fit(model, 2)
+    np.testing.assert_allclose(loop.callback_state["average"]["kernel"], expected, rtol=1e-5)
+    loop, _ = small.training_loop(callbacks=[last]).fit(model, 2)
+    small.assert_trees_equal(loop.callback_state["last"], loop.model.params)
+
+
 def test_callbacks_of_one_fit_are_for_that_fit_alone() -> None:
     seen: list[Event] = []
     training_loop = small.training_loop()
@@ -278,9 +314,40 @@ def test_a_model_may_be_initialized_on_a_device_by_name() -> None:
         assert loop.model.params["kernel"].devices() == {jax.devices("cpu")[0]}
 
 
+ON_THE_FIFTH_OF_EIGHT = """
+import jax
+import jaxloop as jl
+from tests import small
+assert len(jax.devices()) == 8
+@jl.on_host(jl.Event.UPDATE_START, reads="loop")
+def look(loop, event):
+    return loop
+for callbacks in ([small.traced()], [look, small.traced()]):
+    loop, _ = small.training_loop(callbacks=callbacks, steps_per_dispatch=2).fit(small.model(), 2, on="cpu:4")
+    devices = {device for leaf in jax.tree.leaves(loop) for device in leaf.devices()}
+    assert devices == {jax.devices()[4]}, devices
+"""
+
+
+def test_a_fit_stays_on_the_device_it_was_given() -> None:
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(root)}
+    run = subprocess.run(
+        [sys.executable, "-c", ON_THE_FIFTH_OF_EIGHT],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+        cwd=root,
+    )
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"training": jl.in_batches(small.samples(8), 4)}, "`training` must be epochs of batches"),
         ({"loss_fn": None}, "give `loss_fn`, or `differentiable_step`"),
         ({"loss_fn": 3}, "`loss_fn` must be a function"),
         ({"optimizer": 0.1}, "`optimizer` must be an optax transformation, got 0.1"),

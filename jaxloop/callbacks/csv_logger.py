@@ -37,9 +37,6 @@ class CSVLogger:
     def bind(self, plan: Plan) -> "_CSVLog":
         return _CSVLog(self.path, plan)
 
-    def __call__(self, loop: LoopView, event: Event) -> None:
-        raise RuntimeError("CSVLogger: it writes once it is bound to the plan of a fit; TrainingLoop does that.")
-
     def __repr__(self) -> str:
         return f"CSVLogger({str(self.path)!r})"
 

@@ -32,9 +32,6 @@ class ProgressBar:
     def bind(self, plan: Plan) -> "_Progress":
         return _Progress(plan, self.file or sys.stdout)
 
-    def __call__(self, loop: LoopView, event: Event) -> None:
-        raise RuntimeError("ProgressBar: it shows a fit once it is bound to its plan; TrainingLoop does that.")
-
 
 @on_host(*_EVENTS)
 class _Progress:

@@ -96,9 +96,10 @@ def _event(parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]
 
     def changed(leaves: list[Any]) -> list[Any]:
         result, tree = jax.tree.flatten(parts.fire(jax.tree.unflatten(layout.tree, leaves), event))
-        place = {id(leaf): index for index, leaf in enumerate(leaves)}
-        traced[:] = [tree, [place.get(id(leaf)) for leaf in result]]
-        return [leaf for leaf in result if id(leaf) not in place]
+        free = {id(leaf): index for index, leaf in enumerate(leaves)}
+        places = [free.pop(id(leaf), None) for leaf in result]  # a second use becomes an array of its own
+        traced[:] = [tree, places]
+        return [leaf for leaf, place in zip(result, places, strict=True) if place is None]
 
     program = Program(event.value, changed)
 

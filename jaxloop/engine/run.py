@@ -79,6 +79,7 @@ class Run:
         wire = layout.closed(loop, self.device)
         deliver = self._delivery(layout, phase, feed)
         programs: dict[int, Program] = {}
+        on_cpu = self.device.platform == "cpu"
         held = None
         for count, batch in feed.chunks(self.steps_per_dispatch):
             if count in programs:
@@ -86,6 +87,8 @@ class Run:
             else:
                 programs[count] = self.programs.steps(self.parts, layout, phase, count)
                 wire, rows = self._call(programs[count], wire, batch)
+            if not on_cpu:
+                rows.copy_to_host_async()
             goes_on = held is None or deliver(np.asarray(held))
             held = rows
             if not goes_on:
