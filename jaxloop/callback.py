@@ -38,7 +38,7 @@ def on_host(*events: Event, reads: Reads = "stats") -> Callable[[Target], Target
     order, one dispatch late, and the device never waits for it; a class that defines `rows(columns)` is given
     a dispatch's rows at once instead. At other step events, or with more to read, the run takes one step per
     dispatch and cuts the step's program where asked. A class may further define `bind(plan)`, which gives the
-    callback of one fit; `notice(text)`, a line for a person; and `close()`, called once when the fit is over,
+    callback of one fit; `notice(text, seconds)`, a line for a person; and `close()`, called once when the fit is over,
     however it ends.
 
     Args:

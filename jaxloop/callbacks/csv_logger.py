@@ -1,12 +1,15 @@
 """A CSV file with a row for each batch at which there are statistics."""
 
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
+
+import numpy as np
 
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.views import Columns, LoopView
 
+_ROWS_AT_ONCE = 256
 _EVENTS = (Event.FIT_START, Event.BATCH_END, Event.TRAINING_END, Event.VALIDATION_END)
 
 
@@ -17,7 +20,7 @@ class CSVLogger:
     Columns: `epoch` (over the loop's life) and `batch`, counted from 1; each metric as it stood, a mean over the
     phase so far; `phase`; `step`, the training batches taken; `learning_rate`; what callbacks recorded. With
     `report="batch"` every batch has a row, training and validation alike; with `report="epoch"` the last of each
-    phase. Lines are buffered, and flushed at the end of each phase.
+    phase. Lines are buffered, and flushed at the end of each phase and when the fit ends, however it does.
 
     The fit of a new model starts the file empty; a fit that goes on from a loop appends.
 
@@ -50,7 +53,9 @@ class _CSVLog:
         self._plan = plan
         self._file: TextIO | None = None
         self._recorded: list[str] = []
-        self._last: Columns | None = None
+        self._last: Columns | None = None  # the latest rows of this phase
+        self._bits = bytearray()  # rows not yet written, see Columns.bits
+        self._waiting = 0
 
     def __call__(self, loop: LoopView, event: Event) -> None:
         if event is Event.FIT_START:
@@ -59,18 +64,29 @@ class _CSVLog:
         assert self._file is not None
         if self._plan.report == "epoch" and self._last is not None:
             self._write(self._last.last())
+        self._write_waiting()
         self._last = None
         self._file.flush()
 
     def rows(self, columns: Columns) -> None:
         self._last = columns
         if self._plan.report == "batch":
-            self._write(columns)
+            self._bits += columns.bits()
+            self._waiting += columns.count
+            if self._waiting >= _ROWS_AT_ONCE:
+                self._write_waiting()
 
     def close(self) -> None:
         if self._file is not None:
+            self._write_waiting()
             self._file.close()
             self._file = None
+
+    def _write_waiting(self) -> None:
+        if self._waiting and self._last is not None:
+            self._write(self._last.with_bits(bytes(self._bits)))
+            self._bits.clear()
+            self._waiting = 0
 
     def _open(self, loop: LoopView) -> None:
         own = {phase.stat(name) for phase in Phase for name in self._plan.metrics} | {"learning_rate"}
@@ -113,8 +129,16 @@ class _CSVLog:
         assert self._file is not None
         phase = columns.phase
         taken = 1 if phase is Phase.TRAINING else 0
-        cells: list[Any] = [columns["epoch"], columns["batch_index"] + 1]
+        cells = [columns["epoch"], columns["batch_index"] + 1]
         cells += [columns[phase.stat(name)] for name in self._plan.metrics]
-        cells += [[phase.value] * columns.count, columns["step"] + taken]
-        cells += [columns[name] for name in ("learning_rate", *self._recorded)]
-        self._file.writelines(",".join(map(str, row)) + "\n" for row in zip(*cells, strict=True))
+        names = [phase.value] * columns.count
+        rest = [columns["step"] + taken, *(columns[name] for name in ("learning_rate", *self._recorded))]
+        texts = [*map(_texts, cells), names, *map(_texts, rest)]
+        self._file.writelines(",".join(row) + "\n" for row in zip(*texts, strict=True))
+
+
+def _texts(column: np.ndarray) -> list[str]:
+    """The shortest texts that read back as the same numbers; made once where all are the same."""
+    if (column == column[0]).all():
+        return [str(column[0])] * len(column)
+    return list(map(str, column))

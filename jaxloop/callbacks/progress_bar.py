@@ -11,6 +11,7 @@ from jaxloop.events import Event, Phase, Plan
 from jaxloop.views import Columns, LoopView
 
 _REPAINT_SECONDS = 0.1
+_FORMAT = "{desc} {n_fmt}/{total_fmt}{postfix} |{bar}| {rate_noinv_fmt}, {remaining} left"
 _STARTS = {Event.TRAINING_START: Phase.TRAINING, Event.VALIDATION_START: Phase.VALIDATION}
 _EVENTS = (*_STARTS, Event.TRAINING_END, Event.VALIDATION_END, Event.BATCH_END)
 
@@ -60,7 +61,8 @@ class _Progress:
             last = columns.last()
             self._paint({name: last[name][0] for name in last}, columns.phase, self._unpainted)
 
-    def notice(self, text: str) -> None:
+    def notice(self, text: str, seconds: float = 0.0) -> None:
+        self._began += seconds  # compiling is said by itself, and left out of the phase's time
         if self._bar is None:
             print(text, file=self._file, flush=True)
         else:
@@ -74,18 +76,25 @@ class _Progress:
         self._unpainted = 0
         if self._terminal:
             title = self._title(loop) if phase is Phase.TRAINING else "validation".rjust(len(self._title(loop)))
-            options: dict[str, Any] = {"unit": "batch", "dynamic_ncols": True, "mininterval": 0, "leave": True}
-            self._bar = tqdm(total=int(loop.batch_count), desc=title, file=self._file, **options)
+            self._bar = tqdm(
+                total=int(loop.batch_count),
+                desc=title,
+                file=self._file,
+                dynamic_ncols=True,
+                bar_format=_FORMAT,
+                unit=" batches",
+            )
 
     def _paint(self, stats: Any, phase: Phase, count: int) -> None:
         self._painted, self._unpainted = time.perf_counter(), 0
         self._bar.set_postfix_str(self._measured(stats, phase), refresh=False)
-        self._bar.update(count)
+        self._bar.n += count
         self._bar.refresh()
 
     def _print_line(self, loop: LoopView) -> None:
         seconds = time.perf_counter() - self._began
-        done = f"{int(loop.batch_index)}/{int(loop.batch_count)}"
+        width = 2 * len(str(self._plan.batch_count)) + 1
+        done = f"{int(loop.batch_index)}/{int(loop.batch_count)}".rjust(width)
         measured = self._measured(loop.stats, loop.phase)
         print(
             f"{self._title(loop)} {loop.phase.value:10} {done} batches in {seconds:.1f} s - {measured}",
@@ -94,7 +103,8 @@ class _Progress:
         )
 
     def _title(self, loop: LoopView) -> str:
-        return f"Epoch {int(loop.epoch_index) + 1}/{self._plan.epoch_count}"
+        count = self._plan.epoch_count
+        return f"Epoch {int(loop.epoch_index) + 1:{len(str(count))}}/{count}"
 
     def _measured(self, stats: Any, phase: Phase) -> str:
         return ", ".join(f"{name} {float(stats[phase.stat(name)]):.4f}" for name in self._plan.metrics)

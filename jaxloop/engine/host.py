@@ -61,11 +61,11 @@ class Host:
         requests, self.requests = self.requests, 0
         return loop.replace(stop=loop.stop | np.int32(requests)) if requests else loop
 
-    def notice(self, text: str) -> None:
-        """Tells a person, through whichever callback speaks to one."""
+    def notice(self, text: str, seconds: float = 0.0) -> None:
+        """Tells a person, through whichever callback speaks to one, of what took `seconds` and is no step."""
         for callback in self.callbacks:
             if hasattr(callback, "notice"):
-                callback.notice(text)
+                callback.notice(text, seconds)
 
     def close(self) -> None:
         """Closes every callback that can be, all of them even if one fails."""

@@ -143,5 +143,6 @@ class Run:
         result = program(*arguments)
         if first and program.compile_seconds is not None:
             self.compile_seconds[program.name] = program.compile_seconds
-            self.host.notice(f"Compiled {program.name} in {program.compile_seconds:.1f} s")
+            seconds = program.compile_seconds
+            self.host.notice(f"Compiled {program.name} in {seconds:.1f} s", seconds)
         return result

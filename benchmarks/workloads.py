@@ -1,0 +1,85 @@
+"""What is trained: data, weights and optimizer. A new workload is a function here and a name in WORKLOADS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+import optax
+
+import jaxloop as jl
+from benchmarks import networks
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A training that every contestant does alike.
+
+    Attributes:
+      name: as in tables.
+      model: the network with its first weights, as NumPy arrays, which nobody changes.
+      samples: (input, target), NumPy arrays of one length: a whole number of batches.
+      batch_size: examples in a batch.
+      optimizer: an optax transformation.
+      epochs: how many epochs a turn has, unless the command line says otherwise.
+    """
+
+    name: str
+    model: jl.Model
+    samples: tuple[np.ndarray, np.ndarray]
+    batch_size: int
+    optimizer: optax.GradientTransformation
+    epochs: int
+
+    @property
+    def step_count(self) -> int:
+        """Steps in an epoch."""
+        return len(self.samples[0]) // self.batch_size
+
+    def training(self) -> jl.TrainingEpochs:
+        """The epochs of batches, in an order that is the same for all."""
+        return jl.TrainingEpochs(self.samples, self.batch_size)
+
+    def shortened(self, step_count: int) -> "Workload":
+        """This workload with epochs of at most `step_count` steps, to try things out."""
+        count = step_count * self.batch_size
+        return replace(self, samples=(self.samples[0][:count], self.samples[1][:count]))
+
+
+def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross entropy of each example: what every contestant minimizes the mean of."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def perceptron() -> Workload:
+    """MLP 64-32-10 on noise, 1024 steps of 32 with SGD: the host's work decides."""
+    inputs, labels = _noise(1024 * 32, (64,))
+    model = jl.Model(networks.perceptron, networks.perceptron_params())
+    return Workload("W1", model, (inputs, labels), 32, optax.sgd(0.1), epochs=10)
+
+
+def digits() -> Workload:
+    """Two convolutions and two dense layers on scikit-learn's digits, 128 steps of 128 with Adam."""
+    from sklearn.datasets import load_digits
+
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
+    images = (images / 16).astype(np.float32).reshape(-1, 8, 8, 1)
+    repeated = np.arange(128 * 128) % len(images)
+    samples = images[repeated], labels.astype(np.int32)[repeated]
+    model = jl.Model(networks.convolutional, networks.convolutional_params())
+    return Workload("W2", model, samples, 128, optax.adam(1e-3), epochs=2)
+
+
+def residual() -> Workload:
+    """ResNet-8 with batch norm on 32x32x3 noise, 16 steps of 64 with SGD: arithmetic decides."""
+    model = jl.Model(networks.resnet, *networks.resnet_params())
+    return Workload("W3", model, _noise(16 * 64, (32, 32, 3)), 64, optax.sgd(0.1), epochs=1)
+
+
+WORKLOADS: dict[str, Callable[[], Workload]] = {"W1": perceptron, "W2": digits, "W3": residual}
+
+
+def _noise(count: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(count, *shape)).astype(np.float32)
+    return inputs, generator.integers(0, 10, count).astype(np.int32)

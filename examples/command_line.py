@@ -1,0 +1,22 @@
+"""The flags that every example takes."""
+
+import argparse
+
+
+def make_parser(description: str | None, *, epochs: int, batch_size: int, csv: str) -> argparse.ArgumentParser:
+    """A parser with the flags of every example; a script adds its own.
+
+    Args:
+      description: what the example does, for `--help`.
+      epochs, batch_size, csv: what holds where the flag is left out.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--epochs", type=int, default=epochs, help="how many epochs to train")
+    parser.add_argument("--batch-size", type=int, default=batch_size, help="examples in a batch")
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights and of the order of the samples")
+    parser.add_argument("--device", help="a platform such as cpu or gpu, or one device of it as gpu:1")
+    parser.add_argument("--limit-batches", type=int, help="at most this many batches in each phase, to try it out")
+    parser.add_argument("--csv", default=csv, help="where the statistics are written")
+    return parser

@@ -1,0 +1,52 @@
+"""Trains LeNet-5 on MNIST, as the LeNet-MNIST sample of Swift for TensorFlow's model garden does."""
+
+import os
+from pathlib import Path
+
+import optax
+from command_line import make_parser
+from datasets.mnist import load_mnist
+from flax import nnx
+from models.lenet import LeNet
+
+import jaxloop as jl
+
+EPOCHS = 12
+BATCH_SIZE = 128
+LEARNING_RATE = 0.1
+CSV = "run/lenet_mnist/log.csv"
+
+
+def main() -> None:
+    parser = make_parser(__doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, csv=CSV)
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=os.environ.get("JAXLOOP_DATA") or None,
+        help="what holds the folder mnist, else $JAXLOOP_DATA; without either the files are downloaded",
+    )
+    parser.add_argument("--report", choices=["epoch", "batch"], default="epoch", help="when there are statistics")
+    arguments = parser.parse_args()
+
+    training, test = load_mnist(arguments.data_dir)
+
+    model = LeNet(rngs=nnx.Rngs(arguments.seed))
+
+    training_loop = jl.TrainingLoop(
+        training=jl.TrainingEpochs(training, arguments.batch_size, seed=arguments.seed),
+        validation=jl.in_batches(test, arguments.batch_size),
+        optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=LEARNING_RATE),
+        loss_fn=jl.losses.softmax_cross_entropy,
+        metrics=["accuracy"],
+        callbacks=[jl.callbacks.CSVLogger(arguments.csv)],
+        report=arguments.report,
+    )
+
+    _, history = training_loop.fit(
+        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+    )
+    print(f"Test accuracy: {history.epochs['validation_accuracy'][-1]:.2%}")
+
+
+if __name__ == "__main__":
+    main()
