@@ -130,7 +130,8 @@ def name_of(callback: Any) -> str:
 def fire(callbacks: Sequence[Callback], loop: Loop, event: Event, *, new_stats: bool = False) -> Loop:
     """Calls the compiled `callbacks` in order and gives what became of the loop.
 
-    Inside a step every field must keep its structure, shapes and dtypes, or the step would compile again.
+    Inside a step every field must keep its structure, shapes and dtypes, or the step would compile again. Between
+    steps a field may change its structure and shapes, as when something is remembered, but not a dtype alone.
 
     Args:
       callbacks: bound to the plan.
@@ -144,7 +145,7 @@ def fire(callbacks: Sequence[Callback], loop: Loop, event: Event, *, new_stats: 
     """
     for callback in callbacks:
         result = _call(callback, loop, event)
-        loop = _same_kind(callback, loop, result, event, new_stats=new_stats) if event.in_step else result
+        loop = _same_kind(callback, loop, result, event, new_stats=new_stats)
     return loop
 
 
@@ -175,12 +176,19 @@ def _same_kind(callback: Callback, before: Loop, after: Loop, event: Event, *, n
         if new is old:
             continue
         where = f"callback {name_of(callback)!r} at {event.name}: field {field!r}"
+        if not event.in_step and (field in STATIC_FIELDS or _structure(old) != _structure(new)):
+            continue
         if field in STATIC_FIELDS:
             raise TypeError(f"{where} is static and cannot change inside a step. Change it between steps.")
         if field == "stats" and new_stats:
             old = new | old
         changed[field] = _matched(where, old, new)
     return after.replace(**changed) if changed else after
+
+
+def _structure(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [jnp.shape(leaf) for leaf in leaves]
 
 
 def _matched(where: str, old: Any, new: Any) -> Any:
@@ -205,7 +213,7 @@ def _matched_leaf(where: str, old: Any, new: Any) -> Any:
     adopts = new.weak_type and jnp.can_cast(new.dtype, dtype, casting="same_kind")
     if new.shape != shape or (new.dtype != dtype and not adopts):
         raise TypeError(
-            f"{where} must stay {dtype.name}{list(shape)} inside a step, got {new.dtype.name}{list(new.shape)}. "
+            f"{where} must stay {dtype.name}{list(shape)}, got {new.dtype.name}{list(new.shape)}. "
             "Convert it, by `.astype(...)` or `.reshape(...)`."
         )
     return jax.lax.convert_element_type(new, dtype) if new.weak_type else new

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxloop.events import Phase, Plan, Scope
+from jaxloop.metrics import check_name
 from jaxloop.model import Model
 
 COUNTERS = ("step", "epoch", "epoch_index", "epoch_count", "batch_index", "batch_count")
@@ -106,6 +107,7 @@ class Loop:
           name: the column. Which names there are is found by one abstract trace before the first step.
           value: a real number, shape ().
         """
+        check_name("Loop.record", name)
         value = jnp.asarray(value)
         if value.shape != ():
             raise ValueError(

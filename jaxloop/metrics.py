@@ -54,7 +54,8 @@ def add_to_mean(state: dict[str, Any], values: jax.Array, weight: jax.Array) -> 
 
 def mean_of(state: dict[str, Any]) -> jax.Array:
     """The weighted mean so far, float32[]; NaN when nothing has been added."""
-    return (state["sum"] + state["sum_error"]) / (state["weight"] + state["weight_error"])
+    total = jnp.where(jnp.isfinite(state["sum"]), state["sum"] + state["sum_error"], state["sum"])
+    return jnp.divide(total, state["weight"] + state["weight_error"])
 
 
 def _two_sum(a: Any, b: Any) -> tuple[Any, Any]:
@@ -116,20 +117,35 @@ class Accuracy:
 
 
 _BY_NAME = {"loss": Loss, "accuracy": Accuracy}
+_POSITION = ("step", "epoch", "epoch_index", "epoch_count", "batch", "batch_index", "batch_count")
+_ROW_NAMES = frozenset((*_POSITION, "phase", "stop", "counted", "seconds", "examples_per_second"))
+
+
+def check_name(where: str, name: str) -> None:
+    """Refuses a statistic's name that rows and logs have for something else.
+
+    Raises:
+      ValueError: it is one of those names.
+    """
+    if name in _ROW_NAMES:
+        raise ValueError(f"{where}: {name!r} is a column that every log has; choose another name.")
 
 
 def resolve(metrics: Sequence[str | Metric]) -> tuple[Metric, ...]:
     """The metrics named or given, `Loss` first.
 
     Raises:
-      ValueError: a name that is not known, or one that two metrics share.
-      TypeError: an object that is no `Metric`.
+      ValueError: a name that is not known, that two metrics share, or that logs have for something else.
+      TypeError: an object that is no `Metric`, or a single name in place of a list.
     """
+    if isinstance(metrics, str):
+        raise TypeError(f"metrics: expected a list of names or metrics, got {metrics!r}. Put it in brackets.")
     found: list[Metric] = [Loss()]
     for given in metrics:
         metric = _one(given)
         if isinstance(metric, Loss) and metric.name == "loss":
             continue
+        check_name("metrics", metric.name)
         if any(metric.name == other.name for other in found):
             raise ValueError(f"metrics: two metrics are named {metric.name!r}; give one another `name`.")
         found.append(metric)

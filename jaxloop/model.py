@@ -66,6 +66,8 @@ class Model:
         """
         from flax import nnx
 
+        module = nnx.merge(*nnx.split(module))
+        nnx.pop(module, nnx.Intermediate)  # what an earlier call has sown is no state
         training_graph, params, state = nnx.split(_in_mode(module, training=True), nnx.Param, ...)
         inference_graph = nnx.split(_in_mode(module, training=False))[0]
         return Model(

@@ -34,8 +34,7 @@ def resolve(on: Device | str | None) -> Device:
         raise TypeError(f"on: expected a device, a platform name or None, got {on!r}.")
     platform, _, index = on.partition(":")
     try:
-        devices = jax.devices(platform)
-        return devices[int(index or 0)]
-    except (RuntimeError, IndexError, ValueError) as error:
+        return {str(device.id): device for device in jax.devices(platform or "none")}[index or "0"]
+    except (RuntimeError, KeyError) as error:
         known = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
         raise ValueError(f"on: there is no device {on!r} here; there are: {known}.") from error

@@ -68,7 +68,7 @@ def step(parts: Parts, loop: Loop, batch: tuple[Any, ...]) -> tuple[Loop, Any]:
     if loop.stop is entered.stop:
         return loop, counted
     running = should_run(entered.stop, entered.phase)
-    return _select(running, loop, entered), running & counted
+    return _select(running, loop, _with_stats_of(loop, entered)), running & counted
 
 
 def run_steps(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, batches: Any, count: int) -> tuple[Any, Any]:
@@ -224,7 +224,13 @@ def _unless_cancelled(loop: Loop, untouched_stop: Any, stage: Callable[[Loop], L
     after = stage(loop)
     if loop.stop is untouched_stop:
         return after
-    return _select(should_run(loop.stop, loop.phase), after, loop)
+    return _select(should_run(loop.stop, loop.phase), after, _with_stats_of(after, loop))
+
+
+def _with_stats_of(after: Loop, before: Loop) -> Loop:
+    """`before` with NaN for what was recorded since for the first time, as happens while names are found out."""
+    missing = {name: jnp.float32(jnp.nan) for name in after.stats if name not in before.stats}
+    return before.replace(stats=before.stats | missing) if missing else before
 
 
 def _select(condition: Any, new: Tree, old: Tree) -> Tree:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxloop.events import Phase, Scope
-from jaxloop.loop import COUNTERS, FIELDS, STEP_FIELDS
+from jaxloop.loop import COUNTERS, FIELDS, STEP_FIELDS, Loop
 
 _READABLE = {
     "stats": frozenset({*COUNTERS, "stats", "stop", "phase"}),
@@ -34,10 +34,13 @@ class LoopView:
                 f"callback {self._name!r} declares reads={self._reads!r}, which does not hold `loop.{field}`. "
                 f"Declare @jaxloop.on_host(..., reads={needed!r})."
             )
-        raise AttributeError(
-            f"callback {self._name!r}: `loop.{field}` needs the loop itself. "
-            "Declare @jaxloop.on_host(..., reads='loop')."
-        )
+        if hasattr(Loop, field):
+            raise AttributeError(
+                f"callback {self._name!r}: `loop.{field}` needs the loop itself. "
+                "Declare @jaxloop.on_host(..., reads='loop')."
+            )
+        readable = ", ".join(sorted(_READABLE[self._reads]))
+        raise AttributeError(f"callback {self._name!r}: a loop has no {field!r}; it may read {readable}.")
 
     def cancel(self, scope: Scope, when: Any = True) -> "LoopView":
         """Cancels `scope` where `when` holds. It counts at once, whether or not the view is returned."""

@@ -47,9 +47,7 @@ def arrays(module):
     """Every variable of an nnx module as NumPy, keys by their bits."""
     leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(module)))
     is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
-    return [
-        np.asarray(jax.random.key_data(leaf) if key else leaf) for leaf, key in zip(leaves, is_key, strict=True)
-    ]
+    return [np.asarray(jax.random.key_data(leaf) if key else leaf) for leaf, key in zip(leaves, is_key, strict=True)]
 
 
 def assert_same_arrays(first, second):
@@ -136,7 +134,9 @@ def test_a_model_can_be_mapped_over_its_params(model):
 
 def test_a_model_can_be_differentiated_as_a_whole(linear_model):
     gradient = jax.grad(lambda model: model(INPUT).sum())(linear_model())
-    np.testing.assert_allclose(gradient.params["weight"], np.repeat(INPUT.sum(axis=0)[:, np.newaxis], 2, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        gradient.params["weight"], np.repeat(INPUT.sum(axis=0)[:, np.newaxis], 2, axis=1), rtol=1e-5
+    )
 
 
 def test_a_model_is_taken_as_it_is(model):

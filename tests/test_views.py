@@ -71,7 +71,7 @@ def test_a_view_cancels_nothing_where_the_condition_does_not_hold(make_view, can
 
 
 def test_a_view_refuses_to_cancel_what_is_no_scope(make_view):
-    with pytest.raises(TypeError, match="LoopView.cancel: `scope` must be a jaxloop.Scope, got 'FIT'"):
+    with pytest.raises(TypeError, match=r"LoopView.cancel: `scope` must be a jaxloop.Scope, got 'FIT'"):
         make_view().cancel("FIT")
 
 

@@ -41,7 +41,12 @@ counters = st.lists(st.integers(-(2**31), 2**31 - 1).map(np.int32), min_size=7, 
 def changes(draw):
     """Fields of a loop with any bits in them."""
     places = dict(zip((*COUNTERS, "stop"), draw(counters), strict=True))
-    return {**places, "stats": draw(statistics), "callback_state": draw(memories), "phase": draw(st.sampled_from(Phase))}
+    return {
+        **places,
+        "stats": draw(statistics),
+        "callback_state": draw(memories),
+        "phase": draw(st.sampled_from(Phase)),
+    }
 
 
 def in_bits(tree):
@@ -147,10 +152,12 @@ def test_a_traced_row_says_whether_its_step_counted(base):
 
 def rows_of(layout, base, *steps):
     """Rows of steps given as (counted, stop, loss)."""
-    return np.stack([
-        layout.row_of(base.replace(stop=np.int32(stop), stats={"loss": np.float32(loss)}), counted)
-        for counted, stop, loss in steps
-    ])
+    return np.stack(
+        [
+            layout.row_of(base.replace(stop=np.int32(stop), stats={"loss": np.float32(loss)}), counted)
+            for counted, stop, loss in steps
+        ]
+    )
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ class _CSVLog:
         own = {phase.stat(name) for phase in Phase for name in self._plan.metrics} | {"learning_rate"}
         self._recorded = sorted(set(loop.stats) - own)
         names = ["epoch", "batch", *self._plan.metrics, "phase", "step", "learning_rate", *self._recorded]
-        header = ",".join(names) + "\n"
+        header = ",".join(map(_quoted, names)) + "\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         going_on = int(loop.step) > 0 and self._check(header, going_on=True)
         if not going_on:
@@ -135,6 +135,10 @@ class _CSVLog:
         rest = [columns["step"] + taken, *(columns[name] for name in ("learning_rate", *self._recorded))]
         texts = [*map(_texts, cells), names, *map(_texts, rest)]
         self._file.writelines(",".join(row) + "\n" for row in zip(*texts, strict=True))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\n\r') else name
 
 
 def _texts(column: np.ndarray) -> list[str]:

@@ -112,6 +112,8 @@ class TrainingEpochs:
 
     def __post_init__(self) -> None:
         samples, count = _checked("TrainingEpochs", self.samples, self.batch_size)
+        if not isinstance(self.seed, (int, np.integer)) or self.seed < 0:
+            raise ValueError(f"TrainingEpochs: `seed` must be a whole number of at least 0, got {self.seed!r}.")
         if self.batch_size > count:
             raise ValueError(
                 f"TrainingEpochs: `batch_size` must be at most the number of samples, {count}, "
@@ -135,8 +137,10 @@ class TrainingEpochs:
     def __getitem__(self, index: slice) -> list[Batches]: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            if index.stop is None:
-                raise ValueError("TrainingEpochs: it has no end; give the slice one, as epochs[:10].")
+            if index.stop is None or index.stop < 0 or (index.start or 0) < 0:
+                raise ValueError(
+                    f"TrainingEpochs: epochs are counted from 0 and have no end, got {index}. Write epochs[:10]."
+                )
             return [self[position] for position in range(index.start or 0, index.stop, index.step or 1)]
         if index < 0:
             raise IndexError(f"TrainingEpochs: epochs are counted from 0 and have no end, got {index}.")
@@ -183,16 +187,20 @@ def _count(samples: Samples) -> int:
 
 def _checked(where: str, samples: Samples, batch_size: int) -> tuple[Samples, int]:
     """The samples as NumPy arrays, and how many there are."""
-    if batch_size < 1:
-        raise ValueError(f"{where}: `batch_size` must be at least 1, got {batch_size}.")
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f"{where}: `batch_size` must be a whole number of at least 1, got {batch_size!r}.")
     samples = jax.tree.map(np.asarray, samples)
     lengths = {
         jax.tree_util.keystr(path): len(leaf) if leaf.ndim else None
         for path, leaf in jax.tree_util.tree_leaves_with_path(samples)
     }
     if len(set(lengths.values())) != 1 or None in lengths.values():
-        found = ", ".join(f"{path or 'samples'}: {length}" for path, length in lengths.items()) or "no array"
-        raise ValueError(f"{where}: all samples' arrays must share one leading axis, got lengths {found}.")
+        listed = [f"{path or 'samples'}: {length}" for path, length in lengths.items()] or ["no array"]
+        found = ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
+        raise ValueError(
+            f"{where}: all samples' arrays must share one leading axis, got lengths {found}. "
+            "Make lists into arrays, by numpy.asarray."
+        )
     count = next(iter(lengths.values()))
     if not count:
         raise ValueError(f"{where}: there are no samples.")

@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +27,8 @@ class Feed:
       device: where the batches go.
       first_specification: holds what the first batch was like, once it has been read; shared by the feeds of
         all epochs.
+      short_last: whether a batch may have fewer examples than the first, as the last of an evaluation that
+        cannot be padded.
     """
 
     batches: Any
@@ -34,19 +36,20 @@ class Feed:
     batch_keys: Sequence[str] | None
     padded: bool
     device: Device
-    first_specification: list[Any] = field(default_factory=list)
+    first_specification: list["Specification"] = field(default_factory=list)
+    short_last: bool = False
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def with_padding(self, padded: bool) -> "Feed":
-        """This feed, padded or not."""
-        return replace(self, padded=padded)
+        """This feed, for an evaluation: padded, or with a last batch that may be short."""
+        return replace(self, padded=padded, short_last=not padded)
 
     @property
     def batch_size(self) -> int:
         """Examples in a full batch, once one has been read."""
-        return self.first_specification[0][0][1][0]
+        return self.first_specification[0].batch_size
 
     def first(self) -> Batch:
         """The first batch, ready for a program."""
@@ -62,11 +65,11 @@ class Feed:
         for start in range(0, len(self), steps):
             count = min(steps, len(self) - start)
             if rest is not None:
-                yield from self._stacked(list(itertools.islice(rest, count)))
+                yield from self._stacked(itertools.islice(rest, count))
                 continue
             stacked = self.batches.stacked(start, count) if count > 1 else None
             if stacked is None:
-                yield from self._stacked([self.batches[start + index] for index in range(count)])
+                yield from self._stacked(self.batches[start + index] for index in range(count))
             else:
                 yield count, self._placed(self._ready(stacked, axes=2))
 
@@ -80,37 +83,46 @@ class Feed:
         for batch in batches:
             yield parts_of(batch, self.batch_keys, self.where)
 
-    def _stacked(self, batches: list[Any]) -> Iterator[tuple[int, Batch]]:
-        ready = [self._ready(batch) for batch in batches]
-        if len(ready) == 1:
-            yield 1, self._placed(ready[0])
-        elif ready:
-            yield len(ready), self._placed(jax.tree.map(lambda *leaves: np.stack(leaves), *ready))
+    def _stacked(self, batches: Iterable[Any]) -> Iterator[tuple[int, Batch]]:
+        """The batches along a new leading axis, each made ready as it is read; a short one goes by itself."""
+        for _, alike in itertools.groupby(map(self._ready, batches), key=lambda batch: _leading_axis(batch[0])):
+            ready = list(alike)
+            one = ready[0] if len(ready) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *ready)
+            yield len(ready), self._placed(one)
 
     def _ready(self, batch: Any, axes: int = 1) -> Batch:
         """(input, target, weight), checked against the first; `axes` leading axes count examples."""
         input, target, weight = parts_of(batch, self.batch_keys, self.where)
         if not isinstance(self.batches, Batches):  # a loader may write the next batch into the same memory
             input, target, weight = jax.tree.map(_own, (input, target, weight))
+        found = specification((input, target), self.where, axes)
         if not self.first_specification:
-            self.first_specification.append(specification((input, target), axes))
-        expected = self.first_specification[0]
+            self.first_specification.append(found)
         if self.padded:
-            size = jax.tree.leaves(input)[0].shape[:axes]
-            weight = np.ones(size, np.float32) if weight is None else weight
-            full = expected[0][1][0]
-            if axes == 1 and size[0] < full:
-                input, target, weight = _pad((input, target, weight), full)
-        self._check((input, target), expected, axes)
+            weight = np.ones(_leading_axis(input, axes), np.float32) if weight is None else weight
+            if found.batch_size < self.batch_size:
+                input, target, weight = _pad((input, target, weight), self.batch_size)
+        self._check(found)
         return input, target, weight
 
-    def _check(self, batch: Any, expected: list[Any], axes: int) -> None:
-        for (path, shape, dtype), leaf in zip(expected, jax.tree.leaves(batch), strict=True):
-            if leaf.shape[axes:] != shape[1:] or leaf.shape[axes - 1] != shape[0] or leaf.dtype != dtype:
-                raise ValueError(
-                    f"{self.where}: every batch must be like the first; {path} was {dtype.name}{list(shape)} there, "
-                    f"now it is {leaf.dtype.name}{list(leaf.shape)}."
-                )
+    def _check(self, found: "Specification") -> None:
+        expected = self.first_specification[0]
+        if self.padded or self.short_last:
+            size = min(found.batch_size, expected.batch_size)
+            found, expected = found.resized(size), expected.resized(size)
+        if found == expected:
+            return
+        if found.tree != expected.tree:
+            raise ValueError(
+                f"{self.where}: every batch must be like the first; its structure was {expected.tree} there, now it "
+                f"is {found.tree}."
+            )
+        pairs = zip(found.leaves, self.first_specification[0].leaves, expected.leaves, strict=True)
+        (path, shape, dtype), (_, full, first_dtype), _ = next(pair for pair in pairs if pair[0] != pair[2])
+        raise ValueError(
+            f"{self.where}: every batch must be like the first; {path} was {first_dtype.name}{list(full)} there, "
+            f"now it is {dtype.name}{list(shape)}."
+        )
 
     @functools.cached_property
     def _on_cpu(self) -> bool:
@@ -156,13 +168,44 @@ def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str) -> Batch:
     return (*batch, None) if len(batch) == 2 else tuple(batch)
 
 
-def specification(batch: Any, axes: int = 1) -> list[tuple[str, tuple[int, ...], Any]]:
-    """Path, shape and dtype of each array in a batch, or in one of several stacked along further leading axes."""
+class Specification(NamedTuple):
+    """What batches have in common: the structure of (input, target); path, shape and dtype of each array."""
+
+    tree: Any
+    leaves: tuple[tuple[str, tuple[int, ...], Any], ...]
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in a batch."""
+        return self.leaves[0][1][0]
+
+    def resized(self, batch_size: int) -> "Specification":
+        """The same of batches of another size, where all arrays have one."""
+        sizes = {shape[0] for _, shape, _ in self.leaves}
+        if len(sizes) != 1:
+            return self
+        resized = ((path, (batch_size, *shape[1:]), dtype) for path, shape, dtype in self.leaves)
+        return Specification(self.tree, tuple(resized))
+
+
+def specification(batch: Any, where: str = "batch", axes: int = 1) -> Specification:
+    """The specification of (input, target), or of several of them stacked along further leading axes.
+
+    Raises:
+      ValueError: something in it is no array with a leading axis of examples.
+    """
     names = ("input", "target")
-    return [
-        (names[path[0].idx] + jax.tree_util.keystr(path[1:]), leaf.shape[axes - 1 :], leaf.dtype)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
-    ]
+    paths, tree = jax.tree_util.tree_flatten_with_path(batch)
+    leaves = []
+    for path, leaf in paths:
+        name = names[path[0].idx] + jax.tree_util.keystr(path[1:])
+        if np.ndim(leaf) < axes:
+            raise ValueError(
+                f"{where}: {name} must be an array whose first axis counts examples, got {type(leaf).__name__} "
+                f"{leaf!r:.60}. Make lists into arrays, by numpy.asarray."
+            )
+        leaves.append((name, leaf.shape[axes - 1 :], leaf.dtype))
+    return Specification(tree, tuple(leaves))
 
 
 def kind_of(batch: Batch | None) -> Any:
@@ -215,6 +258,10 @@ class _First:
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.islice(iter(self.batches), self.count)
+
+
+def _leading_axis(tree: Any, axes: int = 1) -> tuple[int, ...]:
+    return jax.tree.leaves(tree)[0].shape[:axes]
 
 
 def _own(leaf: Any) -> Any:

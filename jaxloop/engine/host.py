@@ -42,7 +42,7 @@ class Host:
             if event not in declaration.events or (phase and event not in self._cuts(callback, phase)):
                 continue
             if declaration.reads == "loop":
-                loop = self._call_with_loop(callback, loop, event)
+                loop = self._call_with_loop(callback, loop, event, in_step=phase is not None)
             else:
                 loop = self._call_with_view(callback, loop, event)
         return loop
@@ -85,7 +85,7 @@ class Host:
         observes = declaration.reads == "stats" and events == {Event.BATCH_END}
         return frozenset() if observes else events
 
-    def _call_with_loop(self, callback: Any, loop: Loop, event: Event) -> Loop:
+    def _call_with_loop(self, callback: Any, loop: Loop, event: Event, *, in_step: bool) -> Loop:
         result = callback(handed_over(opened_by_copy(loop, self.device), self.device), event)
         if result is None:
             return loop
@@ -94,17 +94,17 @@ class Host:
                 f"callback {name_of(callback)!r} at {event.name}: with reads='loop' it must return a loop or None, "
                 f"got {type(result).__name__}."
             )
-        return opened_by_copy(result, self.device)
+        own = opened_by_copy(result, self.device)
+        return handed_over(own, self.device) if in_step else own
 
     def _call_with_view(self, callback: Any, loop: Loop, event: Event) -> Loop:
         cancelled = self._view(callback, _Fields(loop), event)
         return loop.replace(stop=loop.stop | np.int32(cancelled)) if cancelled else loop
 
     def _call_by_row(self, callback: Any, columns: Columns) -> None:
-        named = {name: columns[name] for name in columns}
         for index in range(columns.count):
-            row: dict[str, Any] = {name: column[index] for name, column in named.items()}
-            row |= {"stats": row, "phase": columns.phase}
+            row: dict[str, Any] = {name: columns[name][index] for name in columns}
+            row |= {"stats": {name: row[name] for name in columns.stats}, "phase": columns.phase}
             self.requests |= int(self._view(callback, row, Event.BATCH_END))
 
     def _view(self, callback: Any, values: Any, event: Event) -> Scope:

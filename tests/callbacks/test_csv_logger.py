@@ -1,0 +1,257 @@
+"""The CSV log, read back by pandas."""
+
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+
+from jaxloop import TrainingEpochs, TrainingLoop, in_batches
+from jaxloop.callback import on_host
+from jaxloop.callbacks import CSVLogger, clip_by_global_norm
+from jaxloop.events import Event, Phase, Plan, Scope
+from jaxloop.losses import softmax_cross_entropy
+
+STATS = {"loss": 0.0, "accuracy": 0.0, "validation_loss": 0.0, "validation_accuracy": 0.0, "learning_rate": 0.0}
+
+
+@pytest.fixture(scope="module")
+def make_training_loop(samples):
+    """Makes a loop of five training and three validation batches an epoch that writes to a path."""
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.125)
+
+    def make(path, *callbacks, report="batch"):
+        return TrainingLoop(
+            TrainingEpochs(samples, 4),
+            in_batches(samples, 8),
+            optimizer=optimizer,
+            loss_fn=softmax_cross_entropy,
+            metrics=["accuracy"],
+            callbacks=[clip_by_global_norm(1.0), CSVLogger(path), *callbacks],
+            progress=False,
+            report=report,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def fitted(make_training_loop, linear_model, tmp_path_factory):
+    """The history and the log of two epochs."""
+    path = tmp_path_factory.mktemp("fit") / "run" / "deep" / "log.csv"
+    _, history = make_training_loop(path).fit(linear_model(), epochs=2)
+    return history, path
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Makes the log of one fit, by hand."""
+
+    def make(report="batch", path=tmp_path / "log.csv"):
+        return CSVLogger(path).bind(Plan(2, 3, ("loss", "accuracy"), report))
+
+    return make
+
+
+@pytest.fixture
+def metrics():
+    """Statistics of two training batches or of two validation batches, by name."""
+    return {
+        Phase.TRAINING: {"loss": [0.5, 0.25], "accuracy": [0.0, 1.0], "learning_rate": [0.125, 0.125]},
+        Phase.VALIDATION: {
+            "validation_loss": [0.75, 0.625],
+            "validation_accuracy": [0.5, 0.75],
+            "learning_rate": [0.125, 0.125],
+        },
+    }
+
+
+def test_the_header_is_epoch_batch_metrics_then_the_rest(fitted):
+    header = fitted[1].read_text().splitlines()[0]
+    assert header == "epoch,batch,loss,accuracy,phase,step,learning_rate,gradient_norm"
+
+
+def test_every_batch_has_a_row_in_order(fitted):
+    table = pd.read_csv(fitted[1])
+    epoch = ["training"] * 5 + ["validation"] * 3
+    assert table["phase"].tolist() == epoch * 2
+    assert table["batch"].tolist() == [1, 2, 3, 4, 5, 1, 2, 3] * 2
+    assert table["epoch"].tolist() == [1] * 8 + [2] * 8
+    assert table["step"].tolist() == [1, 2, 3, 4, 5, 5, 5, 5, 6, 7, 8, 9, 10, 10, 10, 10]
+
+
+def test_pandas_reads_back_what_was_measured(fitted):
+    history, path = fitted
+    table = pd.read_csv(path)
+    training = table[table["phase"] == "training"]
+    for name in ("loss", "accuracy", "learning_rate", "gradient_norm"):
+        np.testing.assert_array_equal(training[name].to_numpy(np.float32), history.batches[name])
+
+
+def test_the_last_validation_row_of_an_epoch_is_the_statistic_of_the_epoch(fitted):
+    history, path = fitted
+    last = pd.read_csv(path).groupby(["epoch", "phase"]).last().xs("validation", level="phase")
+    np.testing.assert_array_equal(
+        last["loss"].to_numpy(np.float32), history.epochs["validation_loss"].astype(np.float32)
+    )
+
+
+def test_where_epochs_are_reported_each_has_two_rows(make_training_loop, linear_model, tmp_path):
+    path = tmp_path / "log.csv"
+    _, history = make_training_loop(path, report="epoch").fit(linear_model(), epochs=2)
+    table = pd.read_csv(path)
+    assert table["batch"].tolist() == [5, 3, 5, 3]
+    assert table["phase"].tolist() == ["training", "validation"] * 2
+    np.testing.assert_array_equal(table["loss"][::2].to_numpy(np.float32), history.epochs["loss"].astype(np.float32))
+
+
+def test_a_fit_that_goes_on_from_a_loop_appends(make_training_loop, linear_model, tmp_path):
+    path = tmp_path / "log.csv"
+    training_loop = make_training_loop(path, report="epoch")
+    loop, _ = training_loop.fit(linear_model(), epochs=2)
+    before = path.read_text()
+    training_loop.fit(loop, epochs=1)
+    assert path.read_text().startswith(before)
+    assert pd.read_csv(path)["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
+
+
+def test_the_fit_of_a_new_model_starts_the_file_empty(make_training_loop, linear_model, tmp_path):
+    path = tmp_path / "log.csv"
+    training_loop = make_training_loop(path, report="epoch")
+    training_loop.fit(linear_model(), epochs=2)
+    training_loop.fit(linear_model(), epochs=1)
+    assert pd.read_csv(path)["epoch"].tolist() == [1, 1]
+
+
+def test_rows_written_before_an_error_are_in_the_file(make_training_loop, linear_model, tmp_path):
+    @on_host(Event.TRAINING_END)
+    def fail(loop, event):
+        raise RuntimeError("out of luck")
+
+    path = tmp_path / "log.csv"
+    with pytest.raises(RuntimeError, match="out of luck"):
+        make_training_loop(path, fail).fit(linear_model(), epochs=1)
+    assert len(pd.read_csv(path)) == 5
+
+
+def test_a_cancelled_fit_leaves_a_whole_file(make_training_loop, linear_model, tmp_path):
+    def stop(loop, event):
+        return loop.cancel(Scope.FIT, when=loop.step == 2) if event is Event.BATCH_END else loop
+
+    path = tmp_path / "log.csv"
+    make_training_loop(path, stop).fit(linear_model(), epochs=1)
+    assert pd.read_csv(path)["step"].tolist() == [1, 2, 3]
+
+
+def test_a_foreign_file_is_refused_before_training_and_left_untouched(make_training_loop, linear_model, tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("name,score\nada,7\n")
+    with pytest.raises(FileExistsError, match=r"begins with b'name,score\\n', which is not a log of this kind"):
+        make_training_loop(path).fit(linear_model(), epochs=1)
+    assert path.read_text() == "name,score\nada,7\n"
+
+
+def test_rows_of_validation_carry_the_metrics_of_validation(log, view, columns, metrics):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    one.rows(columns(Phase.VALIDATION, epoch=2, step=6, **metrics[Phase.VALIDATION]))
+    one.close()
+    assert one._path.read_text().splitlines()[1:] == [
+        "2,1,0.75,0.5,validation,6,0.125",
+        "2,2,0.625,0.75,validation,6,0.125",
+    ]
+
+
+def test_what_callbacks_recorded_has_columns_in_order_of_name(log, view, columns, metrics):
+    one = log()
+    one(view(stats=STATS | {"b": 0.0, "a": 0.0}), Event.FIT_START)
+    one.rows(columns(**metrics[Phase.TRAINING], b=[2.0, 4.0], a=[1.0, 3.0]))
+    one.close()
+    table = pd.read_csv(one._path)
+    assert list(table)[-2:] == ["a", "b"]
+    assert table[["a", "b"]].to_numpy().tolist() == [[1, 2], [3, 4]]
+
+
+def test_what_is_not_a_number_is_read_back_as_such(log, view, columns, metrics):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    one.rows(columns(**metrics[Phase.TRAINING] | {"loss": [np.nan, np.inf]}))
+    one.close()
+    np.testing.assert_array_equal(pd.read_csv(one._path)["loss"], [np.nan, np.inf])
+
+
+@pytest.mark.parametrize("name", ["a,b", 'say "a"'])
+def test_a_recorded_name_is_quoted_where_csv_asks_for_it(log, view, columns, metrics, name):
+    one = log()
+    one(view(stats=STATS | {name: 0.0}), Event.FIT_START)
+    one.rows(columns(**metrics[Phase.TRAINING], **{name: [1.0, 3.0]}))
+    one.close()
+    assert pd.read_csv(one._path)[name].tolist() == [1, 3]
+
+
+def test_the_rows_of_a_phase_are_on_disk_when_it_ends(log, view, columns, metrics):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    one.rows(columns(**metrics[Phase.TRAINING]))
+    one(view(Phase.TRAINING), Event.TRAINING_END)
+    assert len(pd.read_csv(one._path)) == 2
+    one.close()
+
+
+def test_where_epochs_are_reported_a_phase_without_rows_writes_none(log, view, columns, metrics):
+    one = log("epoch")
+    one(view(stats=STATS), Event.FIT_START)
+    one.rows(columns(**metrics[Phase.TRAINING]))
+    one(view(Phase.TRAINING), Event.TRAINING_END)
+    one(view(Phase.VALIDATION), Event.VALIDATION_END)
+    one.close()
+    assert len(pd.read_csv(one._path)) == 1
+
+
+def test_going_on_over_a_log_of_other_columns_is_refused_and_leaves_it(log, view, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,batch,loss,phase,step,learning_rate\n1,1,0.5,training,1,0.1\n")
+    before = path.read_text()
+    with pytest.raises(FileExistsError, match=r"not the header of this run, 'epoch,batch,loss,accuracy,.*move it away"):
+        log()(view(step=7, stats=STATS), Event.FIT_START)
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("step", [0, 7])
+def test_an_empty_file_gets_a_header(log, view, tmp_path, step):
+    (tmp_path / "log.csv").touch()
+    one = log()
+    one(view(step=step, stats=STATS), Event.FIT_START)
+    one.close()
+    assert one._path.read_text() == "epoch,batch,loss,accuracy,phase,step,learning_rate\n"
+
+
+def test_going_on_without_a_file_makes_one_with_a_header(log, view):
+    one = log()
+    one(view(step=7, stats=STATS), Event.FIT_START)
+    one.close()
+    assert one._path.read_text().startswith("epoch,batch,")
+
+
+def test_a_folder_of_that_name_is_refused(log, view, tmp_path):
+    (tmp_path / "log.csv").mkdir()
+    with pytest.raises(FileExistsError, match=r"is not a file\. Give another path"):
+        log()(view(stats=STATS), Event.FIT_START)
+
+
+def test_closing_a_log_that_was_never_opened_is_fine(log):
+    log().close()
+
+
+@pytest.mark.parametrize("path", ["log.txt", "run/log", "csv"])
+def test_a_path_that_does_not_end_in_csv_is_refused(path):
+    with pytest.raises(ValueError, match=f"CSVLogger: `path` must end in .csv, got '{path}'"):
+        CSVLogger(path)
+
+
+def test_making_a_logger_touches_no_file(tmp_path):
+    CSVLogger(tmp_path / "run" / "log.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_repr_of_a_logger_shows_its_path():
+    assert repr(CSVLogger("run/log.csv")) == "CSVLogger('run/log.csv')"

@@ -1,0 +1,240 @@
+"""Feeding: from a user's data to what the programs take."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxloop import TrainingLoop
+from jaxloop.data import TrainingEpochs, in_batches
+from jaxloop.engine.feed import EpochSource, Feed, kind_of, limited, parts_of, specification
+from jaxloop.losses import softmax_cross_entropy
+
+DEVICE = jax.devices()[0]
+
+
+def pairs(count):
+    """Input float32[count, 2] and target int32[count], numbered."""
+    return np.repeat(np.arange(count, dtype=np.float32)[:, np.newaxis], 2, axis=1), np.arange(count, dtype=np.int32)
+
+
+def feed(batches, *, padded=False, batch_keys=None):
+    return Feed(batches, "training", batch_keys, padded, DEVICE)
+
+
+def targets(chunks):
+    return [(count, np.asarray(target).tolist()) for count, (_, target, _) in chunks]
+
+
+class Loader:
+    """A sized iterable that writes every batch into the same memory."""
+
+    def __init__(self, count):
+        self.count = count
+        self.memory = pairs(2)
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        for index in range(self.count):
+            self.memory[1][:] = index
+            yield self.memory
+
+
+def test_a_pair_has_no_weight():
+    assert parts_of(("input", "target"), None, "training") == ("input", "target", None)
+
+
+def test_a_list_is_a_batch_too():
+    assert parts_of(["input", "target", "weight"], None, "training") == ("input", "target", "weight")
+
+
+def test_a_mapping_is_taken_apart_by_its_keys():
+    batch = {"label": 1, "image": 2, "mask": 3}
+    assert parts_of(batch, ("image", "label"), "training") == (2, 1, None)
+    assert parts_of(batch, ("image", "label", "mask"), "training") == (2, 1, 3)
+
+
+def test_a_mapping_without_keys_is_refused_with_the_fix():
+    with pytest.raises(ValueError, match=r"training: a batch is a mapping of image, label; .*batch_keys=\('image'"):
+        parts_of({"image": 1, "label": 2}, None, "training")
+
+
+def test_a_mapping_that_lacks_a_key_is_refused_with_those_it_has():
+    with pytest.raises(ValueError, match="validation: a batch has no 'target'; it has image, label"):
+        parts_of({"image": 1, "label": 2}, ("image", "target"), "validation")
+
+
+@pytest.mark.parametrize(("batch", "got"), [((1,), "1 parts"), ((1, 2, 3, 4), "4 parts"), (np.zeros(3), "ndarray")])
+def test_what_is_no_batch_is_refused(batch, got):
+    with pytest.raises(ValueError, match=rf"must be \(input, target\) or \(input, target, weight\), got {got}"):
+        parts_of(batch, None, "training")
+
+
+def test_a_specification_names_each_leaf():
+    batch = ({"image": np.zeros((4, 3), np.float32), "length": np.zeros(4, np.int32)}, np.zeros(4, np.int32))
+    assert specification(batch).leaves == (
+        ("input['image']", (4, 3), np.float32),
+        ("input['length']", (4,), np.int32),
+        ("target", (4,), np.int32),
+    )
+
+
+def test_the_specification_of_stacked_batches_is_that_of_one():
+    stacked = (np.zeros((8, 4, 3), np.float32), np.zeros((8, 4), np.int32))
+    assert specification(stacked, axes=2) == specification((stacked[0][0], stacked[1][0]))
+
+
+def test_batches_of_one_kind_are_of_one_kind():
+    assert kind_of((*pairs(4), None)) == kind_of((*pairs(4), None))
+
+
+@pytest.mark.parametrize(
+    "other", [(*pairs(5), None), (*pairs(4), np.ones(4)), (pairs(4)[0].astype(np.float16), pairs(4)[1], None), None]
+)
+def test_batches_of_another_kind_are_of_another_kind(other):
+    assert kind_of(other) != kind_of((*pairs(4), None))
+
+
+def test_one_step_at_once_gives_batches_as_they_are():
+    assert targets(feed(in_batches(pairs(6), 2)).chunks(1)) == [(1, [0, 1]), (1, [2, 3]), (1, [4, 5])]
+
+
+@pytest.mark.parametrize("kind", [list, lambda batches: batches], ids=["list", "batches"])
+def test_many_steps_at_once_give_stacked_batches_and_a_single_one_is_not(kind):
+    assert targets(feed(kind(in_batches(pairs(6), 2))).chunks(2)) == [(2, [[0, 1], [2, 3]]), (1, [4, 5])]
+
+
+def test_batches_that_are_mapped_are_stacked_one_by_one():
+    batches = in_batches(pairs(6), 2).map(lambda batch: (batch[0], batch[1] * 10))
+    assert targets(feed(batches).chunks(3)) == [(3, [[0, 10], [20, 30], [40, 50]])]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_a_shuffled_epoch_is_fed_in_its_order(steps):
+    epoch = TrainingEpochs(pairs(20), 3)[5]
+    fed = np.concatenate([np.ravel(target) for _, target in targets(feed(epoch).chunks(steps))])
+    np.testing.assert_array_equal(fed, np.concatenate([target for _, target in epoch]))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_loader_that_reuses_its_memory_is_copied(steps):
+    fed = list(feed(Loader(4)).chunks(steps))
+    assert np.ravel([target for _, target in targets(fed)]).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_jax_arrays_pass_without_a_copy():
+    batch = (jnp.zeros((2, 2)), jnp.zeros(2, jnp.int32))
+    ((_, (input, _, _)),) = feed([batch]).chunks(1)
+    assert input is batch[0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_padded_feed_fills_the_last_batch_with_what_weighs_nothing(steps):
+    chunks = list(feed(in_batches(pairs(5), 2), padded=True).chunks(steps))
+    inputs, labels, weights = (
+        np.concatenate([np.reshape(chunk[part], (-1, 2)) for _, chunk in chunks]) for part in range(3)
+    )
+    assert weights.tolist() == [[1, 1], [1, 1], [1, 0]]
+    assert labels.tolist() == [[0, 1], [2, 3], [4, 4]]
+    assert inputs[-1].tolist() == [4, 4]
+
+
+def test_a_padded_feed_keeps_the_weights_it_is_given():
+    weight = np.array([0.5, 2.0, 3.0], np.float32)
+    chunks = list(feed(in_batches((*pairs(3), weight), 2), padded=True).chunks(1))
+    assert [chunk[2].tolist() for _, chunk in chunks] == [[0.5, 2], [3, 0]]
+
+
+def test_a_padded_feed_pads_weights_of_tokens():
+    samples = (np.zeros((3, 4), np.float32), np.zeros((3, 4), np.int32), np.ones((3, 4), np.bool_))
+    *_, (_, (_, _, weight)) = feed(in_batches(samples, 2), padded=True).chunks(1)
+    assert weight.tolist() == [[True] * 4, [False] * 4]
+
+
+def test_padding_can_be_taken_back():
+    padded = feed(in_batches(pairs(5), 2), padded=True)
+    padded.first()
+    assert targets(padded.with_padding(False).chunks(1)) == [(1, [0, 1]), (1, [2, 3]), (1, [4])]
+
+
+def test_a_feed_knows_its_batch_size_once_a_batch_was_read():
+    one = feed(in_batches(pairs(5), 2))
+    one.first()
+    assert (one.batch_size, len(one)) == (2, 3)
+
+
+def other_batches():
+    """Batches that are not like the first, each with what the message says of it."""
+    return {
+        "shape": (
+            (np.zeros((2, 3), np.float32), pairs(2)[1]),
+            r"input was float32\[2, 2\] there, now it is float32\[2, 3\]",
+        ),
+        "size": (pairs(1), r"input was float32\[2, 2\] there, now it is float32\[1, 2\]"),
+        "dtype": ((pairs(2)[0], pairs(2)[1].astype(np.int8)), r"target was int32\[2\] there, now it is int8\[2\]"),
+    }
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(("batch", "message"), other_batches().values(), ids=other_batches())
+def test_a_batch_unlike_the_first_is_refused_by_leaf(batch, message, steps):
+    with pytest.raises(ValueError, match=f"training: every batch must be like the first; {message}"):
+        list(feed([pairs(2), batch]).chunks(steps))
+
+
+@pytest.mark.parametrize("other", [({"a": pairs(2)[0]}, pairs(2)[1]), ((pairs(2)[0],) * 2, pairs(2)[1])])
+def test_a_batch_of_another_structure_is_refused_in_our_own_words(other):
+    with pytest.raises(ValueError, match="training: every batch must be like the first"):
+        list(feed([pairs(2), other]).chunks(1))
+
+
+@pytest.mark.parametrize("batch", [([[1.0, 2.0], [3.0, 4.0]], [0, 1]), (pairs(2)[0], np.float32(1))])
+def test_a_leaf_without_a_leading_axis_is_refused_by_name(batch):
+    with pytest.raises((TypeError, ValueError), match=r"training: .*(input|target)"):
+        feed([batch]).first()
+
+
+@pytest.mark.parametrize("kind", [list, lambda batches: batches], ids=["list", "batches"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_scalar_loss_is_evaluated_over_a_short_last_batch_exactly(linear_model, samples, kind, steps):
+    training_loop = TrainingLoop(
+        TrainingEpochs(samples, 4),
+        optimizer=optax.sgd(0.1),
+        loss_fn=lambda output, target: softmax_cross_entropy(output, target).mean(),
+        progress=False,
+        steps_per_dispatch=steps,
+    )
+    model = linear_model()
+    expected = float(softmax_cross_entropy(model(samples[0]), samples[1]).mean())
+    measured = training_loop.evaluate(model, kind(in_batches(samples, 8)))
+    assert measured["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_epochs_are_looked_up_where_they_can_be():
+    assert EpochSource(["first", "second", "third"]).at(2) == "third"
+
+
+def test_epochs_that_cannot_be_looked_up_are_taken_one_by_one():
+    source = EpochSource(iter(["first", "second"]))
+    assert [source.at(7), source.at(7), source.at(8)] == ["first", "first", "second"]
+
+
+@pytest.mark.parametrize("training", [["first"], iter([])])
+def test_an_epoch_that_is_not_there_is_refused_with_the_fix(training):
+    with pytest.raises(ValueError, match=r"training: it has no epoch 1 \(counted from 0\); give more epochs"):
+        EpochSource(training).at(1)
+
+
+def test_no_limit_leaves_the_batches():
+    batches = in_batches(pairs(6), 2)
+    assert limited(batches, None) is batches
+    assert limited(batches, 3) is batches
+
+
+@pytest.mark.parametrize("batches", [in_batches(pairs(6), 2), list(in_batches(pairs(6), 2)), Loader(3)])
+def test_a_limit_takes_the_first_batches(batches):
+    first = limited(batches, 2)
+    assert len(first) == len(list(first)) == len(list(first)) == 2

@@ -1,0 +1,258 @@
+"""The host's side of events: who is called when, with what, and what it may do."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxloop.callback import on_host
+from jaxloop.engine.host import Host
+from jaxloop.events import Event, Phase, Scope
+from jaxloop.loop import COUNTERS, Loop
+from jaxloop.views import LoopView
+
+DEVICE = jax.devices()[0]
+STEP_EVENTS = (Event.BATCH_START, Event.UPDATE_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END)
+
+
+def declared(*events, reads="stats", calls=None, give=lambda loop: None):
+    """A host callback that writes down what it is called with."""
+
+    @on_host(*events, reads=reads)
+    def callback(loop, event):
+        if calls is not None:
+            calls.append((loop, event))
+        return give(loop)
+
+    return callback
+
+
+def host(*callbacks):
+    return Host(callbacks, DEVICE)
+
+
+def test_who_reads_statistics_at_the_end_of_a_batch_cuts_nothing():
+    assert host(declared(Event.BATCH_END, Event.EPOCH_END)).cuts(Phase.TRAINING) == frozenset()
+
+
+@pytest.mark.parametrize("reads", ["step", "loop"])
+def test_who_reads_more_at_the_end_of_a_batch_cuts_there(reads):
+    assert host(declared(Event.BATCH_END, reads=reads)).cuts(Phase.TRAINING) == {Event.BATCH_END}
+
+
+@pytest.mark.parametrize(
+    ("phase", "cuts"),
+    [
+        (Phase.TRAINING, {Event.BATCH_START, Event.UPDATE_START, Event.BATCH_END}),
+        (Phase.VALIDATION, {Event.BATCH_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END}),
+    ],
+)
+def test_a_phase_is_cut_at_its_own_events(phase, cuts):
+    assert host(declared(*STEP_EVENTS)).cuts(phase) == cuts
+
+
+def test_who_is_asked_for_in_one_phase_does_not_cut_the_other():
+    assert host(declared(Event.UPDATE_START, reads="step")).cuts(Phase.VALIDATION) == frozenset()
+
+
+def test_cuts_of_several_callbacks_add_up():
+    callbacks = declared(Event.BATCH_START), declared(Event.UPDATE_START, reads="loop"), declared(Event.BATCH_END)
+    assert host(*callbacks).cuts(Phase.TRAINING) == {Event.BATCH_START, Event.UPDATE_START}
+
+
+def test_only_who_declares_an_event_is_called_in_list_order(loop):
+    order = []
+    callbacks = [
+        declared(event, give=lambda _, name=name: order.append(name))
+        for name, event in (("first", Event.EPOCH_END), ("never", Event.FIT_END), ("second", Event.EPOCH_END))
+    ]
+    host(*callbacks).fire(loop, Event.EPOCH_END)
+    assert order == ["first", "second"]
+
+
+def test_who_reads_statistics_sees_a_view(loop):
+    calls = []
+    host(declared(Event.EPOCH_END, calls=calls)).fire(loop.replace(epoch=np.int32(3)), Event.EPOCH_END)
+    ((seen, event),) = calls
+    assert (type(seen), event, seen.epoch) == (LoopView, Event.EPOCH_END, 3)
+
+
+def test_who_reads_statistics_leaves_the_loop(loop):
+    assert host(declared(Event.EPOCH_END)).fire(loop, Event.EPOCH_END) is loop
+
+
+def test_who_reads_the_loop_sees_the_loop_as_device_arrays(loop):
+    calls = []
+    host(declared(Event.EPOCH_END, reads="loop", calls=calls)).fire(loop, Event.EPOCH_END)
+    ((seen, _),) = calls
+    assert isinstance(seen, Loop)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(seen))
+
+
+def test_who_reads_the_loop_has_arrays_of_its_own(loop):
+    calls = []
+    host(declared(Event.EPOCH_END, reads="loop", calls=calls)).fire(loop, Event.EPOCH_END)
+    jax.tree.map(lambda leaf: leaf.delete(), calls[0][0].model)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(loop.model))
+
+
+def test_what_a_reader_of_the_loop_returns_takes_its_place(loop):
+    callback = declared(Event.EPOCH_END, reads="loop", give=lambda loop: loop.replace(step=loop.step + 7))
+    assert host(callback).fire(loop, Event.EPOCH_END).step == 7
+
+
+def test_a_loop_that_was_returned_stays_its_givers(loop):
+    held = []
+
+    def keep(loop):
+        held.append(loop)
+        return loop
+
+    after = host(declared(Event.EPOCH_END, reads="loop", give=keep)).fire(loop, Event.EPOCH_END)
+    jax.tree.map(lambda leaf: leaf.delete(), after.model)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(held[0].model))
+
+
+def test_the_next_callback_sees_what_the_one_before_returned(loop):
+    calls = []
+    change = declared(Event.EPOCH_END, reads="loop", give=lambda loop: loop.replace(step=loop.step + 7))
+    host(change, declared(Event.EPOCH_END, calls=calls)).fire(loop, Event.EPOCH_END)
+    assert calls[0][0].step == 7
+
+
+@pytest.mark.parametrize("reads", ["stats", "step", "loop"])
+def test_a_cancel_at_an_event_is_in_the_loop(loop, reads):
+    callback = declared(Event.EPOCH_END, reads=reads, give=lambda loop: loop.cancel(Scope.FIT))
+    after = host(callback).fire(loop.cancel(Scope.EPOCH), Event.EPOCH_END)
+    assert after.stop == Scope.FIT | Scope.EPOCH
+
+
+def test_two_cancels_at_one_event_both_count(loop):
+    callback = declared(Event.EPOCH_END, give=lambda loop: loop.cancel(Scope.FIT).cancel(Scope.VALIDATION))
+    assert host(callback).fire(loop, Event.EPOCH_END).stop == Scope.FIT | Scope.VALIDATION
+
+
+def test_a_reader_of_the_step_sees_the_step_at_hand(loop):
+    calls = []
+    cut = host(declared(Event.UPDATE_START, reads="step", calls=calls))
+    cut.fire(loop.replace(loss="the loss"), Event.UPDATE_START, Phase.TRAINING)
+    assert calls[0][0].loss == "the loss"
+
+
+def test_an_observer_is_not_called_at_the_end_of_a_batch_but_given_rows(loop):
+    calls = []
+    host(declared(Event.BATCH_END, calls=calls)).fire(loop, Event.BATCH_END, Phase.TRAINING)
+    assert calls == []
+
+
+@pytest.mark.parametrize("reads", ["stats", "step"])
+def test_a_view_that_returns_something_else_is_refused_with_the_fix(loop, reads):
+    callback = declared(Event.EPOCH_END, reads=reads, give=lambda loop: 3)
+    with pytest.raises(
+        TypeError, match=rf"declared.callback' at EPOCH_END: with reads='{reads}'.*got int.*reads='loop'"
+    ):
+        host(callback).fire(loop, Event.EPOCH_END)
+
+
+def test_a_reader_of_the_loop_that_returns_something_else_is_refused(loop):
+    callback = declared(Event.EPOCH_END, reads="loop", give=lambda loop: loop.stats)
+    with pytest.raises(TypeError, match="at EPOCH_END: with reads='loop' it must return a loop or None, got dict"):
+        host(callback).fire(loop, Event.EPOCH_END)
+
+
+def observe(callback, columns):
+    """Gives rows to a host of one observer, and the host."""
+    one = host(callback)
+    for observer in one.observers(Phase.TRAINING):
+        observer(columns)
+    return one
+
+
+def test_an_observer_sees_every_row_in_order(columns):
+    calls = []
+    observe(declared(Event.BATCH_END, calls=calls), columns(step=7, loss=[0.5, 0.25]))
+    seen = [(event, view.step, view.batch_index, view.phase, view.stats["loss"]) for view, event in calls]
+    assert seen == [(Event.BATCH_END, 7, 0, Phase.TRAINING, 0.5), (Event.BATCH_END, 8, 1, Phase.TRAINING, 0.25)]
+
+
+def test_the_statistics_of_a_row_are_the_statistics_alone(columns):
+    calls = []
+    observe(declared(Event.BATCH_END, calls=calls), columns(loss=[0.5], norm=[2.0]))
+    assert dict(calls[0][0].stats) == {"loss": 0.5, "norm": 2.0}
+
+
+@pytest.mark.parametrize("name", COUNTERS)
+def test_a_row_has_every_counter(columns, name):
+    calls = []
+    observe(declared(Event.BATCH_END, calls=calls), columns(loss=[0.5]))
+    assert getattr(calls[0][0], name).dtype == np.int32
+
+
+def test_an_observer_that_takes_rows_is_given_them_at_once(columns):
+    given = []
+
+    @on_host(Event.BATCH_END)
+    class Logger:
+        def rows(self, columns):
+            given.append(columns)
+
+        def __call__(self, loop, event): ...
+
+    rows = columns(loss=[0.5, 0.25])
+    observe(Logger(), rows)
+    assert given == [rows]
+
+
+def test_who_does_not_declare_the_end_of_a_batch_is_given_no_rows():
+    assert host(declared(Event.EPOCH_END)).observers(Phase.TRAINING) == []
+
+
+def test_who_cuts_the_step_is_given_no_rows():
+    assert host(declared(Event.BATCH_END, reads="step")).observers(Phase.TRAINING) == []
+
+
+def test_what_an_observer_cancels_is_taken_once(loop, columns):
+    one = observe(declared(Event.BATCH_END, give=lambda loop: loop.cancel(Scope.EPOCH)), columns(loss=[0.5]))
+    assert one.take_requests(loop).stop == Scope.EPOCH
+    assert one.take_requests(loop).stop == 0
+
+
+def test_an_observer_that_returns_something_else_is_refused(columns):
+    with pytest.raises(TypeError, match=r"at BATCH_END: with reads='stats' it can change nothing.*got int"):
+        observe(declared(Event.BATCH_END, give=lambda loop: 3), columns(loss=[0.5]))
+
+
+@on_host(Event.FIT_END)
+class Closing:
+    """A callback that writes down its closing, and may fail at it."""
+
+    def __init__(self, closed, name, error=None):
+        self.closed, self.name, self.error = closed, name, error
+
+    def __call__(self, loop, event): ...
+
+    def close(self):
+        self.closed.append(self.name)
+        if self.error is not None:
+            raise self.error
+
+
+def test_every_callback_is_closed_even_if_one_fails_and_the_first_failure_shows():
+    closed = []
+    callbacks = Closing(closed, 1, OSError("disk full")), Closing(closed, 2, OSError("too")), Closing(closed, 3)
+    with pytest.raises(OSError, match="disk full"):
+        host(*callbacks, declared(Event.FIT_END)).close()
+    assert closed == [1, 2, 3]
+
+
+def test_a_notice_goes_to_whoever_speaks_to_a_person():
+    told = []
+
+    @on_host(Event.FIT_END)
+    class Console:
+        def __call__(self, loop, event): ...
+
+        def notice(self, text, seconds):
+            told.append((text, seconds))
+
+    host(declared(Event.FIT_END), Console()).notice("Compiled training_step", 1.5)
+    assert told == [("Compiled training_step", 1.5)]
