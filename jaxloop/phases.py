@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxloop.events import Event, Phase, Plan, Scope, leave
 from jaxloop.loop import Loop
-from jaxloop.steps import Parts
+from jaxloop.steps import Parts, run_steps, step
 
 
 def begin_fit(parts: Parts, loop: Loop, plan: Plan) -> Loop:
@@ -75,6 +76,28 @@ def in_phase(parts: Parts, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
 def close_epoch(parts: Parts, loop: Loop) -> Loop:
     """The END of the phase at hand, and EPOCH_END, with the compiled callbacks."""
     return leave_epoch(_fired(parts, _out_of_phase(parts, loop), Event.EPOCH_END))
+
+
+def train_step(parts: Parts, loop: Loop, batch_count: Any, batch: Any) -> Loop:
+    """The loop after one training step, in training if it was not."""
+    return step(parts, in_phase(parts, loop, Phase.TRAINING, batch_count), batch)[0]
+
+
+def eval_step(parts: Parts, loop: Loop, batch_count: Any, batch: Any) -> Loop:
+    """The loop after one evaluation step, in validation if it was not."""
+    return step(parts, in_phase(parts, loop, Phase.VALIDATION, batch_count), batch)[0]
+
+
+def run_phase(parts: Parts, loop: Loop, batch_count: Any, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
+    """Steps of the phase at hand over stacked batches, in training if there is none; the loop and the rows."""
+
+    def one(loop: Loop, batch: Any) -> tuple[Loop, dict[str, Any]]:
+        position = {name: getattr(loop, name) for name in ("step", "epoch_index", "batch_index")}
+        loop, counted = step(parts, loop, batch)
+        return loop, loop.stats | position | {"counted": counted}
+
+    loop = loop if loop.phase is not None else in_phase(parts, loop, Phase.TRAINING, batch_count)
+    return run_steps(one, loop, batches, jax.tree.leaves(batches)[0].shape[0])
 
 
 def _out_of_phase(parts: Parts, loop: Loop) -> Loop:

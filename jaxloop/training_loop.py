@@ -2,31 +2,27 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
 import numpy as np
 import optax
 
-from jaxloop import placement
-from jaxloop.callback import Callbacks, bound, sort_out
+from jaxloop.callback import bound, sort_out
 from jaxloop.callbacks import ProgressBar
 from jaxloop.data import Batches
-from jaxloop.engine.feed import EpochSource, Feed, Feeds, kind_of, limited, parts_of
+from jaxloop.engine.feed import parts_of
 from jaxloop.engine.host import Host
-from jaxloop.engine.probe import Findings, probe
-from jaxloop.engine.programs import Program, Programs, Same
-from jaxloop.engine.run import Run
-from jaxloop.events import Event, Phase, Plan, Scope, leave
+from jaxloop.engine.programs import Program, Programs
+from jaxloop.engine.setup import Setup
+from jaxloop.events import Event, Phase, Scope, leave
 from jaxloop.history import History, Recorder
-from jaxloop.loop import Loop, new_loop
+from jaxloop.loop import Loop
 from jaxloop.metrics import Metric, resolve
-from jaxloop.model import as_model
-from jaxloop.phases import begin_fit, close_epoch, in_phase, open_epoch
+from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_step
 from jaxloop.placement import Device
-from jaxloop.steps import DifferentiableStep, LossFn, Parts, run_steps, step
-from jaxloop.wire import handed_over, layout_of, opened, opened_by_copy
+from jaxloop.steps import DifferentiableStep, LossFn, Parts
+from jaxloop.wire import handed_over
 
 
 class TrainingLoop:
@@ -80,16 +76,20 @@ class TrainingLoop:
                 "TrainingLoop: `training` must be epochs of batches, got the batches of one epoch. "
                 "Give TrainingEpochs(samples, batch_size), or [batches] * epochs for the same order each time."
             )
+        sort_out(callbacks)
         self.training = training
         self.validation = validation
-        sort_out(callbacks)
-        self.callbacks = tuple(callbacks)
         self.progress = progress
-        self.report: Literal["batch", "epoch"] = report
-        self.steps_per_dispatch = 1 if steps_per_dispatch == "auto" else steps_per_dispatch
-        self.batch_keys = batch_keys
-        self._parts = Parts(optimizer, loss_fn, differentiable_step, resolve(metrics))
-        self._programs = Programs()
+        self._setup = Setup(
+            training=training,
+            validation=validation,
+            callbacks=tuple(callbacks),
+            batch_keys=batch_keys,
+            report=report,
+            steps_per_dispatch=1 if steps_per_dispatch == "auto" else steps_per_dispatch,
+            parts=Parts(optimizer, loss_fn, differentiable_step, resolve(metrics)),
+            programs=Programs(),
+        )
 
     def fit(
         self,
@@ -118,12 +118,15 @@ class TrainingLoop:
         Raises:
           ValueError, TypeError: an argument, the data or a callback is not what it must be.
         """
-        start = self._start(model_or_loop, epochs, callbacks, on, seed, limit_batches)
+        _check_positive("epochs", epochs)
+        if limit_batches is not None:
+            _check_positive("limit_batches", limit_batches)
+        start = self._setup.fit(model_or_loop, epochs, callbacks=callbacks, on=on, seed=seed, limit=limit_batches)
         compile_seconds: dict[str, float] = {}
         recorder = Recorder(start.plan, compile_seconds)
         console = (ProgressBar(),) if self.progress else ()
         host = Host((recorder, *bound((*console, *start.callbacks.host), start.plan)), start.device)
-        run = self._run(start, host, compile_seconds)
+        run = self._setup.run(start, host, compile_seconds)
         try:
             host.notice(f"Training on {_name(start.device)}")
             loop = run.fit(start.loop, start.source, start.feeds, start.plan)
@@ -143,8 +146,8 @@ class TrainingLoop:
           batches: a sized iterable of batches, as `validation`.
           on: as in `fit`.
         """
-        start = self._start_evaluation(model_or_loop, batches, on)
-        run = self._run(start, Host((), start.device), {})
+        start = self._setup.evaluation(model_or_loop, batches, on=on)
+        run = self._setup.run(start, Host((), start.device))
         loop = start.loop if isinstance(model_or_loop, Loop) else run.event(start.loop, Event.FIT_START)
         assert start.feeds.validation is not None
         loop = run.phase(loop, Phase.VALIDATION, start.feeds.validation)
@@ -163,8 +166,9 @@ class TrainingLoop:
           ...         loop = training_loop.train_step(loop, batch)
           ...     loop = training_loop.end_epoch(loop)
         """
-        start = self._start(model_or_loop, epochs, (), on, seed, None)
-        run = self._run(start, Host((), start.device), {})
+        _check_positive("epochs", epochs)
+        start = self._setup.fit(model_or_loop, epochs, callbacks=(), on=on, seed=seed, limit=None)
+        run = self._setup.run(start, Host((), start.device))
         return handed_over(run.event(start.loop, Event.FIT_START), start.device)
 
     def begin_epoch(self, loop: Loop) -> Loop:
@@ -202,12 +206,12 @@ class TrainingLoop:
           The loop, and the rows: by name each of `loop.stats` as float32[K]; `step`, `epoch_index` and
           `batch_index` as int32[K]; and `counted`, bool[K], False for a step that was cancelled.
         """
-        batches = parts_of(batches, self.batch_keys, "batches")
-        return self._compiled(loop, _run_steps)(loop, self._batch_count(loop, Phase.TRAINING), batches)
+        batches = parts_of(batches, self._setup.batch_keys, "batches")
+        return self._compiled(loop, run_phase)(loop, self._batch_count(loop, Phase.TRAINING), batches)
 
     def _step(self, loop: Loop, batch: Any, phase: Phase) -> Loop:
-        batch = parts_of(batch, self.batch_keys, "batch")
-        function = _train_step if phase is Phase.TRAINING else _eval_step
+        batch = parts_of(batch, self._setup.batch_keys, "batch")
+        function = train_step if phase is Phase.TRAINING else eval_step
         return self._compiled(loop, function)(loop, self._batch_count(loop, phase), batch)
 
     def _batch_count(self, loop: Loop, phase: Phase) -> Any:
@@ -218,133 +222,10 @@ class TrainingLoop:
         return np.int32(len(self.training[0])) if indexable else loop.batch_count
 
     def _compiled(self, loop: Loop, function: Callable[..., Any]) -> Program:
-        parts = self._bound(sort_out(self.callbacks), loop.plan)
-        name = function.__name__.strip("_")
-        return self._programs.get((name, parts), lambda: Program(name, functools.partial(function, parts)))
-
-    def _start(
-        self, given: Any, epochs: int, callbacks: Sequence[Any], on: Any, seed: int, limit: int | None
-    ) -> "_Start":
-        """All that a fit begins with, short of FIT_START; what can be checked has been."""
-        _check_positive("epochs", epochs)
-        if limit is not None:
-            _check_positive("limit_batches", limit)
-        device = placement.resolve(on)
-        kinds = sort_out([*self.callbacks, *callbacks])
-        source = EpochSource(self.training)
-        loop = self._loop(given, seed, device)
-        like_first: list[Any] = []
-        training = functools.partial(self._feed, where="training", device=device, limit=limit, like_first=like_first)
-        feed = training(source.at(int(loop.epoch)))
-        validation = None
-        if self.validation is not None:
-            validation = self._feed(self.validation, where="validation", device=device, limit=limit, padded=True)
-        plan = Plan(epochs, len(feed), tuple(metric.name for metric in self._parts.metrics), self.report)
-        start = _Start(device, kinds, source, Feeds(training, validation), plan, self._bound(kinds, plan), loop)
-        return self._begun(start, feed)
-
-    def _start_evaluation(self, given: Any, batches: Any, on: Any) -> "_Start":
-        device = placement.resolve(on)
-        feed = self._feed(batches, where="batches", device=device, limit=None, padded=True)
-        kinds = sort_out(self.callbacks)
-        loop = self._loop(given, 0, device).replace(stop=np.int32(0), phase=None)
-        plan = loop.plan or Plan(1, len(feed), tuple(metric.name for metric in self._parts.metrics), self.report)
-        source, feeds = EpochSource(()), Feeds(lambda batches: feed, feed)
-        start = _Start(device, kinds, source, feeds, plan, self._bound(kinds, plan), loop)
-        return self._probed(start, None) if isinstance(given, Loop) else self._begun(start, None)
-
-    def _begun(self, start: "_Start", training: Feed | None) -> "_Start":
-        """With a loop that begins a new fit."""
-        loop = begin_fit(start.parts, start.loop, start.plan)
-        loop = loop.replace(plan=start.plan if start.callbacks.uses_plan else None)
-        start = self._probed(replace(start, loop=loop), training)
-        stats = {name: np.float32(np.nan) for name in sorted(start.findings.stats)}
-        return replace(start, loop=loop.replace(stats=stats))
-
-    def _probed(self, start: "_Start", training: Feed | None) -> "_Start":
-        """With what one abstract trace finds, and validation padded if it can be."""
-        validation = start.feeds.validation
-        batch = None if training is None else training.first()
-        validation_batch = None if validation is None else validation.first()
-        key = ("probe", start.parts, layout_of(start.loop), kind_of(batch), kind_of(validation_batch))
-        findings = self._programs.get(key, lambda: probe(start.parts, start.loop, batch, validation_batch))
-        feeds = start.feeds
-        if validation is not None:
-            feeds = replace(feeds, validation=validation.with_padding(findings.maskable))
-        return replace(start, findings=findings, feeds=feeds)
-
-    def _run(self, start: "_Start", host: Host, compile_seconds: dict[str, float]) -> Run:
-        return Run(
-            parts=start.parts,
-            host=host,
-            programs=self._programs,
-            active=start.findings.active,
-            device=start.device,
-            steps_per_dispatch=self.steps_per_dispatch,
-            compile_seconds=compile_seconds,
-        )
-
-    def _loop(self, given: Any, seed: int, device: Device) -> Loop:
-        """An open loop of the engine's own, from a loop or a model that stays the user's."""
-        if isinstance(given, Loop):
-            return opened_by_copy(given, device)
-        model = jax.device_put(as_model(given), device, may_alias=False)
-        init = self._programs.get("init", lambda: Program("init_optimizer", self._parts.optimizer.init))
-        return opened(new_loop(model, init(model.params), jax.device_put(jax.random.key(seed), device)))
-
-    def _feed(
-        self,
-        batches: Any,
-        *,
-        where: str,
-        device: Device,
-        limit: int | None,
-        padded: bool = False,
-        like_first: list[Any] | None = None,
-    ) -> Feed:
-        like_first = [] if like_first is None else like_first
-        feed = Feed(limited(batches, limit), where, self.batch_keys, padded, device, like_first)
-        if len(feed) == 0:
-            raise ValueError(f"{where}: there is no batch. Check the batch size against the number of samples.")
-        return feed
-
-    def _bound(self, given: Callbacks, plan: Plan | None) -> Parts:
-        """The parts of a step with the compiled callbacks among `given`; the same object for the same callbacks."""
-        plan = plan if given.uses_plan else None
-        key = ("parts", tuple(map(Same, given.compiled)), plan)
-        return self._programs.get(key, lambda: replace(self._parts, callbacks=bound(given.compiled, plan)))
-
-
-@dataclass(frozen=True)
-class _Start:
-    """What a fit or an evaluation begins with."""
-
-    device: Device
-    callbacks: Callbacks
-    source: EpochSource
-    feeds: Feeds
-    plan: Plan
-    parts: Parts
-    loop: Loop
-    findings: Findings = Findings(frozenset(), frozenset(), False)
-
-
-def _train_step(parts: Parts, loop: Loop, batch_count: Any, batch: Any) -> Loop:
-    return step(parts, in_phase(parts, loop, Phase.TRAINING, batch_count), batch)[0]
-
-
-def _eval_step(parts: Parts, loop: Loop, batch_count: Any, batch: Any) -> Loop:
-    return step(parts, in_phase(parts, loop, Phase.VALIDATION, batch_count), batch)[0]
-
-
-def _run_steps(parts: Parts, loop: Loop, batch_count: Any, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
-    def one(loop: Loop, batch: Any) -> tuple[Loop, dict[str, jax.Array]]:
-        position = {name: getattr(loop, name) for name in ("step", "epoch_index", "batch_index")}
-        loop, counted = step(parts, loop, batch)
-        return loop, loop.stats | position | {"counted": counted}
-
-    loop = loop if loop.phase is not None else in_phase(parts, loop, Phase.TRAINING, batch_count)
-    return run_steps(one, loop, batches, jax.tree.leaves(batches)[0].shape[0])
+        """`function(parts, loop, ...)` jitted, kept by the callbacks and the plan of the loop."""
+        parts = self._setup.parts_for(sort_out(self._setup.callbacks), loop.plan)
+        name = function.__name__
+        return self._setup.programs.get((name, parts), lambda: Program(name, functools.partial(function, parts)))
 
 
 def _check_arguments(

@@ -19,7 +19,7 @@ FLOORS = [
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {
-    "engine": [{"feed", "programs", "probe", "host"}, {"run"}],
+    "engine": [{"feed", "programs", "probe", "host"}, {"run"}, {"setup"}],
     "data": [{"epochs"}],
     "callbacks": [{"clipping", "csv_logger", "progress_bar"}],
 }

@@ -1,0 +1,159 @@
+"""Setting up a run: from what a user gives to a loop, data and programs that are ready to begin."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxloop import placement
+from jaxloop.callback import Callbacks, bound, sort_out
+from jaxloop.engine.feed import EpochSource, Feed, Feeds, kind_of, limited
+from jaxloop.engine.host import Host
+from jaxloop.engine.probe import Findings, probe
+from jaxloop.engine.programs import Program, Programs, Same
+from jaxloop.engine.run import Run
+from jaxloop.events import Plan
+from jaxloop.loop import Loop, new_loop
+from jaxloop.model import as_model
+from jaxloop.phases import begin_fit
+from jaxloop.placement import Device
+from jaxloop.steps import Parts
+from jaxloop.wire import layout_of, opened, opened_by_copy
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a fit or an evaluation begins with, short of FIT_START; what can be checked has been.
+
+    Attributes:
+      device: where it runs.
+      callbacks: not bound to the plan yet.
+      source: the epochs.
+      feeds: what makes batches of them.
+      plan: of the fit.
+      parts: what the steps are made of, the compiled callbacks bound.
+      loop: open, and the engine's own.
+      findings: of the abstract trace.
+    """
+
+    device: Device
+    callbacks: Callbacks
+    source: EpochSource
+    feeds: Feeds
+    plan: Plan
+    parts: Parts
+    loop: Loop
+    findings: Findings = Findings(frozenset(), frozenset(), False)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The constants of a training loop, and the programs that were compiled for it.
+
+    Attributes:
+      training, validation, callbacks, batch_keys, report, steps_per_dispatch: as `TrainingLoop` was given them.
+      parts: of the steps, without callbacks.
+      programs: kept from fit to fit.
+    """
+
+    training: Any
+    validation: Any
+    callbacks: tuple[Any, ...]
+    batch_keys: Sequence[str] | None
+    report: Literal["batch", "epoch"]
+    steps_per_dispatch: int
+    parts: Parts
+    programs: Programs
+
+    def fit(self, given: Any, epochs: int, *, callbacks: Sequence[Any], on: Any, seed: int, limit: int | None) -> Start:
+        """What a fit of `epochs` epochs from a model or a loop begins with."""
+        device = placement.resolve(on)
+        kinds = sort_out([*self.callbacks, *callbacks])
+        source = EpochSource(self.training)
+        loop = self._loop(given, seed, device)
+        make = functools.partial(self._feed, device=device, limit=limit)
+        training = functools.partial(make, where="training", like_first=[])
+        feed = training(source.at(int(loop.epoch)))
+        validation = None if self.validation is None else make(self.validation, where="validation", padded=True)
+        plan = self._plan(epochs, len(feed))
+        start = Start(device, kinds, source, Feeds(training, validation), plan, self.parts_for(kinds, plan), loop)
+        return self._begun(start, feed)
+
+    def evaluation(self, given: Any, batches: Any, *, on: Any) -> Start:
+        """What an evaluation of a model or a loop begins with; a loop stays in the fit that it is in."""
+        device = placement.resolve(on)
+        feed = self._feed(batches, where="batches", device=device, limit=None, padded=True)
+        kinds = sort_out(self.callbacks)
+        loop = self._loop(given, 0, device).replace(stop=np.int32(0), phase=None)
+        plan = loop.plan or self._plan(1, len(feed))
+        feeds = Feeds(lambda batches: feed, feed)
+        start = Start(device, kinds, EpochSource(()), feeds, plan, self.parts_for(kinds, plan), loop)
+        return self._probed(start, None) if isinstance(given, Loop) else self._begun(start, None)
+
+    def run(self, start: Start, host: Host, compile_seconds: dict[str, float] | None = None) -> Run:
+        """The run that `start` begins."""
+        return Run(
+            parts=start.parts,
+            host=host,
+            programs=self.programs,
+            active=start.findings.active,
+            device=start.device,
+            steps_per_dispatch=self.steps_per_dispatch,
+            compile_seconds={} if compile_seconds is None else compile_seconds,
+        )
+
+    def parts_for(self, given: Callbacks, plan: Plan | None) -> Parts:
+        """The parts with the compiled callbacks among `given`, bound; the same object for the same callbacks."""
+        plan = plan if given.uses_plan else None
+        key = ("parts", tuple(map(Same, given.compiled)), plan)
+        return self.programs.get(key, lambda: replace(self.parts, callbacks=bound(given.compiled, plan)))
+
+    def _plan(self, epochs: int, batch_count: int) -> Plan:
+        return Plan(epochs, batch_count, tuple(metric.name for metric in self.parts.metrics), self.report)
+
+    def _begun(self, start: Start, training: Feed | None) -> Start:
+        """With a loop that begins a new fit."""
+        loop = begin_fit(start.parts, start.loop, start.plan)
+        loop = loop.replace(plan=start.plan if start.callbacks.uses_plan else None)
+        start = self._probed(replace(start, loop=loop), training)
+        stats = {name: np.float32(np.nan) for name in sorted(start.findings.stats)}
+        return replace(start, loop=loop.replace(stats=stats))
+
+    def _probed(self, start: Start, training: Feed | None) -> Start:
+        """With what one abstract trace finds, and validation padded if it can be."""
+        validation = start.feeds.validation
+        batch = None if training is None else training.first()
+        validation_batch = None if validation is None else validation.first()
+        key = ("probe", start.parts, layout_of(start.loop), kind_of(batch), kind_of(validation_batch))
+        findings = self.programs.get(key, lambda: probe(start.parts, start.loop, batch, validation_batch))
+        if validation is None:
+            return replace(start, findings=findings)
+        feeds = replace(start.feeds, validation=validation.with_padding(findings.maskable))
+        return replace(start, findings=findings, feeds=feeds)
+
+    def _loop(self, given: Any, seed: int, device: Device) -> Loop:
+        """An open loop of the engine's own, from a loop or a model that stays the user's."""
+        if isinstance(given, Loop):
+            return opened_by_copy(given, device)
+        model = jax.device_put(as_model(given), device, may_alias=False)
+        init = self.programs.get("init", lambda: Program("init_optimizer", self.parts.optimizer.init))
+        return opened(new_loop(model, init(model.params), jax.device_put(jax.random.key(seed), device)))
+
+    def _feed(
+        self,
+        batches: Any,
+        *,
+        where: str,
+        device: Device,
+        limit: int | None,
+        padded: bool = False,
+        like_first: list[Any] | None = None,
+    ) -> Feed:
+        like_first = [] if like_first is None else like_first
+        feed = Feed(limited(batches, limit), where, self.batch_keys, padded, device, like_first)
+        if len(feed) == 0:
+            raise ValueError(f"{where}: there is no batch. Check the batch size against the number of samples.")
+        return feed
