@@ -70,11 +70,13 @@ class Feed:
             stacked = self.batches.stacked(start, count) if count > 1 else None
             if stacked is None:
                 yield from self._stacked(self.batches[start + index] for index in range(count))
-            else:
+            elif start == 0 or self.padded:
                 yield count, self._placed(self._ready(stacked, axes=2))
+            else:  # our own batches are alike by construction: only the first are looked into
+                yield count, self._placed(parts_of(stacked, self.batch_keys, self.where))
 
     def _singles(self) -> Iterator[Batch]:
-        """The batches one by one, ready. Our own are alike by construction: only the first is looked into."""
+        """The batches one by one, ready; of our own, again only the first is looked into."""
         if not isinstance(self.batches, Batches) or self.batches.transforms or self.padded:
             yield from map(self._ready, self.batches)
             return

@@ -24,6 +24,14 @@ class Host:
         self.callbacks = callbacks
         self.device = device
         self.requests = 0
+        self._at = {
+            event: [callback for callback in callbacks if event in callback.host_declaration.events] for event in Event
+        }
+
+    @property
+    def may_change_the_loop(self) -> bool:
+        """Whether a callback reads the loop, and so may give back another."""
+        return any(callback.host_declaration.reads == "loop" for callback in self.callbacks)
 
     def cuts(self, phase: Phase) -> frozenset[Event]:
         """The step events at which the step must come back to the host."""
@@ -37,11 +45,10 @@ class Host:
           event: where the run is.
           phase: for a step event, the phase at hand.
         """
-        for callback in self.callbacks:
-            declaration = callback.host_declaration
-            if event not in declaration.events or (phase and event not in self._cuts(callback, phase)):
+        for callback in self._at[event]:
+            if phase is not None and event not in self._cuts(callback, phase):
                 continue
-            if declaration.reads == "loop":
+            if callback.host_declaration.reads == "loop":
                 loop = self._call_with_loop(callback, loop, event, in_step=phase is not None)
             else:
                 loop = self._call_with_view(callback, loop, event)

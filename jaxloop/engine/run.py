@@ -41,6 +41,7 @@ class Run:
     device: Device
     steps_per_dispatch: int
     compile_seconds: dict[str, float] = field(default_factory=dict)
+    _layouts: dict[Phase, Layout] = field(default_factory=dict)
 
     def fit(self, loop: Loop, epochs: EpochSource, feeds: Feeds, plan: Plan) -> Loop:
         """`plan.epoch_count` epochs, from FIT_START to FIT_END; `stop` still holds FIT if that was cancelled."""
@@ -75,7 +76,7 @@ class Run:
 
     def _fused(self, loop: Loop, phase: Phase, feed: Feed) -> Loop:
         """The steps over the wire. Rows are read when the next dispatch has been sent, so exactly one late."""
-        layout = layout_of(loop)
+        layout = self._layout(loop, phase)
         wire = layout.closed(loop, self.device)
         deliver = self._delivery(layout, phase, feed)
         programs: dict[int, Program] = {}
@@ -96,6 +97,13 @@ class Run:
         if held is not None:
             deliver(np.asarray(held))
         return self.host.take_requests(layout.opened(wire))
+
+    def _layout(self, loop: Loop, phase: Phase) -> Layout:
+        """The loop's layout; that of the epoch before where nothing between steps can have changed it."""
+        fixed = not self.active and not self.host.may_change_the_loop
+        if not fixed or phase not in self._layouts:
+            self._layouts[phase] = layout_of(loop)
+        return self._layouts[phase]
 
     def _delivery(self, layout: Layout, phase: Phase, feed: Feed) -> Callable[[np.ndarray], bool]:
         """What hands the rows of a dispatch to the observers, and says whether the phase goes on."""
