@@ -21,9 +21,7 @@ def begun(of: Setup, given, epochs: int = 2, **changes) -> Start:
 
 def test_the_plan_counts_the_batches_that_are_trained_on() -> None:
     assert begun(setup(), small.model()).plan == jl.Plan(2, 3, ("loss", "accuracy"), "batch")
-    assert begun(setup(report="epoch"), small.model(), 4, limit=2).plan == jl.Plan(
-        4, 2, ("loss", "accuracy"), "epoch"
-    )
+    assert begun(setup(report="epoch"), small.model(), 4, limit=2).plan == jl.Plan(4, 2, ("loss", "accuracy"), "epoch")
 
 
 def test_a_fit_begins_with_all_statistics_not_yet_measured() -> None:
