@@ -6,8 +6,12 @@ from jaxloop import metrics as metrics
 from jaxloop.callback import Callback as Callback
 from jaxloop.callback import on_host as on_host
 from jaxloop.data import Batches as Batches
+from jaxloop.data import NonuniformTrainingEpochs as NonuniformTrainingEpochs
 from jaxloop.data import TrainingEpochs as TrainingEpochs
+from jaxloop.data import collate as collate
 from jaxloop.data import in_batches as in_batches
+from jaxloop.data import pad_and_collate as pad_and_collate
+from jaxloop.data import repeat as repeat
 from jaxloop.events import Event as Event
 from jaxloop.events import Phase as Phase
 from jaxloop.events import Plan as Plan

@@ -1,24 +1,31 @@
-"""Epochs and batches over arrays: lazy, sized, and reached by position alone."""
+"""Epochs and batches: lazy, sized, and reached by position alone."""
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, overload
 
 import jax
 import numpy as np
 
-Samples = Any
+from jaxloop.data.collate import collate as stacked_samples
+from jaxloop.data.samples import OneByOne, Samples, check_epochs, checked, count_of, is_source
+
+Collate = Callable[[list[Any]], Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Batches:
     """A sized, indexable collection of batches. Nothing is read from the samples until a batch is.
 
     Made by `TrainingEpochs` and `in_batches`. `batches[i]` is a batch, `batches[i:j]` a collection.
 
     Attributes:
-      transforms: what each batch passes through when it is read.
+      transforms: what each batch passes through when it is read; for samples read one at a time, first of all
+        what makes a batch of a list of them.
+      shapes: the lengths that the batches are padded to, so that programs see no more shapes than these; None
+        where that was not said.
     """
 
     _samples: Samples
@@ -26,6 +33,7 @@ class Batches:
     _make_order: Callable[[], np.ndarray] | None
     transforms: tuple[Callable[[Any], Any], ...]
     _range: range
+    shapes: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._range)
@@ -46,6 +54,9 @@ class Batches:
         starts = range(self._range.start * self._batch_size, self._range.stop * self._batch_size, self._batch_size)
         return (self._gather(slice(start, start + self._batch_size)) for start in starts)
 
+    def __repr__(self) -> str:
+        return f"Batches({len(self)} batches of {self._batch_size})"
+
     def map(self, transform: Callable[[Any], Any]) -> "Batches":
         """These batches, each passed through `transform` when it is read."""
         return replace(self, transforms=(*self.transforms, transform))
@@ -59,25 +70,30 @@ class Batches:
         """
         chosen = self._range[start : start + count]
         rows = slice(chosen.start * self._batch_size, chosen.stop * self._batch_size)
-        if self.transforms or chosen.step != 1 or rows.stop > _count(self._samples):
+        if self.transforms or chosen.step != 1 or rows.stop > self._sample_count:
             return None
         shape = (count, self._batch_size)
         return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), self._gather(rows))
 
     @functools.cached_property
-    def _order(self) -> np.ndarray | None:
-        return None if self._make_order is None else self._make_order()
-
-    def _gather(self, rows: slice) -> Any:
-        order, (leaves, tree) = self._order, self._flat
+    def _gather(self) -> Callable[[slice], Any]:
+        """What reads the samples at some rows of the order, before any transform."""
+        order = None if self._make_order is None else self._make_order()
+        if isinstance(self._samples, OneByOne):
+            return functools.partial(self._samples.rows, order)
+        leaves, tree = jax.tree.flatten(self._samples)
         if order is None:
-            return tree.unflatten([leaf[rows] for leaf in leaves])
-        indices = order[rows]
-        return tree.unflatten([leaf.take(indices, axis=0) for leaf in leaves])
+            return lambda rows: tree.unflatten([leaf[rows] for leaf in leaves])
+
+        def gather(rows: slice) -> Any:
+            indices = order[rows]
+            return tree.unflatten([leaf.take(indices, axis=0) for leaf in leaves])
+
+        return gather
 
     @functools.cached_property
-    def _flat(self) -> tuple[list[np.ndarray], Any]:
-        return jax.tree.flatten(self._samples)
+    def _sample_count(self) -> int:
+        return count_of(self._samples)
 
     def _transformed(self, batch: Any) -> Any:
         for transform in self.transforms:
@@ -94,37 +110,36 @@ class TrainingEpochs:
     dropped; it is other samples in each epoch.
 
     Args:
-      samples: PyTree of arrays with one leading axis of length N, such as `(images, labels)`.
+      samples: PyTree of arrays with one leading axis of length N, such as `(images, labels)`; or a source: a list of
+        samples, or any object with `__len__` and `__getitem__`, of which a sample is read only when its batch is.
       batch_size: examples in a batch, from 1 to N.
       seed: of the order.
+      collate: makes a batch of a list of samples. Arrays that it shall only stack are gathered at once.
 
     Raises:
       ValueError: leaves of unequal length, no sample, or a batch size outside 1 to N.
 
     Example:
+      >>> images, labels = np.zeros((1000, 28, 28)), np.zeros(1000)
       >>> epochs = TrainingEpochs((images, labels), batch_size=128)
-      >>> len(epochs[0]), epochs[3][7]
+      >>> len(epochs[0]), epochs[3][6][0].shape
+      (7, (128, 28, 28))
     """
 
     samples: Samples
     batch_size: int
     seed: int = 0
+    _: KW_ONLY
+    collate: Collate = stacked_samples
 
     def __post_init__(self) -> None:
-        samples, count = _checked("TrainingEpochs", self.samples, self.batch_size)
-        if not isinstance(self.seed, (int, np.integer)) or self.seed < 0:
-            raise ValueError(f"TrainingEpochs: `seed` must be a whole number of at least 0, got {self.seed!r}.")
-        if self.batch_size > count:
-            raise ValueError(
-                f"TrainingEpochs: `batch_size` must be at most the number of samples, {count}, "
-                f"got {self.batch_size}; an epoch would have no batch."
-            )
+        samples = check_epochs("TrainingEpochs", self.samples, self.batch_size, self.seed)
         object.__setattr__(self, "samples", samples)
 
     @functools.cached_property
     def sample_count(self) -> int:
         """How many samples there are."""
-        return _count(self.samples)
+        return count_of(self.samples)
 
     @property
     def batch_count(self) -> int:
@@ -136,22 +151,14 @@ class TrainingEpochs:
     @overload
     def __getitem__(self, index: slice) -> list[Batches]: ...
     def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            if index.stop is None or index.stop < 0 or (index.start or 0) < 0:
-                raise ValueError(
-                    f"TrainingEpochs: epochs are counted from 0 and have no end, got {index}. Write epochs[:10]."
-                )
-            return [self[position] for position in range(index.start or 0, index.stop, index.step or 1)]
-        if index < 0:
-            raise IndexError(f"TrainingEpochs: epochs are counted from 0 and have no end, got {index}.")
-        order = functools.partial(_shuffled, self.sample_count, self.seed, int(index))
-        return Batches(self.samples, self.batch_size, order, (), range(self.batch_count))
+        return epochs_at("TrainingEpochs", index, self._epoch)
 
     def __iter__(self) -> Iterator[Batches]:
-        index = 0
-        while True:
-            yield self[index]
-            index += 1
+        return map(self._epoch, itertools.count())
+
+    def _epoch(self, index: int) -> Batches:
+        order = functools.partial(shuffled, self.sample_count, self.seed, index)
+        return batches_of(self.samples, self.batch_size, order, self.batch_count, self.collate)
 
     def __repr__(self) -> str:
         return (
@@ -160,48 +167,79 @@ class TrainingEpochs:
         )
 
 
-def in_batches(samples: Samples, batch_size: int) -> Batches:
-    """The samples in their order, in batches; the last may be short. For validation.
+def in_batches(
+    samples: Samples,
+    batch_size: int,
+    *,
+    collate: Collate = stacked_samples,
+    size: Callable[[Any], Any] | None = None,
+    lengths: Sequence[int] | None = None,
+) -> Batches:
+    """The samples in their order, or the largest first, in batches; the last may be short. For validation.
 
     Args:
-      samples: PyTree of arrays with one leading axis.
+      samples: PyTree of arrays with one leading axis, or a source: a list of samples, or any object with `__len__`
+        and `__getitem__`.
       batch_size: examples in a batch, at least 1.
+      collate: makes a batch of a list of samples.
+      size: gives the size of a sample, such as `len`; then the samples go by descending size, so that batches are of
+        like size. It is asked once for each, when the first batch is read. None keeps their order.
+      lengths: that `collate` pads to, for `Batches.shapes`; None where shapes are not bounded so.
 
     Raises:
       ValueError: leaves of unequal length, no sample, or a batch size below 1.
 
     Example:
-      >>> [len(labels) for _, labels in in_batches((images, labels), 64)]
+      >>> samples = np.zeros((5, 3)), np.arange(5)
+      >>> [labels.tolist() for _, labels in in_batches(samples, 2)]
+      [[0, 1], [2, 3], [4]]
+      >>> [batch.tolist() for batch in in_batches([[1], [2, 3], [4, 5], [6]], 2, size=len)]
+      [[[2, 3], [4, 5]], [[1], [6]]]
     """
-    samples, count = _checked("in_batches", samples, batch_size)
-    return Batches(samples, batch_size, None, (), range(-(-count // batch_size)))
+    samples, count = checked("in_batches", samples, batch_size)
+    order = None if size is None else functools.partial(_largest_first, OneByOne(samples), size)
+    return batches_of(samples, batch_size, order, -(-count // batch_size), collate, lengths)
 
 
-def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+def batches_of(
+    samples: Samples,
+    batch_size: int,
+    make_order: Callable[[], np.ndarray] | None,
+    batch_count: int,
+    collate: Collate,
+    lengths: Sequence[int] | None = None,
+) -> Batches:
+    """Batches of samples in an order that is made once, when the first of them is read.
+
+    Arrays are gathered at once where all that is asked is to stack them; all else is read one sample at a time.
+    """
+    make_order = None if make_order is None else functools.cache(make_order)
+    shapes = None if lengths is None else tuple(sorted(lengths))
+    if collate is stacked_samples and not is_source(samples):
+        return Batches(samples, batch_size, make_order, (), range(batch_count), shapes)
+    return Batches(OneByOne(samples), batch_size, make_order, (collate,), range(batch_count), shapes)
+
+
+def epochs_at(where: str, index: int | slice, epoch: Callable[[int], Batches]) -> Any:
+    """Epoch `index` of an endless sequence, or the list of several.
+
+    Raises:
+      IndexError: an epoch before the first.
+      ValueError: a slice that has no end, or counts from it.
+    """
+    if isinstance(index, slice):
+        if index.stop is None or index.stop < 0 or (index.start or 0) < 0:
+            raise ValueError(f"{where}: epochs are counted from 0 and have no end, got {index}. Write epochs[:10].")
+        return [epoch(position) for position in range(index.start or 0, index.stop, index.step or 1)]
+    if index < 0:
+        raise IndexError(f"{where}: epochs are counted from 0 and have no end, got {index}.")
+    return epoch(int(index))
+
+
+def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    """int64[count]: the order of samples in an epoch, a function of (seed, epoch)."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def _count(samples: Samples) -> int:
-    return len(jax.tree.leaves(samples)[0])
-
-
-def _checked(where: str, samples: Samples, batch_size: int) -> tuple[Samples, int]:
-    """The samples as NumPy arrays, and how many there are."""
-    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ValueError(f"{where}: `batch_size` must be a whole number of at least 1, got {batch_size!r}.")
-    samples = jax.tree.map(np.asarray, samples)
-    lengths = {
-        jax.tree_util.keystr(path): len(leaf) if leaf.ndim else None
-        for path, leaf in jax.tree_util.tree_leaves_with_path(samples)
-    }
-    if len(set(lengths.values())) != 1 or None in lengths.values():
-        listed = [f"{path or 'samples'}: {length}" for path, length in lengths.items()] or ["no array"]
-        found = ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
-        raise ValueError(
-            f"{where}: all samples' arrays must share one leading axis, got lengths {found}. "
-            "Make lists into arrays, by numpy.asarray."
-        )
-    count = next(iter(lengths.values()))
-    if not count:
-        raise ValueError(f"{where}: there are no samples.")
-    return samples, count
+def _largest_first(samples: OneByOne, size: Callable[[Any], Any]) -> np.ndarray:
+    return np.argsort(-samples.sizes("in_batches", size), kind="stable")

@@ -194,6 +194,10 @@ def test_the_repr_tells_sizes_and_seed():
     )
 
 
+def test_the_repr_of_batches_tells_sizes_and_no_samples():
+    assert repr(in_batches(list(range(1000)), 300)) == "Batches(4 batches of 300)"
+
+
 def test_a_slice_of_epochs_without_end_is_refused_with_the_fix():
     with pytest.raises(ValueError, match=r"counted from 0 and have no end.*epochs\[:10\]"):
         TrainingEpochs(numbered(4), 2)[1:]

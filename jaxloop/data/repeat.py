@@ -1,0 +1,196 @@
+"""Epochs of a plain loader: one that gives batches, and knows nothing of epochs."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxloop.data.epochs import Batches
+
+#: What says it has more batches than this means that it has no end.
+MOST = 2**31 - 1
+
+
+class SizedIterable(Protocol):
+    """What an epoch is: it knows how many batches it has."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def repeat(batches: Iterable[Any], batch_count: int | None = None) -> Iterable[SizedIterable]:
+    """An endless sequence of epochs of a loader's batches: of torch, tf.data, grain, or any other, or of a list.
+
+    Without `batch_count`, an epoch is all of the loader, iterated anew each time. With it, an epoch is that many
+    batches, and begins where the one before stopped; a loader that ends is begun anew, save one that can be had only
+    once, such as a generator. Epochs of a list, a tuple or `Batches` can be had by position; those of others only in
+    turn, and each fit takes its first epoch from a new iterator.
+
+    Args:
+      batches: an iterable of batches. It has a length, unless `batch_count` is given.
+      batch_count: batches in an epoch, at least 1; None for as many as the loader has.
+
+    Raises:
+      ValueError: no length and no `batch_count`; no batch; a `batch_count` below 1. Later, in training: the batches
+        end early, or are more than the length that the loader tells.
+
+    Example:
+      >>> loader = [np.array([1, 2]), np.array([3, 4]), np.array([5, 6])]
+      >>> [[batch.tolist() for batch in epoch] for epoch in itertools.islice(repeat(loader, batch_count=2), 2)]
+      [[[1, 2], [3, 4]], [[5, 6], [1, 2]]]
+    """
+    if batch_count is not None and (not isinstance(batch_count, (int, np.integer)) or batch_count < 1):
+        raise ValueError(f"repeat: `batch_count` must be a whole number of at least 1, or None, got {batch_count!r}.")
+    length = _length(batches)
+    if length == 0:
+        raise ValueError("repeat: there is no batch. Check the batch size against the number of samples.")
+    if length is None and batch_count is None:
+        raise ValueError(
+            f"repeat: {type(batches).__name__} has no length, so an epoch has none. Say how many batches an epoch has, "
+            "as repeat(batches, batch_count=100)."
+        )
+    if length is not None and isinstance(batches, (Sequence, Batches)):
+        return _Sequence(batches, length, int(batch_count or length))
+    return _Loader(batches, length or 0) if batch_count is None else _Stream(batches, int(batch_count))
+
+
+def _length(batches: Any) -> int | None:
+    try:
+        length = len(batches)
+    except (TypeError, NotImplementedError):
+        return None
+    return length if length <= MOST else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Sequence:
+    """Epochs of batches that can be had by position."""
+
+    batches: Any
+    length: int
+    batch_count: int
+
+    def __getitem__(self, index: int) -> SizedIterable:
+        if index < 0:
+            raise IndexError(f"repeat: epochs are counted from 0 and have no end, got {index}.")
+        return self.batches if self.batch_count == self.length else _Part(self, index)
+
+    def __iter__(self) -> Iterator[SizedIterable]:
+        return map(self.__getitem__, itertools.count())
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """An epoch that is a part of a sequence, or goes around it."""
+
+    whole: _Sequence
+    epoch: int
+
+    def __len__(self) -> int:
+        return self.whole.batch_count
+
+    def __iter__(self) -> Iterator[Any]:
+        start = self.epoch * len(self)
+        return (self.whole.batches[index % self.whole.length] for index in range(start, start + len(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Loader:
+    """Epochs that are each all of a loader."""
+
+    batches: Iterable[Any]
+    length: int
+
+    def __iter__(self) -> Iterator[SizedIterable]:
+        return (_All(self, epoch) for epoch in itertools.count())
+
+
+@dataclass(frozen=True, eq=False)
+class _All:
+    """All batches of a loader, as many as it said."""
+
+    loader: _Loader
+    epoch: int
+
+    def __len__(self) -> int:
+        return self.loader.length
+
+    def __iter__(self) -> Iterator[Any]:
+        count = 0
+        for batch in self.loader.batches:
+            if count == len(self):
+                raise ValueError(
+                    f"repeat: the loader's length is {count}, but it went on after that in epoch {self.epoch} "
+                    f"(counted from 0). Cut it, as repeat(batches, batch_count={count})."
+                )
+            yield batch
+            count += 1
+        if count < len(self):
+            raise ValueError(_ended(self.epoch, count, len(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Stream:
+    """Epochs cut from one stream of batches."""
+
+    batches: Iterable[Any]
+    batch_count: int
+
+    def __iter__(self) -> Iterator[SizedIterable]:
+        tap = _Tap(self.batches)
+        return (_Cut(tap, epoch, self.batch_count) for epoch in itertools.count())
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """The next batches of a stream. Begun again after its first batch, it gives that again: so one can look ahead."""
+
+    tap: "_Tap"
+    epoch: int
+    batch_count: int
+
+    def __len__(self) -> int:
+        return self.batch_count
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in range(self.batch_count):
+            try:
+                batch = self.tap.first_of(self.epoch) if index == 0 else self.tap.take()
+            except StopIteration:
+                raise ValueError(_ended(self.epoch, index, self.batch_count)) from None
+            yield batch
+
+
+class _Tap:
+    """The place in a stream of batches; the one thing here that changes, as any iterator does."""
+
+    def __init__(self, batches: Iterable[Any]):
+        self._batches = batches
+        self._rest = iter(batches)
+        self._first: tuple[int, Any] | None = None
+
+    def first_of(self, epoch: int) -> Any:
+        """The first batch of an epoch; the same again as long as no other was taken."""
+        if self._first is None or self._first[0] != epoch:
+            batch = self.take()
+            self._first = (epoch, batch)
+        return self._first[1]
+
+    def take(self) -> Any:
+        """The next batch; the first anew where the batches have ended. A generator that has, has none."""
+        self._first = None
+        try:
+            return next(self._rest)
+        except StopIteration:
+            self._rest = iter(self._batches)
+            return next(self._rest)
+
+
+def _ended(epoch: int, index: int, batch_count: int) -> str:
+    return (
+        f"repeat: the batches ended before batch {index} of epoch {epoch} (both counted from 0), but an epoch has "
+        f"{batch_count}. Give what can be iterated anew, such as a list or a loader, more batches, or a smaller "
+        "`batch_count`."
+    )

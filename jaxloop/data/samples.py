@@ -1,0 +1,121 @@
+"""What samples may be: arrays with one leading axis, or a source that is read one sample at a time."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+#: PyTree of arrays with one leading axis, or a source: a list, or any object with `__len__` and `__getitem__`.
+Samples = Any
+
+
+@dataclass(frozen=True, eq=False)
+class OneByOne:
+    """Samples as a sequence of single ones, each read when it is asked for.
+
+    Attributes:
+      samples: a source, or arrays with one leading axis.
+    """
+
+    samples: Samples
+
+    def __len__(self) -> int:
+        return count_of(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        if is_source(self.samples):
+            return self.samples[index]
+        return jax.tree.map(lambda leaf: leaf[index], self.samples)
+
+    def rows(self, order: np.ndarray | None, rows: slice) -> list[Any]:
+        """The samples at `rows` of an order, or of their own."""
+        indices = range(*rows.indices(len(self))) if order is None else order[rows].tolist()
+        return [self[index] for index in indices]
+
+    def sizes(self, where: str, size: Callable[[Any], Any]) -> np.ndarray:
+        """float64[N]: `size` of each sample. Reads them all.
+
+        Raises:
+          ValueError: a size is no number.
+        """
+        sizes = np.empty(len(self))
+        for index in range(len(self)):
+            sample = self[index]
+            try:
+                if size is len and isinstance(sample, (tuple, Mapping)):
+                    raise TypeError("`len` would count the parts of a sample, which are equally many in all")
+                sizes[index] = size(sample)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{where}: `size` must give a number for each sample, but for sample {index}, of type "
+                    f"{type(sample).__name__}: {error}. For samples of several parts give, for instance, "
+                    "size=lambda sample: len(sample[0])."
+                ) from error
+        return sizes
+
+
+def is_source(samples: Samples) -> bool:
+    """Whether the samples are read one at a time: a list or an object, and no array, nor tuple or dict of arrays."""
+    if isinstance(samples, list):
+        return True
+    if isinstance(samples, (str, bytes, Mapping)) or hasattr(samples, "__array__"):
+        return False
+    is_sequence = hasattr(samples, "__len__") and hasattr(samples, "__getitem__")
+    return is_sequence and jax.tree_util.all_leaves([samples])
+
+
+def count_of(samples: Samples) -> int:
+    """How many samples there are."""
+    return len(samples) if isinstance(samples, OneByOne) or is_source(samples) else len(jax.tree.leaves(samples)[0])
+
+
+def checked(where: str, samples: Samples, batch_size: int) -> tuple[Samples, int]:
+    """The samples, their arrays as NumPy's, and how many there are.
+
+    Raises:
+      ValueError: leaves of unequal length, no sample, or a batch size below 1.
+    """
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f"{where}: `batch_size` must be a whole number of at least 1, got {batch_size!r}.")
+    if not is_source(samples):
+        samples = jax.tree.map(np.asarray, samples)
+        _check_leading_axis(where, samples)
+    count = count_of(samples)
+    if not count:
+        raise ValueError(f"{where}: there are no samples.")
+    return samples, count
+
+
+def check_epochs(where: str, samples: Samples, batch_size: int, seed: int) -> Samples:
+    """The samples of training epochs, their arrays as NumPy's.
+
+    Raises:
+      ValueError: as `checked`; a batch size above the number of samples; a seed below 0.
+    """
+    samples, count = checked(where, samples, batch_size)
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"{where}: `seed` must be a whole number of at least 0, got {seed!r}.")
+    if batch_size > count:
+        hint = " A list is one sample an item; give arrays that belong together as a tuple."
+        raise ValueError(
+            f"{where}: `batch_size` must be at most the number of samples, {count}, "
+            f"got {batch_size}; an epoch would have no batch.{hint if isinstance(samples, list) else ''}"
+        )
+    return samples
+
+
+def _check_leading_axis(where: str, samples: Any) -> None:
+    lengths = {
+        jax.tree_util.keystr(path): len(leaf) if leaf.ndim else None
+        for path, leaf in jax.tree_util.tree_leaves_with_path(samples)
+    }
+    if len(set(lengths.values())) == 1 and None not in lengths.values():
+        return
+    listed = [f"{path or 'samples'}: {length}" for path, length in lengths.items()] or ["no array"]
+    found = ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
+    raise ValueError(
+        f"{where}: all samples' arrays must share one leading axis, got lengths {found}. "
+        "Make lists into arrays, by numpy.asarray."
+    )
