@@ -8,6 +8,9 @@ from typing import Any
 
 import jax
 
+from jaxloop.adapters import linen, nnx
+from jaxloop.adapters import pytree as callables
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -24,6 +27,8 @@ class Model:
       params: PyTree of arrays, what is differentiated and updated.
       state: PyTree of arrays that the forward pass changes (batch statistics, streams of random numbers).
       training: the mode in which `model(input)` and `model.forward` run; static.
+
+    `from_nnx`, `from_linen` and `from_callable` make models of what other libraries call one.
 
     Example:
       >>> model = Model(lambda params, state, x, *, training, key: (x @ params["w"], state), {"w": w}, {})
@@ -49,7 +54,11 @@ class Model:
         return dataclasses.replace(self, **fields)
 
     def unwrap(self) -> Any:
-        """What the model was made from, with the values it has now: an nnx module, or this model."""
+        """What the model was made from, with the values it has now.
+
+        Returns:
+          An nnx module, `(module, variables)` of a linen module, a callable pytree, or this model.
+        """
         restore = getattr(self.apply, "restore", None)
         return self if restore is None else restore(self.params, self.state)
 
@@ -64,17 +73,56 @@ class Model:
         Args:
           module: a module that is called as `module(input)`.
         """
-        from flax import nnx
+        return Model(*nnx.split(module))
 
-        module = nnx.merge(*nnx.split(module))
-        nnx.pop(module, nnx.Intermediate)  # what an earlier call has sown is no state
-        training_graph, params, state = nnx.split(_in_mode(module, training=True), nnx.Param, ...)
-        inference_graph = nnx.split(_in_mode(module, training=False))[0]
-        return Model(
-            _NNXApply(training_graph, inference_graph, nnx.split(module)[0], type(module).__name__),
-            nnx.to_pure_dict(params),
-            nnx.to_pure_dict(state),
-        )
+    @staticmethod
+    def from_linen(module: Any, variables: Any = None) -> "Model":
+        """A model from a `flax.linen.Module`, called as `module.apply(variables, input)`.
+
+        The collection `params` holds the parameters; all others (batch statistics) are state, which training
+        changes and inference does not. The mode goes to the argument `train` or `training` (True in training) or
+        `deterministic` (False in training) of the module's `__call__`, whichever it has. `key` is the key of
+        dropout, in training alone.
+
+        Args:
+          module: is called with one input: an array or PyTree of arrays, batch first.
+          variables: mapping of collections, as `module.init` gives it. None leaves it to `fit` and its kin:
+            `module.init(jax.random.key(seed), input)` of the first batch, in inference mode.
+
+        Raises:
+          TypeError: `module` is no linen module with a `__call__`, or `variables` no mapping.
+          ValueError: `variables` holds no `params`.
+
+        Example:
+          >>> model = Model.from_linen(network, network.init(jax.random.key(0), images, train=False))
+          >>> network, variables = training_loop.fit(model, epochs=12)[0].model.unwrap()
+        """
+        return Model(*linen.split(module, variables))
+
+    @staticmethod
+    def from_callable(pytree: Any, *, batched: bool = True, inference: Any = None) -> "Model":
+        """A model from a pytree that can be called, such as an `equinox.Module` or a `jax.tree_util.Partial`.
+
+        Leaves that are arrays of floats or complex numbers are parameters, named by their path; other arrays
+        (integers, bools, keys) are state, which stays as it is; all else is static. Two that differ in arrays
+        alone share their programs. Where it accepts `key`, the key of the step is passed, in both modes.
+
+        Args:
+          pytree: called as `pytree(input)`, or `pytree(input, key=key)`.
+          batched: whether it takes a batch. With False it takes one example, as equinox's layers do, and is mapped
+            over the first axis of the input by `jax.vmap`, the key split. (`jax.vmap(module)` itself is a
+            function whose arrays cannot be seen.)
+          inference: what is called in inference instead, with the values of `pytree`: the mode is never guessed.
+
+        Raises:
+          TypeError: `pytree` cannot be called.
+          ValueError: it has no array of floats, or `inference` is another pytree.
+
+        Example:
+          >>> mlp = equinox.nn.MLP(64, 10, width_size=128, depth=1, key=jax.random.key(0))
+          >>> model = Model.from_callable(mlp, batched=False, inference=equinox.nn.inference_mode(mlp))
+        """
+        return Model(*callables.split(pytree, batched=batched, inference=inference))
 
 
 @functools.partial(jax.jit, inline=True)
@@ -82,73 +130,48 @@ def _output(model: Model, input: Any, key: jax.Array | None) -> Any:
     return model.forward(input, key)[0]
 
 
-def _in_mode(module: Any, training: bool) -> Any:
-    from flax import nnx
+def as_model(given: Any, first_input: Callable[[], Any] | None = None, key: jax.Array | None = None) -> Model:
+    """`given` as a `Model`: itself, or what one of its `from_` methods makes of it.
 
-    return nnx.with_attributes(
-        module,
-        deterministic=not training,
-        use_running_average=not training,
-        raise_if_not_found=False,
-    )
-
-
-class _NNXApply:
-    """The forward pass of an nnx module, by its graph in each mode; equal for equal modules."""
-
-    def __init__(self, training_graph: Any, inference_graph: Any, graph: Any, name: str):
-        self._graphs = {True: training_graph, False: inference_graph}
-        self._graph = graph
-        self._name = name
-        try:
-            self._hash: int | None = hash((training_graph, inference_graph))
-        except TypeError:  # an attribute of the module is not hashable: then only itself is equal
-            self._hash = None
-
-    def __call__(self, params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
-        from flax import nnx
-
-        module = nnx.merge(self._graphs[training], params, state, copy=True)
-        output = module(input)
-        changed = nnx.state(module, nnx.Not(nnx.Any(nnx.Param, nnx.Intermediate)))
-        return output, nnx.to_pure_dict(changed)
-
-    def restore(self, params: Any, state: Any) -> Any:
-        """The module with these values, in the mode in which it was given."""
-        from flax import nnx
-
-        return nnx.merge(self._graph, params, state, copy=True)
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        if not isinstance(other, _NNXApply) or self._hash is None or self._hash != other._hash:
-            return False
-        return self._graphs == other._graphs and self._graph == other._graph
-
-    def __hash__(self) -> int:
-        return id(self) if self._hash is None else self._hash
-
-    def __repr__(self) -> str:
-        return f"<forward pass of {self._name}>"
-
-
-def as_model(given: Any) -> Model:
-    """`given` as a `Model`: itself, or a flax nnx module that was split.
+    Args:
+      given: a model, a flax nnx or linen module, or a callable pytree with an array of floats.
+      first_input: gives the input from which a linen module without variables is initialized.
+      key: key[], with which it is.
 
     Raises:
       TypeError: it is no model that is known.
+      ValueError: it has no variables, and there is nothing to make them from.
     """
+    model = _adapted(given)
+    initialize = getattr(model.apply, "initialize", None)
+    if initialize is None or model.params is not None:
+        return model
+    if first_input is None or key is None:
+        raise ValueError(
+            "model: this linen module has no variables yet. Write "
+            "jaxloop.Model.from_linen(module, module.init(key, input))."
+        )
+    params, state = initialize(key, first_input())
+    return model.replace(params=params, state=state)
+
+
+def _adapted(given: Any) -> Model:
     if isinstance(given, Model):
         return given
-    if _is_nnx_module(given):
+    if _is_module(given, "flax.nnx"):
         return Model.from_nnx(given)
+    if _is_module(given, "flax.linen"):
+        return Model.from_linen(given)
+    if callables.is_trainable(given):
+        return Model.from_callable(given)
     raise TypeError(
-        f"model: expected a jaxloop.Model, a jaxloop.Loop or a flax.nnx.Module, got {type(given).__name__}. "
-        "Wrap a function as jaxloop.Model(apply, params, state)."
+        "model: expected a jaxloop.Model, a jaxloop.Loop, a flax.nnx.Module, a flax.linen.Module or a callable pytree "
+        f"with arrays of floats (an equinox.Module), got {type(given).__name__}. Wrap a function as "
+        "jaxloop.Model(apply, params, state), a module that takes one example as "
+        "jaxloop.Model.from_callable(module, batched=False)."
     )
 
 
-def _is_nnx_module(given: Any) -> bool:
+def _is_module(given: Any, package: str) -> bool:
     """Asked without importing flax, which whoever has such a module has imported already."""
-    return any(kind.__name__ == "Module" and kind.__module__.startswith("flax.nnx") for kind in type(given).__mro__)
+    return any(kind.__name__ == "Module" and kind.__module__.startswith(package) for kind in type(given).__mro__)

@@ -9,7 +9,7 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"events", "losses", "data"},
+    {"events", "losses", "data", "adapters"},
     {"model", "metrics", "placement"},
     {"loop"},
     {"callback", "views"},
@@ -19,8 +19,9 @@ FLOORS = [
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {
-    "engine": [{"feed", "programs", "probe", "host"}, {"run"}, {"setup"}],
-    "data": [{"epochs"}],
+    "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
+    "engine": [{"checks", "feed", "programs", "probe", "host"}, {"run"}, {"setup"}],
+    "data": [{"collate", "samples"}, {"epochs"}, {"nonuniform", "repeat"}],
     "callbacks": [{"clipping", "csv_logger", "progress_bar"}],
 }
 #: Upper floors within a floor: `phases` stands on `steps`, both below the callbacks and the engine.

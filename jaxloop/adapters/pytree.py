@@ -1,0 +1,126 @@
+"""The adapter of callable pytrees, such as equinox modules."""
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxloop.adapters.by_value import ByValue
+
+
+def split(pytree: Any, *, batched: bool, inference: Any) -> tuple["PytreeApply", Any, Any]:
+    """(apply, params, state) of a callable pytree, params and state by path; see `Model.from_callable`.
+
+    Raises:
+      TypeError, ValueError: it cannot be called, holds nothing to train, or `inference` holds other arrays.
+    """
+    if not callable(pytree):
+        raise TypeError(f"Model.from_callable: `pytree` must be callable, got {type(pytree).__name__}.")
+    skeleton, arrays = _skeleton(pytree)
+    params = {name: leaf for name, leaf in arrays.items() if _is_inexact(leaf)}
+    if not params:
+        raise ValueError(
+            f"Model.from_callable: {type(pytree).__name__} has no leaf that is an array of floats, so there is nothing "
+            "to train. Arrays in a closure cannot be seen: write Model(apply, params, state), or for a jax.vmap-ed "
+            "module Model.from_callable(module, batched=False)."
+        )
+    state = {name: leaf for name, leaf in arrays.items() if name not in params}
+    other = skeleton if inference is None else _skeleton(inference)[0]
+    if not callable(pytree if inference is None else inference) or other.arrays != skeleton.arrays:
+        raise ValueError(
+            f"Model.from_callable: `inference` must be {type(pytree).__name__} itself in inference mode, with the same "
+            f"arrays, got {type(inference).__name__}. Write equinox.nn.inference_mode(module) or the like."
+        )
+    skeletons = (ByValue(other), ByValue(skeleton))
+    return PytreeApply(skeletons, _takes_key(pytree), batched, type(pytree).__name__), params, state
+
+
+def is_trainable(given: Any) -> bool:
+    """Whether `given` is a callable pytree with at least one array of floats among its leaves."""
+    return callable(given) and any(_is_array(leaf) and _is_inexact(leaf) for leaf in jax.tree.leaves(given))
+
+
+class Skeleton(NamedTuple):
+    """What is left of a pytree without its arrays.
+
+    Attributes:
+      tree: its structure.
+      leaves: of each leaf the path, whether it is an array, and if not its type (as 1 == 1.0 == True) and value.
+    """
+
+    tree: Any
+    leaves: tuple[tuple[str, bool, type | None, Any], ...]
+
+    @property
+    def arrays(self) -> list[str]:
+        """The paths of the arrays that were taken out."""
+        return [path for path, is_array, *_ in self.leaves if is_array]
+
+    def filled(self, arrays: dict[str, Any]) -> Any:
+        """The pytree, with `arrays` by path."""
+        leaves = [arrays[path] if is_array else value for path, is_array, _, value in self.leaves]
+        return jax.tree.unflatten(self.tree, leaves)
+
+
+def _skeleton(pytree: Any) -> tuple[Skeleton, dict[str, Any]]:
+    """The skeleton, and the arrays by path."""
+    paths, tree = jax.tree_util.tree_flatten_with_path(pytree)
+    leaves = [(jax.tree_util.keystr(path).lstrip("."), leaf) for path, leaf in paths]
+    slots = [(path, True, None, None) if _is_array(leaf) else (path, False, type(leaf), leaf) for path, leaf in leaves]
+    return Skeleton(tree, tuple(slots)), {path: leaf for path, leaf in leaves if _is_array(leaf)}
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether it is an array that JAX can compute with; an array of strings or objects is not."""
+    return isinstance(leaf, jax.Array) or (
+        isinstance(leaf, np.ndarray) and (leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number))
+    )
+
+
+def _is_inexact(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.inexact)
+
+
+def _takes_key(function: Any) -> bool:
+    try:
+        parameter = inspect.signature(function).parameters.get("key")
+    except (TypeError, ValueError):  # it shows no signature
+        return False
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return parameter is not None and parameter.kind in named
+
+
+@dataclass(frozen=True, repr=False)
+class PytreeApply:
+    """The forward pass of a callable pytree; equal for pytrees that differ in their arrays alone.
+
+    Attributes:
+      skeletons: in inference and in training.
+      takes_key: whether it is called with `key=`.
+      batched: whether it takes a batch, not one example.
+      name: of its class.
+    """
+
+    skeletons: tuple[ByValue, ByValue]
+    takes_key: bool
+    batched: bool
+    name: str = field(compare=False)
+
+    def __call__(self, params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
+        function = self.skeletons[training].value.filled({**params, **state})
+        if not self.takes_key or key is None:
+            return (function if self.batched else jax.vmap(function))(input), state
+        if self.batched:
+            return function(input, key=key), state
+        keys = jax.random.split(key, jax.tree.leaves(input)[0].shape[0])
+        return jax.vmap(lambda example, key: function(example, key=key))(input, keys), state
+
+    def restore(self, params: Any, state: Any) -> Any:
+        """The pytree with these values."""
+        return self.skeletons[True].value.filled({**params, **state})
+
+    def __repr__(self) -> str:
+        return f"<forward pass of {self.name}>"
