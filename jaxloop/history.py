@@ -3,13 +3,16 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.views import Columns, LoopView
+
+if TYPE_CHECKING:
+    import pandas
 
 Stopped = Literal["completed", "cancelled", "preempted"]
 
@@ -32,6 +35,36 @@ class History:
     batches: Mapping[str, np.ndarray]
     stopped: Stopped
     compile_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_pandas(self, rows: Literal["epochs", "batches"] = "epochs") -> "pandas.DataFrame":
+        """The epochs, or the batches, as a table of the same columns.
+
+        Args:
+          rows: `"epochs"` or `"batches"`: which of the two.
+
+        Returns:
+          A DataFrame of its own, numbered from 0.
+
+        Raises:
+          ValueError: `rows` is neither.
+          ModuleNotFoundError: pandas is not installed.
+
+        Example:
+          >>> History({"epoch": np.array([1, 2]), "loss": np.array([0.5, 0.25])}, {}, "completed").to_pandas()
+             epoch  loss
+          0      1  0.50
+          1      2  0.25
+        """
+        if rows not in ("epochs", "batches"):
+            raise ValueError(f"History.to_pandas: `rows` must be 'epochs' or 'batches', got {rows!r}.")
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "History.to_pandas: it needs pandas, which is not installed. Install jaxloop with its extra `data`, "
+                "as in `pip install 'jaxloop[data]'`, or pandas alone."
+            ) from error
+        return pandas.DataFrame({name: np.array(column) for name, column in getattr(self, rows).items()})
 
     def __repr__(self) -> str:
         count = len(self.epochs.get("epoch", ()))

@@ -35,6 +35,98 @@ def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
     )
 
 
+def sigmoid_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """The cross entropy between sigmoid(logits) and the target, the mean over the classes of an example or token.
+
+    `-p log sigmoid(x) - (1 - p) log sigmoid(-x)` for each logit `x`: every class is a question of its own, answered
+    by yes or no. That is `optax.losses.sigmoid_binary_cross_entropy`, which takes no logarithm of 0.
+
+    Args:
+      logits: float[batch], one per example; or float[..., classes], unnormalized.
+      target: of the same shape, from 0 (no) to 1 (yes), integer, bool or float; where `classes` is 1, its axis may be
+        left out.
+
+    Returns:
+      float[batch] or float[...], in nats.
+
+    Raises:
+      ValueError: the shapes differ otherwise.
+
+    Example:
+      >>> sigmoid_cross_entropy(jnp.zeros((2, 1)), jnp.array([0, 1]))
+      Array([0.6931472, 0.6931472], dtype=float32)
+    """
+    if logits.shape == (*target.shape, 1):
+        target = target[..., None]
+    _check_same_shape("sigmoid_cross_entropy", "logits", logits, target)
+    losses = optax.losses.sigmoid_binary_cross_entropy(logits, target)
+    return losses if losses.ndim < 2 else jnp.mean(losses, axis=-1)
+
+
+def mean_squared_error(output: jax.Array, target: jax.Array) -> jax.Array:
+    """The mean of `(output - target)**2` over all axes but the first, one per example.
+
+    Args:
+      output: float[batch, ...].
+      target: of the same shape; nothing is broadcast.
+
+    Returns:
+      float[batch].
+
+    Raises:
+      ValueError: the shapes differ.
+
+    Example:
+      >>> mean_squared_error(jnp.array([[0.0, 2.0], [1.0, 1.0]]), jnp.zeros((2, 2)))
+      Array([2., 1.], dtype=float32)
+    """
+    _check_same_shape("mean_squared_error", "output", output, target)
+    return _mean_of_each(optax.losses.squared_error(output, target))
+
+
+def mean_absolute_error(output: jax.Array, target: jax.Array) -> jax.Array:
+    """The mean of `|output - target|` over all axes but the first, one per example.
+
+    Args:
+      output: float[batch, ...].
+      target: of the same shape; nothing is broadcast.
+
+    Returns:
+      float[batch].
+
+    Raises:
+      ValueError: the shapes differ.
+
+    Example:
+      >>> mean_absolute_error(jnp.array([[0.0, 2.0], [1.0, 1.0]]), jnp.zeros((2, 2)))
+      Array([1., 1.], dtype=float32)
+    """
+    _check_same_shape("mean_absolute_error", "output", output, target)
+    return _mean_of_each(jnp.abs(output - target))
+
+
+def _mean_of_each(values: jax.Array) -> jax.Array:
+    return jnp.mean(values, axis=tuple(range(1, values.ndim)))
+
+
+def _check_same_shape(where: str, name: str, given: jax.Array, target: jax.Array) -> None:
+    """Refuses what would broadcast, or not even that.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    if given.shape == target.shape:
+        return
+    long, short = (name, "target") if given.ndim > target.ndim else ("target", name)
+    fix = "Check the last layer's size and what the data gives as target."
+    if (*given.shape, 1) == target.shape or given.shape == (*target.shape, 1):
+        fix = f"Drop the last axis of `{long}`, {long}[..., 0], or add one to `{short}`, {short}[..., None]."
+    raise ValueError(
+        f"{where}: `{name}` and `target` must be of one shape, got {given.shape} and {target.shape}; nothing is "
+        f"broadcast here. {fix}"
+    )
+
+
 def spread_weight(weight: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
     """The weight of each element of something of `shape`, which starts with the weight's own axes.
 

@@ -1,5 +1,10 @@
 """`History` and the observer that writes it down."""
 
+import doctest
+import sys
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -156,3 +161,46 @@ def test_the_repr_tells_how_it_ended_and_the_last_epoch():
 
 def test_the_repr_of_an_empty_history_tells_so():
     assert repr(History({}, {}, "cancelled")) == "History(cancelled after 0 epochs)"
+
+
+TABLES = History({"epoch": np.array([1, 2]), "loss": np.array([0.5, 0.25])}, {"batch": np.array([1])}, "completed")
+
+
+def test_the_epochs_are_a_table_for_pandas():
+    table = TABLES.to_pandas()
+    assert table.to_dict("list") == {"epoch": [1, 2], "loss": [0.5, 0.25]}
+    assert [str(dtype) for dtype in table.dtypes] == ["int64", "float64"]
+
+
+def test_the_batches_are_a_table_for_pandas():
+    assert TABLES.to_pandas("batches").to_dict("list") == {"batch": [1]}
+
+
+def test_what_is_done_to_a_table_leaves_the_history_as_it_was():
+    table = TABLES.to_pandas()
+    table.loc[0, "loss"] = 9.0
+    assert TABLES.epochs["loss"].tolist() == [0.5, 0.25]
+
+
+def test_an_empty_history_is_an_empty_table():
+    assert History({}, {}, "cancelled").to_pandas().empty
+
+
+def test_a_table_of_something_else_is_refused():
+    with pytest.raises(ValueError, match="`rows` must be 'epochs' or 'batches', got 'steps'"):
+        TABLES.to_pandas("steps")
+
+
+def test_without_pandas_a_table_says_which_extra_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs pandas.*extra `data`.*jaxloop\[data\]"):
+        TABLES.to_pandas()
+
+
+def test_the_extra_that_a_table_names_has_pandas():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert any(needed.startswith("pandas") for needed in project["optional-dependencies"]["data"])
+
+
+def test_the_example_in_the_docstring_runs():
+    assert doctest.testmod(history).failed == 0

@@ -1,5 +1,7 @@
 """Losses, one per example, and their weighted means."""
 
+import doctest
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
+from sklearn.metrics import mean_absolute_error as sklearn_absolute_error
+from sklearn.metrics import mean_squared_error as sklearn_squared_error
 
-from jaxloop.losses import softmax_cross_entropy, spread_weight, weighted_mean, weighted_sum
+from jaxloop import losses
+from jaxloop.losses import (
+    mean_absolute_error,
+    mean_squared_error,
+    sigmoid_cross_entropy,
+    softmax_cross_entropy,
+    spread_weight,
+    weighted_mean,
+    weighted_sum,
+)
 
 LOGITS = jnp.array([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 0.0], [1e4, 0.0, -1e4]])
 LABELS = jnp.array([0, 2, 2, 0])
@@ -51,8 +64,8 @@ def test_labels_may_have_any_integer_type(dtype):
 
 def test_tokens_are_lost_one_by_one():
     logits = jnp.stack([LOGITS[:2], LOGITS[2:]])
-    losses = softmax_cross_entropy(logits, LABELS.reshape(2, 2))
-    np.testing.assert_allclose(losses.reshape(-1), softmax_cross_entropy(LOGITS, LABELS), rtol=1e-6)
+    found = softmax_cross_entropy(logits, LABELS.reshape(2, 2))
+    np.testing.assert_allclose(found.reshape(-1), softmax_cross_entropy(LOGITS, LABELS), rtol=1e-6)
 
 
 def test_the_gradient_is_softmax_minus_one_hot():
@@ -66,6 +79,95 @@ def test_the_gradient_is_softmax_minus_one_hot():
 def test_a_target_of_another_shape_is_refused(target):
     with pytest.raises(ValueError, match=r"`target` must be integer labels of shape \(4,\) or probabilities"):
         softmax_cross_entropy(LOGITS, target)
+
+
+ONE_LOGIT = jnp.array([-2.0, 0.0, 0.5, 30.0])
+YES_OR_NO = jnp.array([0, 1, 1, 1])
+
+
+def test_a_logit_of_zero_costs_the_logarithm_of_two():
+    np.testing.assert_allclose(sigmoid_cross_entropy(jnp.zeros(2), jnp.array([0.0, 1.0])), np.log(2.0), rtol=1e-6)
+
+
+def test_the_mean_over_one_logit_is_the_log_loss_of_scikit_learn():
+    expected = log_loss(YES_OR_NO, jax.nn.sigmoid(np.asarray(ONE_LOGIT, np.float64)))
+    assert sigmoid_cross_entropy(ONE_LOGIT, YES_OR_NO).mean() == pytest.approx(expected, rel=1e-6)
+
+
+def test_one_logit_costs_what_two_logits_cost_whose_difference_it_is():
+    two = jnp.stack([jnp.zeros(4), ONE_LOGIT], axis=-1)
+    expected = softmax_cross_entropy(two, YES_OR_NO)
+    np.testing.assert_allclose(sigmoid_cross_entropy(ONE_LOGIT, YES_OR_NO), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32, jnp.uint8, jnp.bool_])
+@pytest.mark.parametrize(("logits", "target"), [((4,), (4,)), ((4, 1), (4,)), ((4, 1), (4, 1))])
+def test_an_axis_of_one_logit_may_be_there_or_not(logits, target, dtype):
+    found = sigmoid_cross_entropy(ONE_LOGIT.reshape(logits), YES_OR_NO.astype(dtype).reshape(target))
+    np.testing.assert_allclose(found, sigmoid_cross_entropy(ONE_LOGIT, YES_OR_NO), rtol=1e-6)
+
+
+def test_one_logit_per_token_gives_one_loss_per_token():
+    found = sigmoid_cross_entropy(ONE_LOGIT.reshape(2, 2, 1), YES_OR_NO.reshape(2, 2))
+    np.testing.assert_allclose(found.reshape(-1), sigmoid_cross_entropy(ONE_LOGIT, YES_OR_NO), rtol=1e-6)
+
+
+def test_several_yes_or_no_classes_cost_their_mean():
+    found = sigmoid_cross_entropy(ONE_LOGIT.reshape(2, 2), YES_OR_NO.reshape(2, 2))
+    expected = sigmoid_cross_entropy(ONE_LOGIT, YES_OR_NO).reshape(2, 2).mean(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_large_logits_cost_no_infinity():
+    found = sigmoid_cross_entropy(jnp.array([1e4, -1e4, 1e4]), jnp.array([0, 1, 1]))
+    np.testing.assert_array_equal(found, [1e4, 1e4, 0.0])
+
+
+def test_the_gradient_of_one_logit_is_sigmoid_minus_target():
+    gradient = jax.grad(lambda logits: sigmoid_cross_entropy(logits, YES_OR_NO).sum())(ONE_LOGIT)
+    np.testing.assert_allclose(gradient, jax.nn.sigmoid(ONE_LOGIT) - YES_OR_NO, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "expected"),
+    [(mean_squared_error, sklearn_squared_error), (mean_absolute_error, sklearn_absolute_error)],
+)
+@pytest.mark.parametrize("shape", [(7,), (7, 1), (7, 3), (7, 3, 2)])
+def test_errors_are_those_of_scikit_learn_one_per_example(loss_fn, expected, shape):
+    random = np.random.default_rng(0)
+    output, target = random.normal(size=(2, *shape)).astype(np.float32)
+    each = [expected(output[i].reshape(-1), target[i].reshape(-1)) for i in range(7)]
+    found = loss_fn(jnp.asarray(output), target)
+    assert found.shape == (7,)
+    np.testing.assert_allclose(found, each, rtol=1e-6, atol=1e-7)
+    assert found.mean() == pytest.approx(expected(output.reshape(7, -1), target.reshape(7, -1)), rel=1e-6)
+
+
+def test_errors_take_bytes_as_target():
+    target = np.array([[255, 0]], np.uint8)
+    assert mean_squared_error(jnp.array([[254.0, 1.0]]), target).tolist() == [1.0]
+    assert mean_absolute_error(jnp.array([[253.0, 2.0]]), target).tolist() == [2.0]
+
+
+@pytest.mark.parametrize("loss_fn", [mean_squared_error, mean_absolute_error])
+def test_errors_that_would_broadcast_are_refused_with_the_fix(loss_fn):
+    name = loss_fn.__name__
+    with pytest.raises(ValueError, match=rf"^{name}: .*got \(4, 1\) and \(4,\).*output\[..., 0\].*target\[..., None\]"):
+        loss_fn(jnp.zeros((4, 1)), jnp.zeros(4))
+    with pytest.raises(ValueError, match=rf"^{name}: .*got \(4,\) and \(4, 1\).*target\[..., 0\].*output\[..., None\]"):
+        loss_fn(jnp.zeros(4), jnp.zeros((4, 1)))
+    with pytest.raises(ValueError, match=rf"^{name}: .*got \(4, 3\) and \(3,\).*Check the last layer's size"):
+        loss_fn(jnp.zeros((4, 3)), jnp.zeros(3))
+
+
+@pytest.mark.parametrize("target", [(4, 1), (3,), (4, 2), ()])
+def test_a_sigmoid_target_of_another_shape_is_refused(target):
+    with pytest.raises(ValueError, match=r"^sigmoid_cross_entropy: `logits` and `target` must be of one shape"):
+        sigmoid_cross_entropy(jnp.zeros(4), jnp.zeros(target))
+
+
+def test_the_examples_in_the_docstrings_run():
+    assert doctest.testmod(losses).failed == 0
 
 
 def test_no_weight_weighs_all_alike():
