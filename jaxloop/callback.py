@@ -1,6 +1,7 @@
 """What a callback is: compiled or on the host, bound to the plan of a fit, called at an event."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -127,6 +128,21 @@ def name_of(callback: Any) -> str:
     return (name or type(callback).__name__).replace("<locals>.", "")
 
 
+@contextmanager
+def noted(callback: Any, event: Event) -> Iterator[None]:
+    """Notes on an exception which callback raised it, and at which event; it stays what it is."""
+    try:
+        yield
+    except Exception as error:
+        add_note(error, callback, event)
+        raise
+
+
+def add_note(error: Exception, callback: Any, event: Event) -> None:
+    """Notes on `error` that `callback` raised it at `event`."""
+    error.add_note(f"jaxloop: in callback {name_of(callback)!r} at {event.name}")
+
+
 def fire(callbacks: Sequence[Callback], loop: Loop, event: Event, *, new_stats: bool = False) -> Loop:
     """Calls the compiled `callbacks` in order and gives what became of the loop.
 
@@ -152,7 +168,8 @@ def fire(callbacks: Sequence[Callback], loop: Loop, event: Event, *, new_stats: 
 def _call(callback: Callback, loop: Loop, event: Event) -> Loop:
     where = f"callback {name_of(callback)!r} at {event.name}"
     try:
-        result = callback(loop, event)
+        with noted(callback, event):
+            result = callback(loop, event)
     except (
         jax.errors.ConcretizationTypeError,
         jax.errors.TracerArrayConversionError,

@@ -1,7 +1,7 @@
 """The training step and the evaluation step, as pure functions composed of stages. No I/O."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import jax
@@ -103,6 +103,23 @@ def stages(phase: Phase | None) -> tuple[Callable[..., tuple[Loop, Any]], ...]:
 def hold(loop: Loop, batch: tuple[Any, ...]) -> Loop:
     """The loop with the batch at hand."""
     return loop.replace(**dict(zip(("input", "target", "weight"), batch, strict=True)))
+
+
+def output_of(parts: Parts, loop: Loop, batch: tuple[Any, ...], *, fresh: bool = False) -> Any:
+    """The output of an evaluation step, as it stands behind INFERENCE_PREDICTION_END.
+
+    Args:
+      parts: what the step is made of.
+      loop: in validation.
+      batch: (input, target, weight).
+      fresh: whether FIT_START is still to come, at which callbacks make room for what they remember.
+    """
+    parts = replace(parts, new_stats=True)
+    loop = parts.fire(loop, Event.FIT_START) if fresh else loop
+    loop = hold(loop, batch)
+    for stage in stages(Phase.VALIDATION)[:2]:
+        loop, _ = stage(parts, loop, True, loop.stop)
+    return loop.output
 
 
 def _begin(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:

@@ -14,6 +14,7 @@ from jaxloop.data import Batches
 from jaxloop.engine.feed import parts_of
 from jaxloop.engine.host import Host
 from jaxloop.engine.programs import Program, Programs
+from jaxloop.engine.run import Run
 from jaxloop.engine.setup import Setup
 from jaxloop.events import Event, Phase, Scope, leave
 from jaxloop.history import History, Recorder
@@ -21,8 +22,8 @@ from jaxloop.loop import Loop
 from jaxloop.metrics import Metric, resolve
 from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_step
 from jaxloop.placement import Device
-from jaxloop.steps import DifferentiableStep, LossFn, Parts
-from jaxloop.wire import handed_over
+from jaxloop.steps import DifferentiableStep, LossFn, Parts, output_of
+from jaxloop.wire import handed_over, opened_by_copy
 
 
 class TrainingLoop:
@@ -117,6 +118,8 @@ class TrainingLoop:
 
         Raises:
           ValueError, TypeError: an argument, the data or a callback is not what it must be.
+          Whatever data and callbacks raise, KeyboardInterrupt too: of the same type, with notes that say where, and
+            with the loop behind the last dispatch as `error.loop`. Host callbacks are closed first.
         """
         _check_positive("epochs", epochs)
         if limit_batches is not None:
@@ -130,6 +133,9 @@ class TrainingLoop:
         try:
             host.notice(f"Training on {_name(start.device)}")
             loop = run.fit(start.loop, start.source, start.feeds, start.plan)
+        except BaseException as error:
+            _leave_loop(error, run)
+            raise
         finally:
             host.close()
         stopped = "cancelled" if loop.stop & Scope.FIT else "completed"
@@ -152,6 +158,33 @@ class TrainingLoop:
         assert start.feeds.validation is not None
         loop = run.phase(loop, Phase.VALIDATION, start.feeds.validation)
         return {name: float(loop.stats[Phase.VALIDATION.stat(name)]) for name in start.plan.metrics}
+
+    def predict(self, model_or_loop: Any, batches: Any, *, on: Device | str | None = None) -> Any:
+        """The model's output for every example of `batches`, in their order, on the host.
+
+        Compiled callbacks take part at BATCH_START and INFERENCE_PREDICTION_END, as in evaluation; what they cancel is
+        of no account. The last batch is padded, so one program serves all.
+
+        Args:
+          model_or_loop: a model, or a loop whose model is meant.
+          batches: a sized iterable of batches as `validation`, or of inputs alone, each one array.
+          on: as in `fit`.
+
+        Returns:
+          PyTree of NumPy arrays, as the model's output, with all examples along the first axis.
+
+        Example:
+          >>> logits = training_loop.predict(loop, jl.in_batches(images, 256))
+        """
+        start = self._setup.prediction(model_or_loop, batches, on=on)
+        feed, loop = start.feeds.validation, start.loop
+        assert feed is not None
+        function = functools.partial(output_of, start.parts, fresh=not isinstance(model_or_loop, Loop))
+        key = ("predict", start.parts, isinstance(model_or_loop, Loop))
+        program = self._setup.programs.get(key, lambda: Program("predict", function))
+        outputs = [(size, program(loop, batch)) for size, batch in feed.sized()]
+        cut = [jax.tree.map(lambda leaf, n=size: np.asarray(leaf)[:n], output) for size, output in outputs]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *cut)
 
     def start(self, model_or_loop: Any, *, epochs: int, on: Device | str | None = None, seed: int = 0) -> Loop:
         """The loop at the start of a fit, past FIT_START: for those who own the loop themselves.
@@ -226,6 +259,16 @@ class TrainingLoop:
         parts = self._setup.parts_for(sort_out(self._setup.callbacks), loop.plan)
         name = function.__name__
         return self._setup.programs.get((name, parts), lambda: Program(name, functools.partial(function, parts)))
+
+
+def _leave_loop(error: BaseException, run: Run) -> None:
+    """Leaves the loop behind the last dispatch with the exception that ended the fit."""
+    loop = run.latest()
+    if loop is None:
+        return
+    phase = f", {loop.phase.value} batch {int(loop.batch_index)}" if loop.phase else ""
+    error.add_note(f"jaxloop: in epoch {int(loop.epoch_index)}{phase} (counted from 0); error.loop is the loop then")
+    error.loop = handed_over(opened_by_copy(loop, run.device), run.device)  # type: ignore[attr-defined]
 
 
 def _check_arguments(

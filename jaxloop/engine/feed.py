@@ -27,6 +27,7 @@ class Feed:
       device: where the batches go.
       first_specification: holds what the first batch was like, once it has been read; shared by the feeds of
         all epochs.
+      inputs_alone: whether a batch may be the input alone, as for predictions.
       short_last: whether a batch may have fewer examples than the first, as the last of an evaluation that
         cannot be padded.
     """
@@ -38,6 +39,7 @@ class Feed:
     device: Device
     first_specification: list["Specification"] = field(default_factory=list)
     short_last: bool = False
+    inputs_alone: bool = False
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -55,11 +57,37 @@ class Feed:
         """The first batch, ready for a program."""
         return self._ready(next(iter(self.batches)))
 
+    def sized(self) -> Iterator[tuple[int, Batch]]:
+        """The batches one by one, each with how many examples it has before it is padded."""
+        for batch in self.batches:
+            input = self._parts(batch)[0]
+            yield len(jax.tree.leaves(input)[0]), self._placed(self._ready(batch))
+
     def chunks(self, steps: int) -> Iterator[tuple[int, Batch]]:
-        """The batches in order, `steps` at once: how many, and the batches stacked (a single one is not)."""
+        """The batches in order, `steps` at once: how many, and the batches stacked (a single one is not).
+
+        Raises:
+          ValueError: there are fewer than the data's length says, or one is not like the first.
+          Whatever the data raises, with a note of the batch.
+        """
+        done = 0
+        try:
+            for count, batch in self._chunks(steps):
+                yield count, self._placed(batch)
+                done += count
+        except Exception as error:
+            error.add_note(f"jaxloop: while it read {self.where}, batch {done} of {len(self)} (counted from 0)")
+            raise
+        if done < len(self):
+            raise ValueError(
+                f"{self.where}: it ended after {done} of the {len(self)} batches that its length promises. A generator "
+                "is spent after one pass; give what can be iterated anew each epoch."
+            )
+
+    def _chunks(self, steps: int) -> Iterator[tuple[int, Batch]]:
         if steps == 1:
             for batch in self._singles():
-                yield 1, self._placed(batch)
+                yield 1, batch
             return
         rest = iter(self.batches) if not isinstance(self.batches, Batches) else None
         for start in range(0, len(self), steps):
@@ -71,14 +99,14 @@ class Feed:
             if stacked is None:
                 yield from self._stacked(self.batches[start + index] for index in range(count))
             elif start == 0 or self.padded:
-                yield count, self._placed(self._ready(stacked, axes=2))
+                yield count, self._ready(stacked, axes=2)
             else:  # our own batches are alike by construction: only the first are looked into
-                yield count, self._placed(parts_of(stacked, self.batch_keys, self.where))
+                yield count, parts_of(stacked, self.batch_keys, self.where)
 
     def _singles(self) -> Iterator[Batch]:
         """The batches one by one, ready; of our own, again only the first is looked into."""
         if not isinstance(self.batches, Batches) or self.batches.transforms or self.padded:
-            yield from map(self._ready, self.batches)
+            yield from map(self._ready, itertools.islice(self.batches, len(self)))
             return
         batches = iter(self.batches)
         yield self._ready(next(batches))
@@ -86,15 +114,15 @@ class Feed:
             yield parts_of(batch, self.batch_keys, self.where)
 
     def _stacked(self, batches: Iterable[Any]) -> Iterator[tuple[int, Batch]]:
-        """The batches along a new leading axis, each made ready as it is read; a short one goes by itself."""
-        for _, alike in itertools.groupby(map(self._ready, batches), key=lambda batch: _leading_axis(batch[0])):
+        """The batches along a new leading axis, each made ready as it is read; only what is of one shape is mixed."""
+        for _, alike in itertools.groupby(map(self._ready, batches), key=kind_of):
             ready = list(alike)
             one = ready[0] if len(ready) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *ready)
-            yield len(ready), self._placed(one)
+            yield len(ready), one
 
     def _ready(self, batch: Any, axes: int = 1) -> Batch:
         """(input, target, weight), checked against the first; `axes` leading axes count examples."""
-        input, target, weight = parts_of(batch, self.batch_keys, self.where)
+        input, target, weight = self._parts(batch)
         if not isinstance(self.batches, Batches):  # a loader may write the next batch into the same memory
             input, target, weight = jax.tree.map(_own, (input, target, weight))
         found = specification((input, target), self.where, axes)
@@ -107,12 +135,17 @@ class Feed:
         self._check(found)
         return input, target, weight
 
+    def _parts(self, batch: Any) -> Batch:
+        if self.inputs_alone and not isinstance(batch, (tuple, list, Mapping)):
+            return batch, None, None
+        return parts_of(batch, self.batch_keys, self.where)
+
     def _check(self, found: "Specification") -> None:
         expected = self.first_specification[0]
         if self.padded or self.short_last:
             size = min(found.batch_size, expected.batch_size)
             found, expected = found.resized(size), expected.resized(size)
-        if found == expected:
+        if found == expected or found.is_bucketed_as(expected, getattr(self.batches, "shapes", None)):
             return
         if found.tree != expected.tree:
             raise ValueError(
@@ -188,6 +221,22 @@ class Specification(NamedTuple):
             return self
         resized = ((path, (batch_size, *shape[1:]), dtype) for path, shape, dtype in self.leaves)
         return Specification(self.tree, tuple(resized))
+
+    def is_bucketed_as(self, other: "Specification", lengths: tuple[int, ...] | None) -> bool:
+        """Whether the two differ in nothing but axes whose lengths are among `lengths`."""
+        if lengths is None or self.tree != other.tree:
+            return False
+
+        def alike(one: int, another: int) -> bool:
+            return one == another or (one in lengths and another in lengths)
+
+        return all(
+            dtype == other_dtype
+            and len(shape) == len(other_shape)
+            and shape[0] == other_shape[0]
+            and all(map(alike, shape[1:], other_shape[1:]))
+            for (_, shape, dtype), (_, other_shape, other_dtype) in zip(self.leaves, other.leaves, strict=True)
+        )
 
 
 def specification(batch: Any, where: str = "batch", axes: int = 1) -> Specification:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxloop.callback import name_of
+from jaxloop.callback import add_note, name_of, noted
 from jaxloop.events import Event, Phase, Scope
 from jaxloop.loop import Loop
 from jaxloop.views import Columns, LoopView
@@ -60,7 +60,7 @@ class Host:
         for callback in self.callbacks:
             if Event.BATCH_END in callback.host_declaration.events and not self._cuts(callback, phase):
                 by_row = functools.partial(self._call_by_row, callback)
-                found.append(callback.rows if hasattr(callback, "rows") else by_row)
+                found.append(functools.partial(_rows, callback) if hasattr(callback, "rows") else by_row)
         return found
 
     def take_requests(self, loop: Loop) -> Loop:
@@ -93,7 +93,8 @@ class Host:
         return frozenset() if observes else events
 
     def _call_with_loop(self, callback: Any, loop: Loop, event: Event, *, in_step: bool) -> Loop:
-        result = callback(handed_over(opened_by_copy(loop, self.device), self.device), event)
+        with noted(callback, event):
+            result = callback(handed_over(opened_by_copy(loop, self.device), self.device), event)
         if result is None:
             return loop
         if not isinstance(result, Loop):
@@ -119,7 +120,8 @@ class Host:
         cancelled: list[Scope] = []
         reads = callback.host_declaration.reads
         view = LoopView(values, reads=reads, name=name_of(callback), cancel=cancelled.append)
-        result = callback(view, event)
+        with noted(callback, event):
+            result = callback(view, event)
         if result is not None and not isinstance(result, LoopView):
             raise TypeError(
                 f"callback {name_of(callback)!r} at {event.name}: with reads={reads!r} it can change nothing, and "
@@ -129,6 +131,14 @@ class Host:
         for scope in cancelled:
             total |= scope
         return total
+
+
+def _rows(callback: Any, columns: Columns) -> None:
+    try:  # on the hot path: a context manager would cost more than most callbacks
+        callback.rows(columns)
+    except Exception as error:
+        add_note(error, callback, Event.BATCH_END)
+        raise
 
 
 class _Fields:

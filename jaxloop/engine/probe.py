@@ -4,12 +4,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxloop.callback import Callback
 from jaxloop.events import Event, Phase
 from jaxloop.loop import Loop
 from jaxloop.phases import enter, leave_phase
-from jaxloop.steps import Parts, evaluation_loss, hold, predict, step
+from jaxloop.steps import Parts, step
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,13 @@ class Findings:
       stats: every name in `loop.stats` by the end.
       active: the events between steps at which a compiled callback does something.
       maskable: whether the loss in evaluation is one per example or token, so that padding can be masked.
+      output: shape and dtype of what the model gives for the first batch, None where that is not known.
     """
 
     stats: frozenset[str]
     active: frozenset[Event]
     maskable: bool
+    output: Any = None
 
 
 def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | None) -> Findings:
@@ -32,8 +36,9 @@ def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | N
 
     Errors in callbacks, model or loss that tracing can show come from here, before the first compile.
     """
-    parts = replace(parts, new_stats=True)
     active: set[Event] = set()
+    seen: dict[Phase, tuple[Any, Any]] = {}
+    parts = replace(parts, new_stats=True, callbacks=(*parts.callbacks, _looking(seen)))
 
     def fire(loop: Loop, event: Event) -> Loop:
         after = parts.fire(loop, event)
@@ -54,12 +59,28 @@ def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | N
         return fire(fire(loop, Event.EPOCH_END), Event.FIT_END)
 
     after = jax.eval_shape(fit, loop, batch, validation_batch)
-    maskable = validation_batch is not None and _maskable(parts, loop, validation_batch)
-    return Findings(frozenset(after.stats), frozenset(active), maskable)
+    maskable = bool(seen[Phase.VALIDATION][1].ndim) if Phase.VALIDATION in seen else False
+    output = next(iter(seen.values()))[0] if seen else None
+    return Findings(frozenset(after.stats), frozenset(active), maskable, output)
 
 
-def _maskable(parts: Parts, loop: Loop, batch: Any) -> bool:
-    def loss(loop: Loop, batch: Any) -> Any:
-        return evaluation_loss(parts, predict(parts, hold(loop, batch))).loss
+def _looking(seen: dict[Phase, tuple[Any, Any]]) -> Callback:
+    """A callback that changes nothing, and notes the output and the loss of each phase's step.
 
-    return jax.eval_shape(loss, loop.replace(phase=Phase.VALIDATION), batch).ndim > 0
+    Raises:
+      ValueError: the loss is neither a scalar nor one per example.
+    """
+
+    def look(loop: Loop, event: Event) -> Loop:
+        if event not in (Event.UPDATE_START, Event.BATCH_END) or loop.phase is None:
+            return loop
+        examples = jax.tree.leaves(loop.input)[0].shape[0]
+        if jnp.ndim(loop.loss) and loop.loss.shape[0] != examples:
+            raise ValueError(
+                f"loss_fn: its shape must be () or begin with the batch's {examples} examples, got "
+                f"{list(loop.loss.shape)}. Give one loss per example or token; jaxloop takes the mean."
+            )
+        seen[loop.phase] = loop.output, loop.loss
+        return loop
+
+    return look

@@ -42,6 +42,7 @@ class Run:
     steps_per_dispatch: int
     compile_seconds: dict[str, float] = field(default_factory=dict)
     _layouts: dict[Phase, Layout] = field(default_factory=dict)
+    _latest: list[Any] = field(default_factory=lambda: [None, None])
 
     def fit(self, loop: Loop, epochs: EpochSource, feeds: Feeds, plan: Plan) -> Loop:
         """`plan.epoch_count` epochs, from FIT_START to FIT_END; `stop` still holds FIT if that was cancelled."""
@@ -49,6 +50,14 @@ class Run:
         while should_run(loop.stop, None) and loop.epoch_index < plan.epoch_count:
             loop = self.epoch(loop, epochs, feeds)
         return self.event(loop, Event.FIT_END)
+
+    def latest(self) -> Loop | None:
+        """The loop behind the last dispatch that was sent, open; None where it cannot be had. Waits for it."""
+        layout, held = self._latest
+        try:
+            return held if layout is None or held is None else layout.opened(held)
+        except RuntimeError:  # the dispatch itself has failed, and its arrays with it
+            return None
 
     def epoch(self, loop: Loop, epochs: EpochSource, feeds: Feeds) -> Loop:
         """One epoch, from EPOCH_START to EPOCH_END."""
@@ -71,6 +80,7 @@ class Run:
         """An event between steps: the compiled callbacks, then those on the host. A cancelled BATCH is nothing here."""
         if event in self.active:
             loop = opened(self.programs.event(self.parts, layout_of(loop), event)(loop))
+        self._latest[:] = None, loop
         loop = self.host.fire(loop, event)
         return loop.replace(stop=leave(loop.stop, Scope.BATCH))
 
@@ -82,18 +92,27 @@ class Run:
         programs: dict[int, Program] = {}
         on_cpu = self.device.platform == "cpu"
         held = None
-        for count, batch in feed.chunks(self.steps_per_dispatch):
-            if count in programs:
-                wire, rows = programs[count].jitted(wire, batch)
-            else:
-                programs[count] = self.programs.steps(self.parts, layout, phase, count)
-                wire, rows = self._call(programs[count], wire, batch)
-            if not on_cpu:
-                rows.copy_to_host_async()
-            goes_on = held is None or deliver(np.asarray(held))
-            held = rows
-            if not goes_on:
-                break
+        reading = True
+        try:
+            for count, batch in feed.chunks(self.steps_per_dispatch):
+                reading = False
+                if count in programs:
+                    wire, rows = programs[count].jitted(wire, batch)
+                else:
+                    programs[count] = self.programs.steps(self.parts, layout, phase, count)
+                    wire, rows = self._call(programs[count], wire, batch)
+                self._latest[:] = layout, wire
+                if not on_cpu:
+                    rows.copy_to_host_async()
+                goes_on = held is None or deliver(np.asarray(held))
+                held = rows
+                if not goes_on:
+                    break
+                reading = True
+        except BaseException:
+            if reading and held is not None:  # the data failed: what was sent counts, and is told
+                deliver(np.asarray(held))
+            raise
         if held is not None:
             deliver(np.asarray(held))
         return self.host.take_requests(layout.opened(wire))
@@ -127,6 +146,7 @@ class Run:
         loop = handed_over(loop, self.device)
         for _, batch in feed.chunks(1):
             loop, counted = self._step_apart(loop, phase, batch, cuts)
+            self._latest[:] = None, loop
             deliver(layout.row_of(loop, counted))
             loop = self.host.take_requests(loop)
             if not should_run(int(loop.stop), phase):

@@ -10,18 +10,19 @@ import numpy as np
 
 from jaxloop import placement
 from jaxloop.callback import Callbacks, bound, sort_out
+from jaxloop.engine.checks import check_epoch, check_first_batch, check_labels
 from jaxloop.engine.feed import EpochSource, Feed, Feeds, kind_of, limited
 from jaxloop.engine.host import Host
 from jaxloop.engine.probe import Findings, probe
 from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.run import Run
-from jaxloop.events import Plan
+from jaxloop.events import Phase, Plan
 from jaxloop.loop import Loop, new_loop
 from jaxloop.model import as_model
-from jaxloop.phases import begin_fit
+from jaxloop.phases import begin_fit, enter
 from jaxloop.placement import Device
 from jaxloop.steps import Parts
-from jaxloop.wire import layout_of, opened, opened_by_copy
+from jaxloop.wire import handed_over, layout_of, opened, opened_by_copy
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,12 @@ class Setup:
         device = placement.resolve(on)
         kinds = sort_out([*self.callbacks, *callbacks])
         source = EpochSource(self.training)
-        loop = self._loop(given, seed, device)
         make = functools.partial(self._feed, device=device, limit=limit)
         training = functools.partial(make, where="training", like_first=[])
-        feed = training(source.at(int(loop.epoch)))
+        first = source.at(int(given.epoch) if isinstance(given, Loop) else 0)
+        check_epoch(first)
+        feed = training(first)
+        loop = self._loop(given, seed, device, feed)
         validation = None if self.validation is None else make(self.validation, where="validation", padded=True)
         plan = self._plan(epochs, len(feed))
         start = Start(device, kinds, source, Feeds(training, validation), plan, self.parts_for(kinds, plan), loop)
@@ -87,11 +90,24 @@ class Setup:
         device = placement.resolve(on)
         feed = self._feed(batches, where="batches", device=device, limit=None, padded=True)
         kinds = sort_out(self.callbacks)
-        loop = self._loop(given, 0, device).replace(stop=np.int32(0), phase=None)
+        loop = self._loop(given, 0, device, feed).replace(stop=np.int32(0), phase=None)
         plan = loop.plan or self._plan(1, len(feed))
         feeds = Feeds(lambda batches: feed, feed)
         start = Start(device, kinds, EpochSource(()), feeds, plan, self.parts_for(kinds, plan), loop)
         return self._probed(start, None) if isinstance(given, Loop) else self._begun(start, None)
+
+    def prediction(self, given: Any, batches: Any, *, on: Any) -> Start:
+        """What predictions of a model or a loop begin with. Nothing is traced: there may be no target."""
+        device = placement.resolve(on)
+        feed = replace(self._feed(batches, where="batches", device=device, limit=None, padded=True), inputs_alone=True)
+        kinds = sort_out(self.callbacks)
+        loop = self._loop(given, 0, device, feed).replace(stop=np.int32(0), phase=None)
+        plan = loop.plan or self._plan(1, len(feed))
+        parts = self.parts_for(kinds, plan)
+        if not isinstance(given, Loop):
+            loop = begin_fit(parts, loop, plan).replace(plan=plan if kinds.uses_plan else None)
+        loop = handed_over(enter(parts, loop, Phase.VALIDATION, np.int32(len(feed))), device)
+        return Start(device, kinds, EpochSource(()), Feeds(lambda batches: feed, feed), plan, parts, loop)
 
     def run(self, start: Start, host: Host, compile_seconds: dict[str, float] | None = None) -> Run:
         """The run that `start` begins."""
@@ -128,19 +144,30 @@ class Setup:
         batch = None if training is None else training.first()
         validation_batch = None if validation is None else validation.first()
         key = ("probe", start.parts, layout_of(start.loop), kind_of(batch), kind_of(validation_batch))
+        for first, feed in ((batch, training), (validation_batch, validation)):
+            if first is not None and feed is not None:
+                check_first_batch(first, feed.where)
         findings = self.programs.get(key, lambda: probe(start.parts, start.loop, batch, validation_batch))
+        for first, feed in ((batch, training), (validation_batch, validation)):
+            if first is not None and feed is not None:
+                check_labels(first[1], findings.output, self.parts.loss_fn, feed.where)
         if validation is None:
             return replace(start, findings=findings)
         feeds = replace(start.feeds, validation=validation.with_padding(findings.maskable))
         return replace(start, findings=findings, feeds=feeds)
 
-    def _loop(self, given: Any, seed: int, device: Device) -> Loop:
-        """An open loop of the engine's own, from a loop or a model that stays the user's."""
+    def _loop(self, given: Any, seed: int, device: Device, feed: Feed) -> Loop:
+        """An open loop of the engine's own, from a loop or a model that stays the user's.
+
+        A model without parameters yet is initialized from the first batch of `feed`.
+        """
         if isinstance(given, Loop):
             return opened_by_copy(given, device)
-        model = jax.device_put(as_model(given), device, may_alias=False)
+        key = jax.device_put(jax.random.key(seed), device)
+        model = as_model(given, lambda: feed.first()[0], key)
+        model = jax.device_put(model, device, may_alias=False)
         init = self.programs.get("init", lambda: Program("init_optimizer", self.parts.optimizer.init))
-        return opened(new_loop(model, init(model.params), jax.device_put(jax.random.key(seed), device)))
+        return opened(new_loop(model, init(model.params), key))
 
     def _feed(
         self,

@@ -238,3 +238,29 @@ def test_no_limit_leaves_the_batches():
 def test_a_limit_takes_the_first_batches(batches):
     first = limited(batches, 2)
     assert len(first) == len(list(first)) == len(list(first)) == 2
+
+
+def bucketed(lengths, shapes):
+    """Batches of two texts each, padded to these lengths, that announce `shapes`."""
+
+    class Texts(list):
+        pass
+
+    batches = Texts((np.zeros((2, length), np.int32), np.zeros(2, np.int32)) for length in lengths)
+    batches.shapes = shapes
+    return batches
+
+
+def test_batches_of_announced_lengths_pass_and_are_never_mixed_in_a_dispatch():
+    chunks = list(feed(bucketed([8, 8, 8, 4, 4, 8], (4, 8))).chunks(4))
+    assert [(count, chunk[0].shape) for count, chunk in chunks] == [
+        (3, (3, 2, 8)),
+        (1, (2, 4)),
+        (1, (2, 4)),
+        (1, (2, 8)),
+    ]
+
+
+def test_a_length_that_was_not_announced_is_refused():
+    with pytest.raises(ValueError, match=r"input was int32\[2, 8\] there, now it is int32\[2, 6\]"):
+        list(feed(bucketed([8, 6], (4, 8))).chunks(1))

@@ -1,0 +1,152 @@
+"""What goes wrong: refused before any compile where it can be, and told with type, place and loop where it cannot."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxloop as jl
+from jaxloop import Event
+from tests import small
+from tests.test_training_loop import counted_compiles, steps_in
+
+IMAGES, LABELS = np.zeros((4, 4), np.float32), np.zeros(4, np.int32)
+
+
+class Broken:
+    """Batches of which the second raises."""
+
+    def __init__(self, batches: Any, error: BaseException):
+        self.batches = batches
+        self.error = error
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.batches[0]
+        raise self.error
+
+
+def failing(how: str, error: BaseException) -> dict[str, Any]:
+    """Arguments of a training loop whose second epoch raises `error` in or at its second batch."""
+    if how == "data":
+        epochs = jl.TrainingEpochs(small.samples(12), 4)
+        return {"training": [epochs[0], Broken(epochs[1], error)]}
+
+    @jl.on_host(Event.BATCH_END, reads="stats" if how == "observer" else "step")
+    def raises(loop, event):
+        if loop.phase is jl.Phase.TRAINING and (int(loop.epoch_index), int(loop.batch_index)) == (1, 1):
+            raise error
+
+    return {"callbacks": [raises]}
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 2])
+@pytest.mark.parametrize("error", [KeyError("mine"), StopIteration("mine"), KeyboardInterrupt("mine")], ids=repr)
+@pytest.mark.parametrize("how", ["data", "observer", "host"])
+def test_an_exception_keeps_its_type_says_where_and_leaves_the_loop_and_whole_logs(
+    how: str, error: BaseException, steps_per_dispatch: int, tmp_path: Path
+) -> None:
+    changes = failing(how, type(error)("mine"))
+    logger = jl.callbacks.CSVLogger(tmp_path / "log.csv")
+    changes["callbacks"] = [logger, *changes.get("callbacks", [])]
+    training_loop = small.training_loop(**changes, steps_per_dispatch=steps_per_dispatch, validation=None)
+    stopped_early = how == "data" and isinstance(error, StopIteration)  # Python makes it a RuntimeError
+    with pytest.raises(RuntimeError if stopped_early else type(error)) as caught:
+        training_loop.fit(small.model(), 3)
+
+    notes = "\n".join(caught.value.__notes__)
+    if isinstance(error, Exception):
+        where = r"read training, batch \d of 3" if how == "data" else r"in callback '.*raises' at BATCH_END"
+        assert re.search(where, notes)
+    assert "in epoch 1" in notes
+    loop = caught.value.loop  # type: ignore[attr-defined]
+    assert 3 <= int(loop.step) <= 6
+    assert np.isfinite(np.asarray(loop.model.params["kernel"])).all()
+    header, *rows = [line.split(",") for line in (tmp_path / "log.csv").read_text(encoding="utf-8").splitlines()]
+    assert [int(row[header.index("step")]) for row in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) >= int(loop.step) - (0 if how == "data" else steps_per_dispatch)
+    assert all(len(row) == len(header) for row in rows)
+    if how != "data":
+        again, _ = training_loop.fit(loop, 1)
+        assert int(again.step) == int(loop.step) + 3
+
+
+@pytest.mark.parametrize("event", list(Event), ids=lambda event: event.name)
+@pytest.mark.parametrize("kind", ["compiled", "host"])
+def test_an_exception_at_any_event_names_the_callback_and_closes_the_log(
+    kind: str, event: Event, tmp_path: Path
+) -> None:
+    class Mine(Exception):
+        pass
+
+    def compiled(loop, at):
+        if at is event:
+            raise Mine
+        return loop
+
+    @jl.on_host(event, reads="step")
+    def host(loop, at):
+        raise Mine
+
+    path = tmp_path / "log.csv"
+    callbacks = [jl.callbacks.CSVLogger(path), compiled if kind == "compiled" else host]
+    with counted_compiles() as counts, pytest.raises(Mine) as caught:
+        small.training_loop(callbacks=callbacks).fit(small.model(), 2)
+    assert f"'{kind}' at {event.name}" in "\n".join(caught.value.__notes__).replace(
+        caught.value.__notes__[0].split("'")[1], kind
+    )
+    if kind == "compiled":
+        assert steps_in(counts) == {}
+        assert not path.exists()  # found out by tracing, before anything began
+    else:
+        path.rename(tmp_path / "moved.csv")
+        assert (tmp_path / "moved.csv").read_text(encoding="utf-8").endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": []}, "training: it has no epoch 0"),
+        ({"training": [[]]}, "training: there is no batch"),
+        ({"training": [(IMAGES, LABELS)]}, r"its first element is a batch.*repeat"),
+        ({"training": [iter([])]}, r"an epoch must be a sized iterable.*batch_count"),
+        ({"training": [[IMAGES]]}, r"training: a batch must be \(input, target\).*got ndarray"),
+        ({"training": [[(np.full((4, 4), np.nan, np.float32), LABELS)]]}, r"input is NaN at \(0, 0\)"),
+        ({"training": [[(IMAGES, np.array([0, 1, 3, 0]))]]}, r"target is 3 at \(2,\).*from 0 to 2"),
+        ({"training": [[(IMAGES, np.array([0, -1, 1, 0]))]]}, r"target is -1 at \(1,\)"),
+        ({"training": [[(IMAGES, np.array([0, 2**40, 1, 0]))]]}, r"1099511627776.*fit int32"),
+        ({"validation": [(IMAGES, np.array([0, 5, 1, 0]))]}, r"validation: .*target is 5"),
+        (
+            {"loss_fn": lambda output, target: output.mean(axis=0)},
+            r"loss_fn: its shape must be .*4 examples, got \[3\]",
+        ),
+    ],
+)
+def test_bad_data_is_refused_before_any_step_is_compiled(changes: dict[str, Any], message: str) -> None:
+    with counted_compiles() as counts, pytest.raises((TypeError, ValueError), match=message):
+        small.training_loop(**changes).fit(small.model(), 1)
+    assert steps_in(counts) == {}
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 2])
+def test_a_generator_that_is_spent_after_the_first_epoch_is_told(steps_per_dispatch: int) -> None:
+    class Spent:
+        def __init__(self) -> None:
+            self.batches = iter(list(jl.TrainingEpochs(small.samples(12), 4)[0]))
+
+        def __len__(self) -> int:
+            return 3
+
+        def __iter__(self) -> Iterator[Any]:
+            return self.batches
+
+    training = [Spent()] * 2
+    with pytest.raises(ValueError, match=r"training: it ended after \d of the 3 batches.*spent after one pass"):
+        small.training_loop(training=training, validation=None, steps_per_dispatch=steps_per_dispatch).fit(
+            small.model(), 2
+        )
