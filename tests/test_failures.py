@@ -133,6 +133,30 @@ def test_bad_data_is_refused_before_any_step_is_compiled(changes: dict[str, Any]
     assert steps_in(counts) == {}
 
 
+@pytest.mark.parametrize("verb", ["record", "remember"])
+def test_two_callbacks_that_write_one_name_are_told(verb: str) -> None:
+    def first(loop, event):
+        if verb == "record":
+            return loop.record("mine", 1.0) if event is Event.UPDATE_START else loop
+        loop = loop.remember("mine", 0)
+        return loop.replace(callback_state={"mine": loop.callback_state["mine"] + 1})
+
+    def second(loop, event):
+        return first(loop, event)
+
+    with pytest.raises(ValueError, match=rf"'.*first' and '.*second' both {verb} 'mine'"):
+        small.training_loop(callbacks=[first, second]).fit(small.model(), 1)
+
+
+def test_a_log_below_a_file_is_refused_before_any_step_is_compiled(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    logger = jl.callbacks.CSVLogger(tmp_path / "file" / "log.csv")
+    with counted_compiles() as counts, pytest.raises(OSError, match=r"CSVLogger: the folder of .*cannot be made"):
+        small.training_loop(callbacks=[logger]).fit(small.model(), 1)
+    assert steps_in(counts) == {}
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize("steps_per_dispatch", [1, 2])
 def test_a_generator_that_is_spent_after_the_first_epoch_is_told(steps_per_dispatch: int) -> None:
     class Spent:

@@ -93,7 +93,12 @@ class _CSVLog:
         self._recorded = sorted(set(loop.stats) - own)
         names = ["epoch", "batch", *self._plan.metrics, "phase", "step", "learning_rate", *self._recorded]
         header = ",".join(map(_quoted, names)) + "\n"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(
+                f"CSVLogger: the folder of {str(self._path)!r} cannot be made, {error}. Give another path."
+            ) from error
         going_on = int(loop.step) > 0 and self._check(header, going_on=True)
         if not going_on:
             self._check(header, going_on=False)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloop.callback import Callback
+from jaxloop.callback import Callback, name_of
 from jaxloop.events import Event, Phase
 from jaxloop.loop import Loop
 from jaxloop.phases import enter, leave_phase
@@ -38,7 +38,9 @@ def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | N
     """
     active: set[Event] = set()
     seen: dict[Phase, tuple[Any, Any]] = {}
-    parts = replace(parts, new_stats=True, callbacks=(*parts.callbacks, _looking(seen)))
+    owners: dict[tuple[str, str], int] = {}
+    owned = [_owning(callback, place, parts.callbacks, owners) for place, callback in enumerate(parts.callbacks)]
+    parts = replace(parts, new_stats=True, callbacks=(*owned, _looking(seen)))
 
     def fire(loop: Loop, event: Event) -> Loop:
         after = parts.fire(loop, event)
@@ -62,6 +64,36 @@ def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | N
     maskable = bool(seen[Phase.VALIDATION][1].ndim) if Phase.VALIDATION in seen else False
     output = next(iter(seen.values()))[0] if seen else None
     return Findings(frozenset(after.stats), frozenset(active), maskable, output)
+
+
+def _owning(
+    callback: Callback, place: int, callbacks: tuple[Callback, ...], owners: dict[tuple[str, str], int]
+) -> Callback:
+    """`callback`, watched for the names it records and remembers under; `owners` holds whose each name is.
+
+    Raises:
+      ValueError: two callbacks write one name.
+    """
+
+    def watched(loop: Loop, event: Event) -> Loop:
+        after = callback(loop, event)
+        if not isinstance(after, Loop):
+            return after
+        for field, verb in (("stats", "record"), ("callback_state", "remember")):
+            before_names, after_names = getattr(loop, field), getattr(after, field)
+            for name in after_names:
+                if after_names[name] is before_names.get(name):
+                    continue
+                owner = owners.setdefault((field, name), place)
+                if owner != place:
+                    raise ValueError(
+                        f"callbacks: {name_of(callbacks[owner])!r} and {name_of(callback)!r} both {verb} {name!r}, and "
+                        "would overwrite each other. Give one of them another name."
+                    )
+        return after
+
+    watched.__name__ = watched.__qualname__ = name_of(callback)
+    return watched
 
 
 def _looking(seen: dict[Phase, tuple[Any, Any]]) -> Callback:
