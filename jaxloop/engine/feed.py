@@ -57,6 +57,28 @@ class Feed:
         """The first batch, ready for a program."""
         return self._ready(next(iter(self.batches)))
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths that the data announce to be padded to; none where all batches are alike."""
+        return getattr(self.batches, "shapes", None) or ()
+
+    def announced(self) -> list[Batch]:
+        """A batch of each announced length, as shapes and dtypes.
+
+        What is padded is the second axis of every array in which it is as long as in the first that it can be.
+        """
+        batch = self.first()
+        seconds = [leaf.shape[1] for leaf in jax.tree.leaves(batch) if leaf.ndim > 1 and leaf.shape[1] in self.lengths]
+        if not seconds:
+            return []
+
+        def resized(leaf: Any, length: int) -> jax.ShapeDtypeStruct:
+            padded = leaf.ndim > 1 and leaf.shape[1] == seconds[0]
+            shape = (leaf.shape[0], length, *leaf.shape[2:]) if padded else leaf.shape
+            return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+        return [jax.tree.map(functools.partial(resized, length=length), batch) for length in self.lengths]
+
     def sized(self) -> Iterator[tuple[int, Batch]]:
         """The batches one by one, each with how many examples it has before it is padded."""
         for batch in self.batches:
@@ -262,7 +284,7 @@ def specification(batch: Any, where: str = "batch", axes: int = 1) -> Specificat
 def kind_of(batch: Batch | None) -> Any:
     """What a program depends on in a batch: structure, shapes and dtypes."""
     leaves, tree = jax.tree.flatten(batch)
-    return tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return tree, tuple((leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
 
 
 class EpochSource:

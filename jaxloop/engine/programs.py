@@ -23,7 +23,7 @@ class Program:
 
         named.__name__ = named.__qualname__ = name.replace(" ", "_")
         self.name = name
-        self.jitted = jax.jit(named, **jit_options)
+        self.jitted: Any = jax.jit(named, **jit_options)
         self.compile_seconds: float | None = None
 
     def __call__(self, *arguments: Any) -> Any:
@@ -33,6 +33,12 @@ class Program:
         result = self.jitted(*arguments)
         self.compile_seconds = time.perf_counter() - start
         return result
+
+    def compile(self, *arguments: Any) -> None:
+        """Compiles ahead, for `arguments` of just these shapes and dtypes; they may be abstract."""
+        start = time.perf_counter()
+        self.jitted = self.jitted.lower(*arguments).compile()
+        self.compile_seconds = time.perf_counter() - start
 
 
 class Same:
@@ -63,12 +69,13 @@ class Programs:
             self._kept[key] = make()
         return self._kept[key]
 
-    def steps(self, parts: Parts, layout: Layout, phase: Phase, count: int) -> Program:
+    def steps(self, parts: Parts, layout: Layout, phase: Phase, count: int, kind: Hashable = None) -> Program:
         """`program(wire, batches) -> (wire, rows)`: `count` steps over the wire, which is donated.
 
-        For `count` 1 `batches` is one batch and `rows` int32[row]; else both have a leading axis of `count`.
+        For `count` 1 `batches` is one batch and `rows` int32[row]; else both have a leading axis of `count`. Where
+        batches come in several shapes there is a program for each `kind`.
         """
-        return self.get(("steps", parts, layout, phase, count), lambda: _steps(parts, layout, phase, count))
+        return self.get(("steps", parts, layout, phase, count, kind), lambda: _steps(parts, layout, phase, count))
 
     def event(self, parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]:
         """What the compiled callbacks do at a phase event; only what they change goes through the program."""

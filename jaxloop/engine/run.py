@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
-from jaxloop.engine.feed import EpochSource, Feed, Feeds
+from jaxloop.engine.feed import EpochSource, Feed, Feeds, kind_of
 from jaxloop.engine.host import Host
 from jaxloop.engine.programs import Program, Programs
 from jaxloop.events import Event, Phase, Plan, Scope, leave, should_run
@@ -89,18 +90,21 @@ class Run:
         layout = self._layout(loop, phase)
         wire = layout.closed(loop, self.device)
         deliver = self._delivery(layout, phase, feed)
-        programs: dict[int, Program] = {}
+        programs: dict[Any, Program] = {}
+        if feed.lengths and self.steps_per_dispatch == 1:
+            self._compile_announced(layout, wire, phase, feed)
         on_cpu = self.device.platform == "cpu"
         held = None
         reading = True
         try:
             for count, batch in feed.chunks(self.steps_per_dispatch):
                 reading = False
-                if count in programs:
-                    wire, rows = programs[count].jitted(wire, batch)
+                kind = kind_of(batch) if feed.lengths else None
+                if (count, kind) in programs:
+                    wire, rows = programs[count, kind].jitted(wire, batch)
                 else:
-                    programs[count] = self.programs.steps(self.parts, layout, phase, count)
-                    wire, rows = self._call(programs[count], wire, batch)
+                    programs[count, kind] = self.programs.steps(self.parts, layout, phase, count, kind)
+                    wire, rows = self._call(programs[count, kind], wire, batch)
                 self._latest[:] = layout, wire
                 if not on_cpu:
                     rows.copy_to_host_async()
@@ -116,6 +120,14 @@ class Run:
         if held is not None:
             deliver(np.asarray(held))
         return self.host.take_requests(layout.opened(wire))
+
+    def _compile_announced(self, layout: Layout, wire: Any, phase: Phase, feed: Feed) -> None:
+        """Compiles a program for each shape that the data announce, so that nothing compiles later."""
+        for batch in feed.announced():
+            program = self.programs.steps(self.parts, layout, phase, 1, kind_of(batch))
+            if program.compile_seconds is None:
+                program.compile(wire, batch)
+                self._tell(program, f" for {', '.join(_shape(leaf) for leaf in jax.tree.leaves(batch))}")
 
     def _layout(self, loop: Loop, phase: Phase) -> Layout:
         """The loop's layout; that of the epoch before where nothing between steps can have changed it."""
@@ -169,8 +181,16 @@ class Run:
     def _call(self, program: Program, *arguments: Any) -> Any:
         first = program.compile_seconds is None
         result = program(*arguments)
-        if first and program.compile_seconds is not None:
-            self.compile_seconds[program.name] = program.compile_seconds
-            seconds = program.compile_seconds
-            self.host.notice(f"Compiled {program.name} in {seconds:.1f} s", seconds)
+        if first:
+            self._tell(program)
         return result
+
+    def _tell(self, program: Program, what: str = "") -> None:
+        """Tells of a program that was compiled just now."""
+        seconds = program.compile_seconds or 0.0
+        self.compile_seconds[program.name + what] = seconds
+        self.host.notice(f"Compiled {program.name}{what} in {seconds:.1f} s", seconds)
+
+
+def _shape(leaf: Any) -> str:
+    return f"{leaf.dtype.name}{list(leaf.shape)}"

@@ -1,5 +1,7 @@
 """The run: every event in its place, whichever way the steps are dispatched."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import jaxloop as jl
 from jaxloop import Event
 from tests import small
+from tests.test_training_loop import counted_compiles, steps_in
 
 TRAIN_STEP = [Event.BATCH_START, Event.UPDATE_START, Event.BATCH_END]
 EVAL_STEP = [Event.BATCH_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END]
@@ -226,3 +229,48 @@ def test_host_callbacks_are_closed_once_however_the_fit_ends() -> None:
     with pytest.raises(KeyError, match="on purpose"):
         small.training_loop(callbacks=[Closing(fails=True), Closing(fails=False)]).fit(small.model(), 2)
     assert closed == ["closed"] * 3
+
+
+def test_text_of_three_lengths_has_three_programs_announced_before_the_first_step() -> None:
+    lengths = (8, 16, 32)
+    random = np.random.default_rng(0)
+    texts = [random.integers(1, 50, random.integers(2, 33)).astype(np.int32) for _ in range(512)]
+    pairs = [(text, np.int64(text.sum() % 3)) for text in texts]
+    pad = functools.partial(jl.pad_and_collate, pad_value=(0, None), lengths=lengths)
+    epochs = jl.NonuniformTrainingEpochs(
+        pairs, batch_size=16, size=lambda pair: len(pair[0]), collate=pad, lengths=lengths, batches_per_sort=8
+    )
+
+    def apply(params, state, tokens, *, training, key):
+        return jax.nn.one_hot(tokens, 50).mean(axis=1) @ params["kernel"], state
+
+    told: list[str] = []
+    seen: list[int] = []
+
+    @jl.on_host(Event.BATCH_END)
+    class Listener:
+        def __call__(self, loop, event):
+            raise AssertionError("rows come through `rows`")
+
+        def rows(self, columns):
+            seen.extend(columns["step"].tolist())
+
+        def notice(self, text, seconds):
+            if text.startswith("Compiled"):
+                told.append(text)
+                assert not seen
+
+    model = jl.Model(apply, {"kernel": np.zeros((50, 3), np.float32)}, {})
+    training_loop = small.training_loop(training=epochs, validation=None, callbacks=[Listener()])
+    with counted_compiles() as counts:
+        _, history = training_loop.fit(model, 3)
+    assert steps_in(counts) == {"jit(training_step)": 3}
+    assert [text.split(" in ")[0] for text in told] == [
+        f"Compiled training_step for int32[16, {length}], int32[16]" for length in lengths
+    ]
+    assert seen == list(range(3 * 32))
+    assert {batch[0].shape[1] for batch in epochs[0]} == set(lengths)
+    with counted_compiles() as counts:
+        training_loop.fit(model, 2)
+    assert counts == {}
+    assert np.isfinite(history.epochs["loss"]).all()
