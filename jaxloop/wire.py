@@ -80,10 +80,10 @@ class Layout:
         ]
         return jax.tree.unflatten(self.tree, leaves)
 
-    def closed(self, loop: Loop, device: Device) -> Wire:
-        """The wire of an open loop, on `device`."""
+    def closed(self, loop: Loop) -> Wire:
+        """The wire of an open loop; its vector is NumPy's, which the first dispatch takes along."""
         others = [leaf for slot, leaf in zip(self.slots, jax.tree.leaves(loop), strict=True) if slot is None]
-        return jax.device_put(self.vector(loop), device), [_settled(leaf, device) for leaf in others]
+        return self.vector(loop), [_raw(leaf) for leaf in others]
 
     def vector(self, loop: Loop, counted: bool = False) -> np.ndarray:
         """The vector of an open loop, int32[size]."""
@@ -181,12 +181,6 @@ def opened_by_copy(loop: Loop, device: Device) -> Loop:
 def handed_over(loop: Loop, device: Device) -> Loop:
     """An open loop as one of device arrays, without copying: for when the engine is done with it."""
     return jax.device_put(loop, device)
-
-
-def _settled(leaf: Any, device: Device) -> jax.Array:
-    """The leaf as an array committed to `device`: one that is not would compile the program once more."""
-    leaf = _raw(leaf)
-    return leaf if isinstance(leaf, jax.Array) and leaf.committed else jax.device_put(leaf, device)
 
 
 def _raw(leaf: Any) -> Any:

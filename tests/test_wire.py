@@ -65,7 +65,7 @@ def in_bits(tree):
 def test_a_loop_comes_back_from_the_wire_bit_for_bit(changes, base):
     loop = base.replace(**changes)
     layout = layout_of(loop)
-    assert in_bits(layout.opened(layout.closed(loop, DEVICE))) == in_bits(loop)
+    assert in_bits(layout.opened(layout.closed(loop))) == in_bits(loop)
 
 
 @settings(max_examples=15)
@@ -74,7 +74,7 @@ def test_packing_a_traced_loop_agrees_with_closing_it(changes, base):
     loop = base.replace(**changes)
     layout = layout_of(loop)
     packed = jax.jit(lambda loop: layout.pack(loop, False))(loop)
-    assert in_bits(packed) == in_bits(layout.closed(loop, DEVICE))
+    assert in_bits(packed) == in_bits(layout.closed(loop))
 
 
 @settings(max_examples=15)
@@ -82,7 +82,7 @@ def test_packing_a_traced_loop_agrees_with_closing_it(changes, base):
 def test_unpacking_a_traced_wire_gives_the_loop(changes, base):
     loop = base.replace(**changes)
     layout = layout_of(loop)
-    assert in_bits(jax.jit(layout.unpack)(layout.closed(loop, DEVICE))) == in_bits(loop)
+    assert in_bits(jax.jit(layout.unpack)(layout.closed(loop))) == in_bits(loop)
 
 
 @given(changes=changes())
@@ -121,13 +121,13 @@ def test_a_layout_does_not_depend_on_where_the_arrays_are(base):
 
 def test_only_leaves_that_are_no_scalars_travel_by_themselves(base):
     layout = layout_of(base)
-    _, rest = layout.closed(base, DEVICE)
+    _, rest = layout.closed(base)
     assert sorted(leaf.shape for leaf in rest) == sorted([(2,), (3, 2)] * 3 + [(2,)])  # params, two moments, the key
 
 
 def test_the_vector_holds_one_place_for_each_scalar(base):
     layout = layout_of(base)
-    vector, _ = layout.closed(base, DEVICE)
+    vector, _ = layout.closed(base)
     assert vector.shape == (layout.size,) == (1 + 7 + 1,)  # whether it counted; counters and stop; Adam's count
     assert vector.dtype == jnp.int32
 
@@ -204,7 +204,7 @@ def test_a_copy_lives_on_when_the_original_is_deleted(base):
 
 def test_an_original_lives_on_when_its_copy_is_donated(base):
     layout = layout_of(base)
-    wire = layout.closed(opened_by_copy(base, DEVICE), DEVICE)
+    wire = layout.closed(opened_by_copy(base, DEVICE))
     jax.block_until_ready(jax.jit(lambda wire: layout.pack(layout.unpack(wire), True), donate_argnums=0)(wire))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(base) if isinstance(leaf, jax.Array))
 
@@ -212,7 +212,7 @@ def test_an_original_lives_on_when_its_copy_is_donated(base):
 def test_an_array_that_a_loop_holds_twice_can_be_donated(base):
     loop = base.remember("ema", base.model.params)
     layout = layout_of(loop)
-    wire = layout.closed(opened_by_copy(loop, DEVICE), DEVICE)
+    wire = layout.closed(opened_by_copy(loop, DEVICE))
     after, _ = jax.jit(lambda wire: (layout.pack(layout.unpack(wire), True), 0), donate_argnums=0)(wire)
     assert in_bits(layout.opened(after)) == in_bits(loop)
 

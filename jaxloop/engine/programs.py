@@ -8,6 +8,7 @@ import jax
 
 from jaxloop.events import Event, Phase
 from jaxloop.loop import Loop
+from jaxloop.placement import Device
 from jaxloop.steps import Parts, run_steps, stages, step
 from jaxloop.wire import Layout, Wire
 
@@ -69,13 +70,24 @@ class Programs:
             self._kept[key] = make()
         return self._kept[key]
 
-    def steps(self, parts: Parts, layout: Layout, phase: Phase, count: int, kind: Hashable = None) -> Program:
+    def steps(
+        self,
+        parts: Parts,
+        layout: Layout,
+        phase: Phase,
+        count: int,
+        *,
+        device: Device | None = None,
+        kind: Hashable = None,
+    ) -> Program:
         """`program(wire, batches) -> (wire, rows)`: `count` steps over the wire, which is donated.
 
         For `count` 1 `batches` is one batch and `rows` int32[row]; else both have a leading axis of `count`. Where
-        batches come in several shapes there is a program for each `kind`.
+        batches come in several shapes there is a program for each `kind`. What it is given may lie on the host: that
+        all belongs on `device` is part of the program, so a NumPy vector at a phase's start compiles nothing anew.
         """
-        return self.get(("steps", parts, layout, phase, count, kind), lambda: _steps(parts, layout, phase, count))
+        key = ("steps", parts, layout, phase, count, device, kind)
+        return self.get(key, lambda: _steps(parts, layout, phase, count, device))
 
     def event(self, parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]:
         """What the compiled callbacks do at a phase event; only what they change goes through the program."""
@@ -86,7 +98,7 @@ class Programs:
         return self.get(("stages", parts, phase, cuts), lambda: _stages(parts, phase, cuts))
 
 
-def _steps(parts: Parts, layout: Layout, phase: Phase, count: int) -> Program:
+def _steps(parts: Parts, layout: Layout, phase: Phase, count: int, device: Device | None) -> Program:
     def one(wire: Wire, batch: Any) -> tuple[Wire, Any]:
         wire = layout.pack(*step(parts, layout.unpack(wire), batch))
         return wire, wire[0][: layout.row]
@@ -95,7 +107,9 @@ def _steps(parts: Parts, layout: Layout, phase: Phase, count: int) -> Program:
         return run_steps(one, wire, batches, count)
 
     name = STEP_NAMES[phase] + (f" x{count}" if count > 1 else "")
-    return Program(name, one if count == 1 else many, donate_argnums=0)
+    place = None if device is None else jax.sharding.SingleDeviceSharding(device)
+    options = {} if place is None else {"in_shardings": (place, place)}
+    return Program(name, one if count == 1 else many, donate_argnums=0, **options)
 
 
 def _event(parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]:

@@ -88,7 +88,7 @@ class Run:
     def _fused(self, loop: Loop, phase: Phase, feed: Feed) -> Loop:
         """The steps over the wire. Rows are read when the next dispatch has been sent, so exactly one late."""
         layout = self._layout(loop, phase)
-        wire = layout.closed(loop, self.device)
+        wire = layout.closed(loop)
         deliver = self._delivery(layout, phase, feed)
         programs: dict[Any, Program] = {}
         if feed.lengths and self.steps_per_dispatch == 1:
@@ -103,7 +103,7 @@ class Run:
                 if (count, kind) in programs:
                     wire, rows = programs[count, kind].jitted(wire, batch)
                 else:
-                    programs[count, kind] = self.programs.steps(self.parts, layout, phase, count, kind)
+                    programs[count, kind] = self._program(layout, phase, count, kind)
                     wire, rows = self._call(programs[count, kind], wire, batch)
                 self._latest[:] = layout, wire
                 if not on_cpu:
@@ -121,10 +121,13 @@ class Run:
             deliver(np.asarray(held))
         return self.host.take_requests(layout.opened(wire))
 
+    def _program(self, layout: Layout, phase: Phase, count: int, kind: Any) -> Program:
+        return self.programs.steps(self.parts, layout, phase, count, device=self.device, kind=kind)
+
     def _compile_announced(self, layout: Layout, wire: Any, phase: Phase, feed: Feed) -> None:
         """Compiles a program for each shape that the data announce, so that nothing compiles later."""
         for batch in feed.announced():
-            program = self.programs.steps(self.parts, layout, phase, 1, kind_of(batch))
+            program = self._program(layout, phase, 1, kind_of(batch))
             if program.compile_seconds is None:
                 program.compile(wire, batch)
                 self._tell(program, f" for {', '.join(_shape(leaf) for leaf in jax.tree.leaves(batch))}")
