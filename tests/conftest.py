@@ -108,3 +108,24 @@ def terminal() -> io.StringIO:
             return True
 
     return Terminal()
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock_of(monkeypatch):
+    """Puts a clock that the test sets in place of a module's `time`."""
+
+    def replace_time(module) -> Clock:
+        clock = Clock()
+        monkeypatch.setattr(module, "time", clock)
+        return clock
+
+    return replace_time

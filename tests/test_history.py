@@ -13,20 +13,9 @@ from jaxloop.events import Event, Phase, Plan
 from jaxloop.history import History, Recorder
 
 
-class Clock:
-    """A clock that a test sets."""
-
-    now = 100.0
-
-    def perf_counter(self):
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(history, "time", clock)
-    return clock
+def clock(clock_of):
+    return clock_of(history)
 
 
 @pytest.fixture

@@ -87,27 +87,16 @@ class Setup:
 
     def evaluation(self, given: Any, batches: Any, *, on: Any) -> Start:
         """What an evaluation of a model or a loop begins with; a loop stays in the fit that it is in."""
-        device = placement.resolve(on)
-        feed = self._feed(batches, where="batches", device=device, limit=None, padded=True)
-        kinds = sort_out(self.callbacks)
-        loop = self._loop(given, 0, device, feed).replace(stop=np.int32(0), phase=None)
-        plan = loop.plan or self._plan(1, len(feed))
-        feeds = Feeds(lambda batches: feed, feed)
-        start = Start(device, kinds, EpochSource(()), feeds, plan, self.parts_for(kinds, plan), loop)
+        start = self._on_batches(given, batches, on)
         return self._probed(start, None) if isinstance(given, Loop) else self._begun(start, None)
 
     def prediction(self, given: Any, batches: Any, *, on: Any) -> Start:
         """What predictions of a model or a loop begin with. Nothing is traced: there may be no target."""
-        device = placement.resolve(on)
-        feed = replace(self._feed(batches, where="batches", device=device, limit=None, padded=True), inputs_alone=True)
-        kinds = sort_out(self.callbacks)
-        loop = self._loop(given, 0, device, feed).replace(stop=np.int32(0), phase=None)
-        plan = loop.plan or self._plan(1, len(feed))
-        parts = self.parts_for(kinds, plan)
-        if not isinstance(given, Loop):
-            loop = begin_fit(parts, loop, plan).replace(plan=plan if kinds.uses_plan else None)
-        loop = handed_over(enter(parts, loop, Phase.VALIDATION, np.int32(len(feed))), device)
-        return Start(device, kinds, EpochSource(()), Feeds(lambda batches: feed, feed), plan, parts, loop)
+        start = self._on_batches(given, batches, on, inputs_alone=True)
+        loop = start.loop if isinstance(given, Loop) else _in_new_fit(start)
+        assert start.feeds.validation is not None
+        loop = enter(start.parts, loop, Phase.VALIDATION, np.int32(len(start.feeds.validation)))
+        return replace(start, loop=handed_over(loop, start.device))
 
     def run(self, start: Start, host: Host, compile_seconds: dict[str, float] | None = None) -> Run:
         """The run that `start` begins."""
@@ -130,10 +119,20 @@ class Setup:
     def _plan(self, epochs: int, batch_count: int) -> Plan:
         return Plan(epochs, batch_count, tuple(metric.name for metric in self.parts.metrics), self.report)
 
+    def _on_batches(self, given: Any, batches: Any, on: Any, *, inputs_alone: bool = False) -> Start:
+        """A model or a loop, in no phase and with nothing cancelled, over the batches of one phase."""
+        device = placement.resolve(on)
+        feed = self._feed(batches, where="batches", device=device, limit=None, padded=True)
+        feed = replace(feed, inputs_alone=inputs_alone)
+        kinds = sort_out(self.callbacks)
+        loop = self._loop(given, 0, device, feed).replace(stop=np.int32(0), phase=None)
+        plan = loop.plan or self._plan(1, len(feed))
+        feeds = Feeds(lambda batches: feed, feed)
+        return Start(device, kinds, EpochSource(()), feeds, plan, self.parts_for(kinds, plan), loop)
+
     def _begun(self, start: Start, training: Feed | None) -> Start:
         """With a loop that begins a new fit."""
-        loop = begin_fit(start.parts, start.loop, start.plan)
-        loop = loop.replace(plan=start.plan if start.callbacks.uses_plan else None)
+        loop = _in_new_fit(start)
         start = self._probed(replace(start, loop=loop), training)
         stats = {name: np.float32(np.nan) for name in sorted(start.findings.stats)}
         return replace(start, loop=loop.replace(stats=stats))
@@ -184,3 +183,9 @@ class Setup:
         if len(feed) == 0:
             raise ValueError(f"{where}: there is no batch. Check the batch size against the number of samples.")
         return feed
+
+
+def _in_new_fit(start: Start) -> Loop:
+    """The loop at the start of a new fit, with the plan where a compiled callback is bound to it."""
+    loop = begin_fit(start.parts, start.loop, start.plan)
+    return loop.replace(plan=start.plan if start.callbacks.uses_plan else None)

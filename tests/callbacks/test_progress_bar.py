@@ -14,20 +14,9 @@ PLAN = Plan(epoch_count=12, batch_count=4, metrics=("loss", "accuracy"))
 STATS = {"loss": 0.48191, "accuracy": 0.85, "validation_loss": 0.152, "validation_accuracy": 0.9521}
 
 
-class Clock:
-    """A clock that a test sets."""
-
-    now = 100.0
-
-    def perf_counter(self):
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(progress_bar, "time", clock)
-    return clock
+def clock(clock_of):
+    return clock_of(progress_bar)
 
 
 @pytest.fixture
