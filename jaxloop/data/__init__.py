@@ -1,9 +1,9 @@
 """The Epochs API: epochs of lazy batches."""
 
+from jaxloop.data.batches import Batches as Batches
+from jaxloop.data.batches import in_batches as in_batches
 from jaxloop.data.collate import collate as collate
 from jaxloop.data.collate import pad_and_collate as pad_and_collate
-from jaxloop.data.epochs import Batches as Batches
 from jaxloop.data.epochs import TrainingEpochs as TrainingEpochs
-from jaxloop.data.epochs import in_batches as in_batches
 from jaxloop.data.nonuniform import NonuniformTrainingEpochs as NonuniformTrainingEpochs
 from jaxloop.data.repeat import repeat as repeat

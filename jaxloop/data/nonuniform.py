@@ -8,8 +8,9 @@ from typing import Any, overload
 
 import numpy as np
 
+from jaxloop.data.batches import Batches, Collate, batches_of
 from jaxloop.data.collate import collate as stacked_samples
-from jaxloop.data.epochs import Batches, Collate, batches_of, epochs_at, shuffled
+from jaxloop.data.epochs import MappedEpochs, epochs_at, shuffled
 from jaxloop.data.samples import OneByOne, Samples, check_epochs, count_of
 
 
@@ -80,6 +81,10 @@ class NonuniformTrainingEpochs:
 
     def __iter__(self) -> Iterator[Batches]:
         return map(self._epoch, itertools.count())
+
+    def map(self, transform: Callable[[Any], Any], *, compiled: bool = False) -> MappedEpochs:
+        """These epochs, each batch passed through `transform`; see `Batches.map`."""
+        return MappedEpochs(self, transform, compiled)
 
     def __repr__(self) -> str:
         return (

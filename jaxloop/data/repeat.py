@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxloop.data.epochs import Batches
+from jaxloop.data.batches import Batches
 
 #: What says it has more batches than this means that it has no end.
 MOST = 2**31 - 1

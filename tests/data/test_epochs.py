@@ -73,46 +73,10 @@ def test_iterating_is_indexing(sizes, seed):
 bounds = st.one_of(st.none(), st.integers(-12, 12))
 
 
-@given(sized(), bounds, bounds, st.one_of(st.none(), st.integers(-3, 3).filter(bool)))
-def test_a_slice_holds_the_batches_that_a_list_would(sizes, start, stop, step):
-    batches = in_batches(numbered(sizes[0]), sizes[1])
-    chosen = batches[start:stop:step]
-    assert lists(chosen) == lists(list(batches)[start:stop:step])
-    assert len(chosen) == len(lists(chosen))
-
-
 @given(sized(), st.integers(0, 12), st.integers(0, 12))
 def test_a_slice_of_a_shuffled_epoch_keeps_its_order(sizes, start, stop):
     batches = TrainingEpochs(numbered(sizes[0]), sizes[1])[2]
     assert lists(batches[start:][:stop]) == lists(batches)[start:][:stop]
-
-
-@given(st.integers(1, 40), st.integers(1, 50))
-def test_in_batches_concatenates_to_the_samples(count, batch_size):
-    batches = in_batches(numbered(count), batch_size)
-    assert np.concatenate(list(batches)).tolist() == list(range(count))
-    assert [len(batch) for batch in batches][:-1] == [batch_size] * (len(batches) - 1)
-
-
-@given(sized(), st.integers(0, 40), st.integers(1, 6))
-def test_stacked_batches_are_those_stacked_one_by_one(sizes, start, count):
-    batches = TrainingEpochs(numbered(sizes[0]), sizes[1])[1]
-    if start + count <= len(batches):
-        expected = np.stack([batches[index] for index in range(start, start + count)])
-        np.testing.assert_array_equal(batches.stacked(start, count), expected)
-
-
-def test_batches_with_a_short_one_among_them_cannot_be_stacked():
-    assert in_batches(numbered(7), 3).stacked(1, 2) is None
-
-
-def test_batches_before_a_short_one_can_be_stacked():
-    assert in_batches(numbered(7), 3).stacked(0, 2).tolist() == [[0, 1, 2], [3, 4, 5]]
-
-
-@pytest.mark.parametrize("batches", [in_batches(numbered(8), 2).map(abs), in_batches(numbered(8), 2)[::2]])
-def test_batches_that_are_mapped_or_no_neighbours_cannot_be_stacked(batches):
-    assert batches.stacked(0, 2) is None
 
 
 def test_samples_stay_together_across_the_leaves_of_a_tree():
@@ -134,35 +98,6 @@ def test_a_training_batch_is_no_view_of_the_samples():
     samples = np.zeros(10)
     TrainingEpochs(samples, 5)[0][0][:] = 1
     assert not samples.any()
-
-
-def test_a_batch_can_be_had_from_the_end():
-    batches = in_batches(numbered(7), 3)
-    assert batches[-1].tolist() == [6]
-
-
-@pytest.mark.parametrize("index", [3, -4])
-def test_a_batch_that_is_not_there_raises(index):
-    with pytest.raises(IndexError):
-        in_batches(numbered(7), 3)[index]
-
-
-def test_map_passes_each_batch_through_in_order():
-    batches = in_batches(numbered(4), 2).map(lambda batch: batch + 1).map(lambda batch: batch * 10)
-    assert lists(batches) == [[10, 20], [30, 40]]
-
-
-def test_map_leaves_the_batches_it_was_called_on():
-    batches = in_batches(numbered(4), 2)
-    batches.map(lambda batch: batch + 1)
-    assert lists(batches) == [[0, 1], [2, 3]]
-
-
-def test_map_is_not_called_until_a_batch_is_read():
-    read = []
-    batches = in_batches(numbered(6), 2).map(lambda batch: read.append(batch[0].item()))
-    batches[1:][0]
-    assert read == [2]
 
 
 def test_a_far_epoch_is_reached_without_passing_those_before():
@@ -192,10 +127,6 @@ def test_the_repr_tells_sizes_and_seed():
     assert (
         repr(TrainingEpochs(numbered(9), 2, 3)) == "TrainingEpochs(9 samples, batch_size=2, 4 batches an epoch, seed=3)"
     )
-
-
-def test_the_repr_of_batches_tells_sizes_and_no_samples():
-    assert repr(in_batches(list(range(1000)), 300)) == "Batches(4 batches of 300)"
 
 
 def test_a_slice_of_epochs_without_end_is_refused_with_the_fix():
@@ -263,3 +194,19 @@ def test_long_lists_of_numbers_are_refused_in_a_short_message():
 def test_no_samples_are_refused(make):
     with pytest.raises(ValueError, match=f"{make.__name__}: there are no samples"):
         make(np.zeros((0, 3)), 1)
+
+
+def test_mapped_epochs_are_epochs_of_mapped_batches():
+    epochs = TrainingEpochs(numbered(6), 2)
+    mapped = epochs.map(lambda batch: batch * 10).map(lambda batch: batch + 1)
+    expected = [[batch * 10 + 1 for batch in epoch] for epoch in epochs[:3]]
+    np.testing.assert_array_equal([list(epoch) for epoch in mapped[:3]], expected)
+    np.testing.assert_array_equal(list(mapped[2]), expected[2])
+    np.testing.assert_array_equal(list(next(iter(mapped))), expected[0])
+
+
+@pytest.mark.parametrize("arguments", [([1, 2, 3, 4],), (np.arange(4),)])
+def test_only_arrays_that_are_stacked_can_be_resident(arguments):
+    collate = {} if isinstance(arguments[0], list) else {"collate": np.stack}
+    with pytest.raises(ValueError, match=r"TrainingEpochs: only arrays that are stacked can be `resident`, got "):
+        TrainingEpochs(*arguments, 2, resident=True, **collate)

@@ -1,0 +1,202 @@
+"""Batches: lazy, sized, and reached by position alone."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, overload
+
+import jax
+import numpy as np
+
+from jaxloop.data.collate import collate as stacked_samples
+from jaxloop.data.samples import OneByOne, Samples, checked, count_of, is_source
+
+Collate = Callable[[list[Any]], Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Batches:
+    """A sized, indexable collection of batches. Nothing is read from the samples until a batch is.
+
+    Made by `TrainingEpochs` and `in_batches`. `batches[i]` is a batch, `batches[i:j]` a collection.
+
+    Attributes:
+      transforms: what each batch passes through when it is read; for samples read one at a time, first of all
+        what makes a batch of a list of them.
+      shapes: the lengths that the batches are padded to, so that programs see no more shapes than these; None
+        where that was not said.
+      compiled: what each batch passes through after that; in a fit, inside of the step's program.
+      resident: whether a fit has the samples on the device, and gathers there.
+    """
+
+    _samples: Samples
+    _batch_size: int
+    _make_order: Callable[[], np.ndarray] | None
+    transforms: tuple[Callable[[Any], Any], ...]
+    _range: range
+    shapes: tuple[int, ...] | None = None
+    compiled: tuple[Callable[[Any], Any], ...] = ()
+    resident: bool = False
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Batches": ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return replace(self, _range=self._range[index])
+        start = self._range[index] * self._batch_size
+        return self._transformed(self._gather(slice(start, start + self._batch_size)))
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.transforms or self.compiled or self._range.step != 1:
+            return (self[index] for index in range(len(self)))
+        starts = range(self._range.start * self._batch_size, self._range.stop * self._batch_size, self._batch_size)
+        return (self._gather(slice(start, start + self._batch_size)) for start in starts)
+
+    def __repr__(self) -> str:
+        return f"Batches({len(self)} batches of {self._batch_size})"
+
+    def map(self, transform: Callable[[Any], Any], *, compiled: bool = False) -> "Batches":
+        """These batches, each passed through `transform` when it is read.
+
+        Args:
+          transform: gives a batch of a batch, with as many examples.
+          compiled: whether `transform` is traced into the step's program: what travels to the device is the batch
+            before it, such as images of bytes. It is made of `jax.numpy` then, and comes after those that are not.
+
+        Raises:
+          ValueError: Python's turn is over: a transform before is compiled, or the samples are on the device.
+        """
+        if compiled:
+            return replace(self, compiled=(*self.compiled, transform))
+        if self.compiled or self.resident:
+            why = "comes after one that is compiled" if self.compiled else "is given samples that are on the device"
+            raise ValueError(f"map: this transform {why}, and so must be too. Write .map(transform, compiled=True).")
+        return replace(self, transforms=(*self.transforms, transform))
+
+    def uncompiled(self) -> "Batches":
+        """These batches as they are before what is compiled; of samples on the device, the indices, int32[batch]."""
+        if not self.resident:
+            return replace(self, compiled=())
+        indices = _Indices(self._make_order, self._sample_count)
+        return replace(self, _samples=indices, _make_order=None, compiled=(), resident=False)
+
+    @property
+    def samples(self) -> Samples:
+        """What the batches are drawn from."""
+        return self._samples
+
+    def stacked(self, start: int, count: int) -> Any | None:
+        """Batches `start` to `start + count` gathered in one go, along a new leading axis.
+
+        Returns:
+          PyTree of (count, batch_size, ...), or None where that cannot be: batches that are not neighbours,
+          are not full or pass through a transform.
+        """
+        chosen = self._range[start : start + count]
+        rows = slice(chosen.start * self._batch_size, chosen.stop * self._batch_size)
+        if self.transforms or self.compiled or chosen.step != 1 or rows.stop > self._sample_count:
+            return None
+        shape = (count, self._batch_size)
+        return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), self._gather(rows))
+
+    @functools.cached_property
+    def _gather(self) -> Callable[[slice], Any]:
+        """What reads the samples at some rows of the order, before any transform."""
+        if isinstance(self._samples, _Indices):
+            return self._samples.order().__getitem__
+        order = None if self._make_order is None else self._make_order()
+        if isinstance(self._samples, OneByOne):
+            return functools.partial(self._samples.rows, order)
+        leaves, tree = jax.tree.flatten(self._samples)
+        if order is None:
+            return lambda rows: tree.unflatten([leaf[rows] for leaf in leaves])
+
+        def gather(rows: slice) -> Any:
+            indices = order[rows]
+            return tree.unflatten([leaf.take(indices, axis=0) for leaf in leaves])
+
+        return gather
+
+    @functools.cached_property
+    def _sample_count(self) -> int:
+        return self._samples.count if isinstance(self._samples, _Indices) else count_of(self._samples)
+
+    def _transformed(self, batch: Any) -> Any:
+        for transform in (*self.transforms, *self.compiled):
+            batch = transform(batch)
+        return batch
+
+
+def in_batches(
+    samples: Samples,
+    batch_size: int,
+    *,
+    collate: Collate = stacked_samples,
+    size: Callable[[Any], Any] | None = None,
+    lengths: Sequence[int] | None = None,
+) -> Batches:
+    """The samples in their order, or the largest first, in batches; the last may be short. For validation.
+
+    Args:
+      samples: PyTree of arrays with one leading axis, or a source: a list of samples, or any object with `__len__`
+        and `__getitem__`.
+      batch_size: examples in a batch, at least 1.
+      collate: makes a batch of a list of samples.
+      size: gives the size of a sample, such as `len`; then the samples go by descending size, so that batches are of
+        like size. It is asked once for each, when the first batch is read. None keeps their order.
+      lengths: that `collate` pads to, for `Batches.shapes`; None where shapes are not bounded so.
+
+    Raises:
+      ValueError: leaves of unequal length, no sample, or a batch size below 1.
+
+    Example:
+      >>> samples = np.zeros((5, 3)), np.arange(5)
+      >>> [labels.tolist() for _, labels in in_batches(samples, 2)]
+      [[0, 1], [2, 3], [4]]
+      >>> [batch.tolist() for batch in in_batches([[1], [2, 3], [4, 5], [6]], 2, size=len)]
+      [[[2, 3], [4, 5]], [[1], [6]]]
+    """
+    samples, count = checked("in_batches", samples, batch_size)
+    order = None if size is None else functools.partial(_largest_first, OneByOne(samples), size)
+    return batches_of(samples, batch_size, order, -(-count // batch_size), collate, lengths)
+
+
+def batches_of(
+    samples: Samples,
+    batch_size: int,
+    make_order: Callable[[], np.ndarray] | None,
+    batch_count: int,
+    collate: Collate,
+    lengths: Sequence[int] | None = None,
+) -> Batches:
+    """Batches of samples in an order that is made once, when the first of them is read.
+
+    Arrays are gathered at once where all that is asked is to stack them; all else is read one sample at a time.
+    """
+    make_order = None if make_order is None else functools.cache(make_order)
+    shapes = None if lengths is None else tuple(sorted(lengths))
+    if collate is stacked_samples and not is_source(samples):
+        return Batches(samples, batch_size, make_order, (), range(batch_count), shapes)
+    return Batches(OneByOne(samples), batch_size, make_order, (collate,), range(batch_count), shapes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Indices:
+    """Stands for samples that are on the device, and are only pointed at."""
+
+    make_order: Callable[[], np.ndarray] | None
+    count: int
+
+    def order(self) -> np.ndarray:
+        """int32[count]: the indices of the samples, in order."""
+        order = np.arange(self.count) if self.make_order is None else self.make_order()
+        return order.astype(np.int32)
+
+
+def _largest_first(samples: OneByOne, size: Callable[[Any], Any]) -> np.ndarray:
+    return np.argsort(-samples.sizes("in_batches", size), kind="stable")
