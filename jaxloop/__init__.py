@@ -16,6 +16,7 @@ from jaxloop.events import Event as Event
 from jaxloop.events import Phase as Phase
 from jaxloop.events import Plan as Plan
 from jaxloop.events import Scope as Scope
+from jaxloop.explain import explain as explain
 from jaxloop.history import History as History
 from jaxloop.loop import Loop as Loop
 from jaxloop.model import Model as Model

@@ -28,13 +28,17 @@ class History:
       batches: a row per training batch that was reported: `epoch`, `batch` (from 1), `step`, each metric as it
         stood (a mean over the phase so far), `learning_rate`, what callbacks recorded.
       stopped: `"completed"` or `"cancelled"`.
-      compile_seconds: first call of each program that this fit was the first to use.
+      compile_seconds: tracing and compiling of each program that this fit was the first to use.
+      timing: seconds of the whole fit by what they went into, without a gap: `"setup"` (reading the first batches,
+        tracing once), `"compile"`, `"data"` (waiting for batches), `"dispatch"`, `"device"` (waiting for it),
+        `"events"` (compiled callbacks between steps), and `"callback <name>"` for each on the host.
     """
 
     epochs: Mapping[str, np.ndarray]
     batches: Mapping[str, np.ndarray]
     stopped: Stopped
     compile_seconds: Mapping[str, float] = field(default_factory=dict)
+    timing: Mapping[str, float] = field(default_factory=dict)
 
     def to_pandas(self, rows: Literal["epochs", "batches"] = "epochs") -> "pandas.DataFrame":
         """The epochs, or the batches, as a table of the same columns.

@@ -32,20 +32,19 @@ def begin_fit(parts: Parts, loop: Loop, plan: Plan) -> Loop:
     )
 
 
-def begin_epoch(loop: Loop) -> Loop:
-    """The loop at the start of its next epoch."""
-    return loop.replace(epoch=loop.epoch + 1)
+def begin_epoch(parts: Parts, loop: Loop) -> Loop:
+    """The loop at the start of its next epoch, in which nothing is measured yet."""
+    return loop.replace(epoch=loop.epoch + 1, stats=loop.stats | _unmeasured(parts, *Phase))
 
 
 def enter(parts: Parts, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
     """The loop at the start of `phase`: position 0, accumulators empty, its statistics not yet measured."""
-    nothing = {phase.stat(metric.name): np.float32(np.nan) for metric in parts.metrics}
     return loop.replace(
         phase=phase,
         batch_index=np.int32(0),
         batch_count=batch_count,
         metrics=_empty_metrics(parts),
-        stats=loop.stats | nothing,
+        stats=loop.stats | _unmeasured(parts, phase),
     )
 
 
@@ -62,7 +61,7 @@ def leave_epoch(loop: Loop) -> Loop:
 
 def open_epoch(parts: Parts, loop: Loop, batch_count: Any) -> Loop:
     """EPOCH_START and TRAINING_START, with the compiled callbacks."""
-    loop = _fired(parts, begin_epoch(loop), Event.EPOCH_START)
+    loop = _fired(parts, begin_epoch(parts, loop), Event.EPOCH_START)
     return in_phase(parts, loop, Phase.TRAINING, batch_count)
 
 
@@ -107,6 +106,10 @@ def _out_of_phase(parts: Parts, loop: Loop) -> Loop:
 def _fired(parts: Parts, loop: Loop, event: Event) -> Loop:
     loop = parts.fire(loop, event)
     return loop.replace(stop=leave(loop.stop, Scope.BATCH))
+
+
+def _unmeasured(parts: Parts, *phases: Phase) -> dict[str, Any]:
+    return {phase.stat(metric.name): np.float32(np.nan) for phase in phases for metric in parts.metrics}
 
 
 def _empty_metrics(parts: Parts) -> dict[str, Any]:

@@ -2,20 +2,25 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
 import numpy as np
 import optax
 
-from jaxloop.callback import bound, sort_out
+from jaxloop.callback import bound, name_of, sort_out
 from jaxloop.callbacks import ProgressBar
 from jaxloop.data import Batches
-from jaxloop.engine.feed import parts_of
+from jaxloop.engine.compiled import Compiled, compiled
+from jaxloop.engine.feed import OnRecompile
 from jaxloop.engine.host import Host
+from jaxloop.engine.interrupts import Interrupts
+from jaxloop.engine.ledger import Ledger
 from jaxloop.engine.programs import Program, Programs
 from jaxloop.engine.run import Run
 from jaxloop.engine.setup import Setup
+from jaxloop.engine.specification import parts_of
 from jaxloop.events import Event, Phase, Scope, leave
 from jaxloop.history import History, Recorder
 from jaxloop.loop import Loop
@@ -41,10 +46,13 @@ class TrainingLoop:
       callbacks: compiled and host callbacks, called in this order.
       progress: whether the console shows the fit.
       report: `"batch"`: statistics at each batch; `"epoch"`: at the last batch of a phase alone.
-      steps_per_dispatch: how many steps one program takes, at least 1; `"auto"` leaves it to jaxloop, for now 1.
+      steps_per_dispatch: how many steps one program takes, at least 1; `"auto"` decides it once for each phase, from
+        the step's FLOPs as XLA counts them, the platform, and what host callbacks look into.
       batch_keys: where batches are mappings, the keys of input, target and, if there is one, weight.
       differentiable_step: `(model, loop) -> (loss, loop)` in place of forward pass and loss, for several inputs or
         losses: it sets `output`, and `model` to what `model.forward` gave back; evaluation calls it too.
+      on_recompile: what is done where a program would compile again after its first dispatch, since a batch or the loop
+        has changed in shape, dtype or structure: `"raise"` an error that names the leaf, or `"warn"` of it.
 
     Raises:
       TypeError, ValueError: an argument is not what it must be; the message names it.
@@ -70,7 +78,10 @@ class TrainingLoop:
         steps_per_dispatch: int | Literal["auto"] = "auto",
         batch_keys: Sequence[str] | None = None,
         differentiable_step: DifferentiableStep | None = None,
+        on_recompile: OnRecompile = "raise",
     ):
+        if on_recompile not in ("raise", "warn"):
+            raise ValueError(f"TrainingLoop: `on_recompile` must be 'raise' or 'warn', got {on_recompile!r}.")
         _check_arguments(optimizer, loss_fn, differentiable_step, report, steps_per_dispatch)
         if isinstance(training, Batches):
             raise TypeError(
@@ -87,7 +98,8 @@ class TrainingLoop:
             callbacks=tuple(callbacks),
             batch_keys=batch_keys,
             report=report,
-            steps_per_dispatch=1 if steps_per_dispatch == "auto" else steps_per_dispatch,
+            steps_per_dispatch=steps_per_dispatch,
+            on_recompile=on_recompile,
             parts=Parts(optimizer, loss_fn, differentiable_step, resolve(metrics)),
             programs=Programs(),
         )
@@ -124,23 +136,34 @@ class TrainingLoop:
         _check_positive("epochs", epochs)
         if limit_batches is not None:
             _check_positive("limit_batches", limit_batches)
+        ledger = Ledger()
         start = self._setup.fit(model_or_loop, epochs, callbacks=callbacks, on=on, seed=seed, limit=limit_batches)
         compile_seconds: dict[str, float] = {}
         recorder = Recorder(start.plan, compile_seconds)
-        console = (ProgressBar(),) if self.progress else ()
-        host = Host((recorder, *bound((*console, *start.callbacks.host), start.plan)), start.device)
-        run = self._setup.run(start, host, compile_seconds)
+        shown = ((ProgressBar(),) if self.progress else ()) + start.callbacks.host
+        host = Host(
+            (recorder, *bound(shown, start.plan)),
+            start.device,
+            ledger=ledger,
+            names=("History", *map(name_of, shown)),
+        )
+        interrupts = Interrupts()
+        run = self._setup.run(start, host, compile_seconds=compile_seconds, interrupts=interrupts)
+        ledger.lap("setup")
         try:
-            host.notice(f"Training on {_name(start.device)}")
-            loop = run.fit(start.loop, start.source, start.feeds, start.plan)
+            with interrupts:
+                host.notice(f"Training on {_name(start.device)}")
+                loop = run.fit(start.loop, start.source, start.feeds, start.plan)
         except BaseException as error:
             _leave_loop(error, run)
             raise
         finally:
             host.close()
         stopped = "cancelled" if loop.stop & Scope.FIT else "completed"
-        loop = loop.replace(stop=leave(loop.stop, Scope.FIT))
-        return handed_over(loop, start.device), recorder.history(stopped)
+        loop = handed_over(loop.replace(stop=leave(loop.stop, Scope.FIT)), start.device)
+        history = recorder.history(stopped)
+        ledger.lap("setup")
+        return loop, replace(history, timing=dict(ledger.seconds))
 
     def evaluate(self, model_or_loop: Any, batches: Any, *, on: Device | str | None = None) -> dict[str, float]:
         """Each metric over `batches`, by name. The last batch is padded and masked, so the means are exact.
@@ -185,6 +208,25 @@ class TrainingLoop:
         outputs = [(size, program(loop, batch)) for size, batch in feed.sized()]
         cut = [jax.tree.map(lambda leaf, n=size: np.asarray(leaf)[:n], output) for size, output in outputs]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *cut)
+
+    def compile(self, model_or_loop: Any, *, epochs: int = 1, on: Device | str | None = None) -> Compiled:
+        """Compiles the steps ahead, and tells what they cost. A fit of the same kind compiles nothing of it again.
+
+        Args:
+          model_or_loop: as in `fit`.
+          epochs: of the fit that is to come; counts only where a callback depends on the plan.
+          on: as in `fit`.
+
+        Returns:
+          For training and for validation: compile seconds, steps per dispatch and why, FLOPs and bytes of a step,
+          memory and HLO text.
+
+        Example:
+          >>> print(training_loop.compile(model))
+        """
+        _check_positive("epochs", epochs)
+        start = self._setup.fit(model_or_loop, epochs, callbacks=(), on=on, seed=0, limit=None)
+        return compiled(self._setup.run(start, Host((), start.device)), start)
 
     def start(self, model_or_loop: Any, *, epochs: int, on: Device | str | None = None, seed: int = 0) -> Loop:
         """The loop at the start of a fit, past FIT_START: for those who own the loop themselves.

@@ -130,6 +130,18 @@ class Layout:
                 return None, stop
         return Columns(matrix, self._places, phase=phase, batch_size=batch_size), stop
 
+    def difference(self, before: "Layout") -> str:
+        """In which leaf this layout, which is not equal to `before`, differs from it; for messages."""
+        now, then = self._named(), before._named()
+        for name in sorted(set(now) | set(then)):
+            if now.get(name) != then.get(name):
+                return f"{name} has become {_said(now.get(name))}, where it was {_said(then.get(name))} before"
+        return "the loop's structure has changed"
+
+    def _named(self) -> dict[str, Kind]:
+        paths, _ = jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(self.tree, self.kinds), is_leaf=_is_kind)
+        return {"loop" + jax.tree_util.keystr(path): kind for path, kind in paths}
+
     @functools.cached_property
     def _stop_place(self) -> int:
         return self.names.index("stop")
@@ -195,6 +207,14 @@ def _is_key(leaf: Any) -> bool:
 def _typed(leaf: Any, kind: Kind) -> Any:
     """The leaf of this kind that travelled as `_raw`."""
     return leaf if kind.key is None else jax.random.wrap_key_data(leaf, impl=kind.key)
+
+
+def _is_kind(node: Any) -> bool:
+    return isinstance(node, Kind)
+
+
+def _said(kind: Kind | None) -> str:
+    return "nothing" if kind is None else f"{kind.dtype}{list(kind.shape)}"
 
 
 def _kind(leaf: Any) -> Kind:

@@ -34,7 +34,7 @@ def samples(count: int, seed: int = 0, features: int = 4, classes: int = 3) -> t
 
 
 def training_loop(**changes: Any) -> jl.TrainingLoop:
-    """Three training batches and two of validation, of 4 examples each, unless `changes` say otherwise."""
+    """Three training batches and two of validation, of 4 examples, one at once, unless `changes` say otherwise."""
     arguments: dict[str, Any] = {
         "training": jl.TrainingEpochs(samples(12), batch_size=4),
         "validation": jl.in_batches(samples(8, seed=1), 4),
@@ -42,6 +42,7 @@ def training_loop(**changes: Any) -> jl.TrainingLoop:
         "loss_fn": jl.losses.softmax_cross_entropy,
         "metrics": ["accuracy"],
         "progress": False,
+        "steps_per_dispatch": 1,
     }
     return jl.TrainingLoop(**(arguments | changes))
 

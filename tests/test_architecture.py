@@ -16,12 +16,20 @@ FLOORS = [
     {"steps", "wire", "history", "phases"},
     {"callbacks", "engine"},
     {"training_loop"},
+    {"explain"},
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {
     "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
-    "engine": [{"checks", "feed", "programs", "probe", "host"}, {"run"}, {"setup"}],
-    "data": [{"collate", "samples"}, {"epochs"}, {"nonuniform", "repeat"}],
+    "engine": [
+        {"checks", "fusing", "interrupts", "ledger", "probe", "programs", "source", "specification"},
+        {"feed", "host"},
+        {"dispatch"},
+        {"run"},
+        {"setup"},
+        {"compiled"},
+    ],
+    "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "callbacks": [{"clipping", "csv_logger", "progress_bar"}],
 }
 #: Upper floors within a floor: `phases` stands on `steps`, both below the callbacks and the engine.

@@ -58,8 +58,14 @@ def test_a_new_fit_has_measured_nothing(parts, old):
     assert all(np.isnan(value) for value in stats.values())
 
 
-def test_a_new_epoch_counts_in_the_life_of_the_loop(old):
-    assert begin_epoch(old).epoch == 6
+def test_a_new_epoch_counts_in_the_life_of_the_loop(parts, old):
+    assert begin_epoch(parts(), old).epoch == 6
+
+
+def test_a_new_epoch_has_measured_nothing_yet(parts, old):
+    stats = begin_epoch(parts(), old.replace(stats=old.stats | {"validation_loss": 0.5, "norm": 2.0})).stats
+    assert np.isnan(stats["validation_loss"])
+    assert stats["norm"] == 2.0
 
 
 def test_a_phase_begins_at_position_zero(parts, old):

@@ -2,17 +2,54 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from jaxloop.data import Batches
+from jaxloop.data.prefetch import prefetched
+from jaxloop.engine.specification import Batch, Specification, difference, kind_of, parts_of, specification
+from jaxloop.events import Phase
 from jaxloop.placement import Device
 
-Batch = tuple[Any, Any, Any]
+OnRecompile = Literal["raise", "warn"]
+Chunks = Generator[tuple[int, Batch], None, None]
+_DEPTH = 2  # dispatches' batches that are read ahead: one that waits, one that is being read
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """What makes a batch of what travels to the device, traced into the program of the step.
+
+    It is called as `prepare(resident, (travelling, None, padding))`. Equal ones share their programs.
+
+    Attributes:
+      gathers: whether `travelling` are the indices of samples in `resident`.
+      transforms: the compiled ones, see `Batches.map`.
+      batch_keys: as `parts_of` takes them.
+      where: what the user calls the data.
+    """
+
+    gathers: bool
+    transforms: tuple[Callable[[Any], Any], ...]
+    batch_keys: tuple[str, ...] | None
+    where: str
+
+    def __call__(self, resident: Any, batch: Batch) -> Batch:
+        travelling, _, padding = batch
+        if self.gathers:
+            indices = travelling
+            travelling = jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), resident)
+        for transform in self.transforms:
+            travelling = transform(travelling)
+        input, target, weight = parts_of(travelling, self.batch_keys, self.where)
+        if padding is None or weight is None:
+            return input, target, padding if weight is None else weight
+        return input, target, weight * padding.reshape(-1, *[1] * (weight.ndim - 1)).astype(weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -30,6 +67,9 @@ class Feed:
       inputs_alone: whether a batch may be the input alone, as for predictions.
       short_last: whether a batch may have fewer examples than the first, as the last of an evaluation that
         cannot be padded.
+      on_recompile: what is done about a batch that is not like the first: refused, or warned of.
+      prepare: what makes batches of what travels, inside of the program; None where batches travel as they are.
+      resident: the samples on the device, where indices travel.
     """
 
     batches: Any
@@ -37,9 +77,12 @@ class Feed:
     batch_keys: Sequence[str] | None
     padded: bool
     device: Device
-    first_specification: list["Specification"] = field(default_factory=list)
+    first_specification: list[Specification] = field(default_factory=list)
     short_last: bool = False
     inputs_alone: bool = False
+    on_recompile: OnRecompile = "raise"
+    prepare: Prepare | None = None
+    resident: Any = None
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -53,8 +96,13 @@ class Feed:
         """Examples in a full batch, once one has been read."""
         return self.first_specification[0].batch_size
 
+    @property
+    def many_kinds(self) -> bool:
+        """Whether batches of several shapes may come, so that a program is chosen for each."""
+        return bool(self.lengths) or self.on_recompile == "warn"
+
     def first(self) -> Batch:
-        """The first batch, ready for a program."""
+        """The first batch, ready for a program or to be prepared in one."""
         return self._ready(next(iter(self.batches)))
 
     @property
@@ -85,13 +133,20 @@ class Feed:
             input = self._parts(batch)[0]
             yield len(jax.tree.leaves(input)[0]), self._placed(self._ready(batch))
 
-    def chunks(self, steps: int) -> Iterator[tuple[int, Batch]]:
+    def chunks(self, steps: int) -> Chunks:
         """The batches in order, `steps` at once: how many, and the batches stacked (a single one is not).
+
+        They are read ahead by a thread where that pays: not on a CPU one at a time, where a batch goes straight from
+        where it was gathered into the program.
 
         Raises:
           ValueError: there are fewer than the data's length says, or one is not like the first.
           Whatever the data raises, with a note of the batch.
         """
+        chunks = self._noted(steps)
+        return chunks if steps == 1 and self._on_cpu else prefetched(chunks, _DEPTH)
+
+    def _noted(self, steps: int) -> Chunks:
         done = 0
         try:
             for count, batch in self._chunks(steps):
@@ -115,15 +170,15 @@ class Feed:
         for start in range(0, len(self), steps):
             count = min(steps, len(self) - start)
             if rest is not None:
-                yield from self._stacked(itertools.islice(rest, count))
+                yield from self._stacked(itertools.islice(rest, count), steps)
                 continue
             stacked = self.batches.stacked(start, count) if count > 1 else None
             if stacked is None:
-                yield from self._stacked(self.batches[start + index] for index in range(count))
+                yield from self._stacked((self.batches[start + index] for index in range(count)), steps)
             elif start == 0 or self.padded:
                 yield count, self._ready(stacked, axes=2)
             else:  # our own batches are alike by construction: only the first are looked into
-                yield count, parts_of(stacked, self.batch_keys, self.where)
+                yield count, self._parts(stacked)
 
     def _singles(self) -> Iterator[Batch]:
         """The batches one by one, ready; of our own, again only the first is looked into."""
@@ -132,21 +187,25 @@ class Feed:
             return
         batches = iter(self.batches)
         yield self._ready(next(batches))
-        for batch in batches:
-            yield parts_of(batch, self.batch_keys, self.where)
+        yield from map(self._parts, batches)
 
-    def _stacked(self, batches: Iterable[Any]) -> Iterator[tuple[int, Batch]]:
-        """The batches along a new leading axis, each made ready as it is read; only what is of one shape is mixed."""
+    def _stacked(self, batches: Iterable[Any], steps: int) -> Iterator[tuple[int, Batch]]:
+        """The batches along a new leading axis, each made ready as it is read; only what is of one shape is mixed.
+
+        Where there are several shapes, those that do not make up `steps` go one by one: so each shape has two programs.
+        """
         for _, alike in itertools.groupby(map(self._ready, batches), key=kind_of):
             ready = list(alike)
-            one = ready[0] if len(ready) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *ready)
-            yield len(ready), one
+            if len(ready) == 1 or (self.many_kinds and len(ready) < steps):
+                yield from ((1, batch) for batch in ready)
+            else:
+                yield len(ready), jax.tree.map(lambda *leaves: np.stack(leaves), *ready)
 
     def _ready(self, batch: Any, axes: int = 1) -> Batch:
         """(input, target, weight), checked against the first; `axes` leading axes count examples."""
         input, target, weight = self._parts(batch)
         if not isinstance(self.batches, Batches):  # a loader may write the next batch into the same memory
-            input, target, weight = jax.tree.map(_own, (input, target, weight))
+            input, target, weight = jax.tree.map(self._own, (input, target, weight))
         found = specification((input, target), self.where, axes)
         if not self.first_specification:
             self.first_specification.append(found)
@@ -158,28 +217,28 @@ class Feed:
         return input, target, weight
 
     def _parts(self, batch: Any) -> Batch:
-        if self.inputs_alone and not isinstance(batch, (tuple, list, Mapping)):
+        if self.prepare is not None or (self.inputs_alone and not isinstance(batch, (tuple, list, Mapping))):
             return batch, None, None
         return parts_of(batch, self.batch_keys, self.where)
 
-    def _check(self, found: "Specification") -> None:
+    def _check(self, found: Specification) -> None:
         expected = self.first_specification[0]
         if self.padded or self.short_last:
             size = min(found.batch_size, expected.batch_size)
             found, expected = found.resized(size), expected.resized(size)
         if found == expected or found.is_bucketed_as(expected, getattr(self.batches, "shapes", None)):
             return
-        if found.tree != expected.tree:
-            raise ValueError(
-                f"{self.where}: every batch must be like the first; its structure was {expected.tree} there, now it "
-                f"is {found.tree}."
-            )
-        pairs = zip(found.leaves, self.first_specification[0].leaves, expected.leaves, strict=True)
-        (path, shape, dtype), (_, full, first_dtype), _ = next(pair for pair in pairs if pair[0] != pair[2])
-        raise ValueError(
-            f"{self.where}: every batch must be like the first; {path} was {first_dtype.name}{list(full)} there, "
-            f"now it is {dtype.name}{list(shape)}."
-        )
+        change = difference(found, expected, self.first_specification[0])
+        message = f"{self.where}: every batch must be like the first; {change}."
+        if self.on_recompile == "raise":
+            raise ValueError(f"{message} To compile a program for each kind instead, give on_recompile='warn'.")
+        warnings.warn(f"{message} A program is compiled for it.", stacklevel=2)
+
+    def _own(self, leaf: Any) -> Any:
+        """A copy in NumPy; a JAX array as it is, moved here if it lies elsewhere: programs are of one device."""
+        if not isinstance(leaf, jax.Array):
+            return np.array(leaf)
+        return leaf if leaf.devices() == {self.device} else jax.device_put(leaf, self.device)
 
     @functools.cached_property
     def _on_cpu(self) -> bool:
@@ -202,143 +261,13 @@ class Feeds:
     training: Callable[[Any], Feed]
     validation: Feed | None
 
-
-def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str) -> Batch:
-    """(input, target, weight) of a batch as a user gives it; the weight may be None.
-
-    Raises:
-      ValueError: it is neither (input, target), (input, target, weight), nor a mapping that has `batch_keys`.
-    """
-    if type(batch) is not tuple and isinstance(batch, Mapping):
-        if batch_keys is None:
-            raise ValueError(
-                f"{where}: a batch is a mapping of {', '.join(map(str, batch))}; say which of them are input and "
-                "target, as TrainingLoop(..., batch_keys=('image', 'label'))."
-            )
-        missing = [key for key in batch_keys if key not in batch]
-        if missing:
-            raise ValueError(f"{where}: a batch has no {missing[0]!r}; it has {', '.join(map(str, batch))}.")
-        batch = tuple(batch[key] for key in batch_keys)
-    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-        what = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise ValueError(f"{where}: a batch must be (input, target) or (input, target, weight), got {what}.")
-    return (*batch, None) if len(batch) == 2 else tuple(batch)
-
-
-class Specification(NamedTuple):
-    """What batches have in common: the structure of (input, target); path, shape and dtype of each array."""
-
-    tree: Any
-    leaves: tuple[tuple[str, tuple[int, ...], Any], ...]
-
-    @property
-    def batch_size(self) -> int:
-        """Examples in a batch."""
-        return self.leaves[0][1][0]
-
-    def resized(self, batch_size: int) -> "Specification":
-        """The same of batches of another size, where all arrays have one."""
-        sizes = {shape[0] for _, shape, _ in self.leaves}
-        if len(sizes) != 1:
-            return self
-        resized = ((path, (batch_size, *shape[1:]), dtype) for path, shape, dtype in self.leaves)
-        return Specification(self.tree, tuple(resized))
-
-    def is_bucketed_as(self, other: "Specification", lengths: tuple[int, ...] | None) -> bool:
-        """Whether the two differ in nothing but axes whose lengths are among `lengths`."""
-        if lengths is None or self.tree != other.tree:
-            return False
-
-        def alike(one: int, another: int) -> bool:
-            return one == another or (one in lengths and another in lengths)
-
-        return all(
-            dtype == other_dtype
-            and len(shape) == len(other_shape)
-            and shape[0] == other_shape[0]
-            and all(map(alike, shape[1:], other_shape[1:]))
-            for (_, shape, dtype), (_, other_shape, other_dtype) in zip(self.leaves, other.leaves, strict=True)
-        )
-
-
-def specification(batch: Any, where: str = "batch", axes: int = 1) -> Specification:
-    """The specification of (input, target), or of several of them stacked along further leading axes.
-
-    Raises:
-      ValueError: something in it is no array with a leading axis of examples.
-    """
-    names = ("input", "target")
-    paths, tree = jax.tree_util.tree_flatten_with_path(batch)
-    leaves = []
-    for path, leaf in paths:
-        name = names[path[0].idx] + jax.tree_util.keystr(path[1:])
-        if np.ndim(leaf) < axes:
-            raise ValueError(
-                f"{where}: {name} must be an array whose first axis counts examples, got {type(leaf).__name__} "
-                f"{leaf!r:.60}. Make lists into arrays, by numpy.asarray."
-            )
-        leaves.append((name, leaf.shape[axes - 1 :], leaf.dtype))
-    return Specification(tree, tuple(leaves))
-
-
-def kind_of(batch: Batch | None) -> Any:
-    """What a program depends on in a batch: structure, shapes and dtypes."""
-    leaves, tree = jax.tree.flatten(batch)
-    return tree, tuple((leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
-
-
-class EpochSource:
-    """Epochs by their index in the life of a loop: looked up where the data can be, else taken one by one."""
-
-    def __init__(self, training: Any):
-        self._training = training
-        self._rest = None if hasattr(training, "__getitem__") else iter(training)
-        self._taken: tuple[int, Any] = (-1, None)
-
-    def at(self, index: int) -> Any:
-        """Epoch `index`, counted from 0. The epoch last asked for can be had again.
-
-        Raises:
-          ValueError: there is no such epoch.
-        """
-        if self._taken[0] != index:
-            try:
-                epoch = self._training[index] if self._rest is None else next(self._rest)
-            except (IndexError, StopIteration) as error:
-                raise ValueError(
-                    f"training: it has no epoch {index} (counted from 0); give more epochs, or train fewer."
-                ) from error
-            self._taken = (index, epoch)
-        return self._taken[1]
-
-
-def limited(batches: Any, count: int | None) -> Any:
-    """The first `count` batches."""
-    if count is None or len(batches) <= count:
-        return batches
-    if isinstance(batches, (Batches, list, tuple)):
-        return batches[:count]
-    return _First(batches, count)
-
-
-@dataclass(frozen=True)
-class _First:
-    batches: Iterable[Any]
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Any]:
-        return itertools.islice(iter(self.batches), self.count)
+    def evaluated(self) -> tuple[tuple[Phase, Feed], ...]:
+        """The phase of validation with its feed, if there is one."""
+        return () if self.validation is None else ((Phase.VALIDATION, self.validation),)
 
 
 def _leading_axis(tree: Any, axes: int = 1) -> tuple[int, ...]:
     return jax.tree.leaves(tree)[0].shape[:axes]
-
-
-def _own(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, jax.Array) else np.array(leaf)
 
 
 def _pad(batch: Batch, size: int) -> Batch:

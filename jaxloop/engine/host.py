@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from jaxloop.callback import add_note, name_of, noted
+from jaxloop.engine.ledger import Ledger
 from jaxloop.events import Event, Phase, Scope
 from jaxloop.loop import Loop
 from jaxloop.views import Columns, LoopView
 from jaxloop.wire import handed_over, opened_by_copy
+
+Observer = tuple[Callable[[Columns], None], str]
 
 
 class Host:
@@ -20,10 +23,16 @@ class Host:
     given rows. Every other one that has step events is called there, and the step is cut for it.
     """
 
-    def __init__(self, callbacks: tuple[Any, ...], device: Any):
+    def __init__(
+        self, callbacks: tuple[Any, ...], device: Any, *, ledger: Ledger | None = None, names: tuple[str, ...] = ()
+    ):
+        """Args: the callbacks, bound; the device; where their time is put down to; their names there."""
         self.callbacks = callbacks
         self.device = device
+        self.ledger = ledger or Ledger()
         self.requests = 0
+        names = names or tuple(map(name_of, callbacks))
+        self._laps = {id(callback): f"callback {name}" for callback, name in zip(callbacks, names, strict=True)}
         self._at = {
             event: [callback for callback in callbacks if event in callback.host_declaration.events] for event in Event
         }
@@ -52,16 +61,25 @@ class Host:
                 loop = self._call_with_loop(callback, loop, event, in_step=phase is not None)
             else:
                 loop = self._call_with_view(callback, loop, event)
+            self.ledger.lap(self._laps[id(callback)])
         return loop
 
-    def observers(self, phase: Phase) -> list[Callable[[Columns], None]]:
-        """What takes the rows of a dispatch in `phase`, in list order."""
-        found: list[Callable[[Columns], None]] = []
+    def observers(self, phase: Phase) -> list[Observer]:
+        """What takes the rows of a dispatch in `phase`, in list order, each with its name in the ledger."""
+        found: list[Observer] = []
         for callback in self.callbacks:
             if Event.BATCH_END in callback.host_declaration.events and not self._cuts(callback, phase):
                 by_row = functools.partial(self._call_by_row, callback)
-                found.append(functools.partial(_rows, callback) if hasattr(callback, "rows") else by_row)
+                observe = functools.partial(_rows, callback) if hasattr(callback, "rows") else by_row
+                found.append((observe, self._laps[id(callback)]))
         return found
+
+    def deliver(self, observers: list[Observer], columns: Columns | None) -> None:
+        """Hands rows to the observers; None if no step counted."""
+        if columns is not None:
+            for observe, name in observers:
+                observe(columns)
+                self.ledger.lap(name)
 
     def take_requests(self, loop: Loop) -> Loop:
         """`loop` with what observers have cancelled since this was last asked."""
@@ -73,6 +91,7 @@ class Host:
         for callback in self.callbacks:
             if hasattr(callback, "notice"):
                 callback.notice(text, seconds)
+                self.ledger.lap(self._laps[id(callback)])
 
     def close(self) -> None:
         """Closes every callback that can be, all of them even if one fails."""

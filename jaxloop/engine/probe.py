@@ -20,15 +20,20 @@ class Findings:
 
     Attributes:
       stats: every name in `loop.stats` by the end.
-      active: the events between steps at which a compiled callback does something.
+      acts: each compiled callback by its place, with each event at which it does something.
       maskable: whether the loss in evaluation is one per example or token, so that padding can be masked.
       output: shape and dtype of what the model gives for the first batch, None where that is not known.
     """
 
     stats: frozenset[str]
-    active: frozenset[Event]
+    acts: frozenset[tuple[int, Event]]
     maskable: bool
     output: Any = None
+
+    @property
+    def active(self) -> frozenset[Event]:
+        """The events between steps at which a compiled callback does something."""
+        return frozenset(event for _, event in self.acts if not event.in_step)
 
 
 def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | None) -> Findings:
@@ -36,47 +41,53 @@ def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | N
 
     Errors in callbacks, model or loss that tracing can show come from here, before the first compile.
     """
-    active: set[Event] = set()
+    acts: set[tuple[int, Event]] = set()
     seen: dict[Phase, tuple[Any, Any]] = {}
     owners: dict[tuple[str, str], int] = {}
-    owned = [_owning(callback, place, parts.callbacks, owners) for place, callback in enumerate(parts.callbacks)]
+    owned = [_owning(place, parts.callbacks, owners, acts) for place in range(len(parts.callbacks))]
     parts = replace(parts, new_stats=True, callbacks=(*owned, _looking(seen)))
 
-    def fire(loop: Loop, event: Event) -> Loop:
-        after = parts.fire(loop, event)
-        if after is not loop:
-            active.add(event)
-        return after
-
     def one_phase(loop: Loop, phase: Phase, batch: Any) -> Loop:
-        loop = fire(enter(parts, loop, phase, np.int32(1)), phase.start)
-        return leave_phase(fire(step(parts, loop, batch)[0], phase.end))
+        loop = parts.fire(enter(parts, loop, phase, np.int32(1)), phase.start)
+        return leave_phase(parts.fire(step(parts, loop, batch)[0], phase.end))
 
     def fit(loop: Loop, batch: Any, validation_batch: Any) -> Loop:
-        loop = fire(fire(loop, Event.FIT_START), Event.EPOCH_START)
+        loop = parts.fire(parts.fire(loop, Event.FIT_START), Event.EPOCH_START)
         if batch is not None:
             loop = one_phase(loop, Phase.TRAINING, batch)
         if validation_batch is not None:
             loop = one_phase(loop, Phase.VALIDATION, validation_batch)
-        return fire(fire(loop, Event.EPOCH_END), Event.FIT_END)
+        return parts.fire(parts.fire(loop, Event.EPOCH_END), Event.FIT_END)
 
     after = jax.eval_shape(fit, loop, batch, validation_batch)
     maskable = bool(seen[Phase.VALIDATION][1].ndim) if Phase.VALIDATION in seen else False
     output = next(iter(seen.values()))[0] if seen else None
-    return Findings(frozenset(after.stats), frozenset(active), maskable, output)
+    return Findings(frozenset(after.stats), frozenset(acts), maskable, output)
 
 
 def _owning(
-    callback: Callback, place: int, callbacks: tuple[Callback, ...], owners: dict[tuple[str, str], int]
+    place: int,
+    callbacks: tuple[Callback, ...],
+    owners: dict[tuple[str, str], int],
+    acts: set[tuple[int, Event]],
 ) -> Callback:
-    """`callback`, watched for the names it records and remembers under; `owners` holds whose each name is.
+    """The callback at `place`, watched.
+
+    Args:
+      place: of the callback among `callbacks`.
+      callbacks: all of them.
+      owners: is filled with whose each name is that is recorded or remembered under.
+      acts: is filled with the place and each event at which the callback does something.
 
     Raises:
       ValueError: two callbacks write one name.
     """
+    callback = callbacks[place]
 
     def watched(loop: Loop, event: Event) -> Loop:
         after = callback(loop, event)
+        if after is not loop:
+            acts.add((place, event))
         if not isinstance(after, Loop):
             return after
         for field, verb in (("stats", "record"), ("callback_state", "remember")):

@@ -16,7 +16,14 @@ STEP_NAMES = {Phase.TRAINING: "training_step", Phase.VALIDATION: "validation_ste
 
 
 class Program:
-    """A jitted function that tells how long its first call took, which is tracing and compiling."""
+    """A jitted function that is compiled ahead of its first call, or by it, and tells how long that took.
+
+    Attributes:
+      name: for messages, and in profiles.
+      jitted: the function; calling it takes what was compiled ahead for arguments of that kind.
+      compile_seconds: tracing and compiling, None before.
+      compiled: what was compiled ahead, for its report; None before.
+    """
 
     def __init__(self, name: str, function: Callable[..., Any], **jit_options: Any):
         def named(*arguments: Any) -> Any:
@@ -26,6 +33,8 @@ class Program:
         self.name = name
         self.jitted: Any = jax.jit(named, **jit_options)
         self.compile_seconds: float | None = None
+        self.compiled: Any = None
+        self._lowered: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
         if self.compile_seconds is not None:
@@ -35,11 +44,22 @@ class Program:
         self.compile_seconds = time.perf_counter() - start
         return result
 
+    def lowered(self, *arguments: Any) -> Any:
+        """The program before XLA compiles it, for `arguments` of just these shapes and dtypes; they may be abstract."""
+        if self._lowered is None:
+            self._lowered = self.jitted.lower(*arguments)
+        return self._lowered
+
     def compile(self, *arguments: Any) -> None:
-        """Compiles ahead, for `arguments` of just these shapes and dtypes; they may be abstract."""
+        """Compiles ahead, for arguments as `lowered` takes them."""
         start = time.perf_counter()
-        self.jitted = self.jitted.lower(*arguments).compile()
+        self.compiled = self.lowered(*arguments).compile()
+        self._lowered = None
         self.compile_seconds = time.perf_counter() - start
+
+    def cost(self, *arguments: Any) -> dict[str, float]:
+        """What XLA counts before it compiles, such as `"flops"` and `"bytes accessed"`; empty where it does not."""
+        return self.lowered(*arguments).cost_analysis() or {}
 
 
 class Same:
@@ -79,15 +99,21 @@ class Programs:
         *,
         device: Device | None = None,
         kind: Hashable = None,
+        prepare: Any = None,
     ) -> Program:
-        """`program(wire, batches) -> (wire, rows)`: `count` steps over the wire, which is donated.
+        """`program(wire, batches, resident) -> (wire, rows)`: `count` steps over the wire, which is donated.
 
         For `count` 1 `batches` is one batch and `rows` int32[row]; else both have a leading axis of `count`. Where
         batches come in several shapes there is a program for each `kind`. What it is given may lie on the host: that
         all belongs on `device` is part of the program, so a NumPy vector at a phase's start compiles nothing anew.
+        Where `prepare` is not None, it makes the batch of what travels and of the `resident` samples.
         """
-        key = ("steps", parts, layout, phase, count, device, kind)
-        return self.get(key, lambda: _steps(parts, layout, phase, count, device))
+        key = ("steps", parts, layout, phase, count, device, kind, prepare)
+        return self.get(key, lambda: _steps(parts, layout, phase, count, device, prepare))
+
+    def preparing(self, prepare: Callable[..., Any]) -> Program:
+        """`program(resident, batch) -> batch`: what the step's program begins with, by itself."""
+        return self.get(("prepare", prepare), lambda: Program("prepare", prepare))
 
     def event(self, parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]:
         """What the compiled callbacks do at a phase event; only what they change goes through the program."""
@@ -98,17 +124,18 @@ class Programs:
         return self.get(("stages", parts, phase, cuts), lambda: _stages(parts, phase, cuts))
 
 
-def _steps(parts: Parts, layout: Layout, phase: Phase, count: int, device: Device | None) -> Program:
-    def one(wire: Wire, batch: Any) -> tuple[Wire, Any]:
+def _steps(parts: Parts, layout: Layout, phase: Phase, count: int, device: Device | None, prepare: Any) -> Program:
+    def one(wire: Wire, batch: Any, resident: Any) -> tuple[Wire, Any]:
+        batch = batch if prepare is None else prepare(resident, batch)
         wire = layout.pack(*step(parts, layout.unpack(wire), batch))
         return wire, wire[0][: layout.row]
 
-    def many(wire: Wire, batches: Any) -> tuple[Wire, Any]:
-        return run_steps(one, wire, batches, count)
+    def many(wire: Wire, batches: Any, resident: Any) -> tuple[Wire, Any]:
+        return run_steps(lambda wire, batch: one(wire, batch, resident), wire, batches, count)
 
     name = STEP_NAMES[phase] + (f" x{count}" if count > 1 else "")
     place = None if device is None else jax.sharding.SingleDeviceSharding(device)
-    options = {} if place is None else {"in_shardings": (place, place)}
+    options = {} if place is None else {"in_shardings": (place, place, place)}
     return Program(name, one if count == 1 else many, donate_argnums=0, **options)
 
 

@@ -1,15 +1,20 @@
-"""One run of a fit or an evaluation: phases, dispatches, events and stopping."""
+"""One run of a fit or an evaluation: epochs, phases and their events, on one device."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxloop.engine.feed import EpochSource, Feed, Feeds, kind_of
+from jaxloop.engine.dispatch import Dispatches
+from jaxloop.engine.feed import Feed, Feeds, OnRecompile
 from jaxloop.engine.host import Host
+from jaxloop.engine.interrupts import Interrupts
+from jaxloop.engine.ledger import Ledger
 from jaxloop.engine.programs import Program, Programs
+from jaxloop.engine.source import EpochSource
 from jaxloop.events import Event, Phase, Plan, Scope, leave, should_run
 from jaxloop.loop import Loop
 from jaxloop.phases import begin_epoch, enter, leave_epoch, leave_phase
@@ -31,7 +36,10 @@ class Run:
       programs: kept by the training loop.
       active: the events at which compiled callbacks do something.
       device: where it runs.
-      steps_per_dispatch: at most how many steps one program takes.
+      steps_per_dispatch: at most how many steps one program takes, or `"auto"`.
+      on_recompile: what is done where the loop's structure changes from one epoch to another.
+      ledger: where its time goes.
+      interrupts: asked at each boundary.
       compile_seconds: filled with the first call of each program that this run was the first to use.
     """
 
@@ -40,7 +48,10 @@ class Run:
     programs: Programs
     active: frozenset[Event]
     device: Device
-    steps_per_dispatch: int
+    steps_per_dispatch: Any
+    on_recompile: OnRecompile = "raise"
+    ledger: Ledger = field(default_factory=Ledger)
+    interrupts: Interrupts = field(default_factory=Interrupts)
     compile_seconds: dict[str, float] = field(default_factory=dict)
     _layouts: dict[Phase, Layout] = field(default_factory=dict)
     _latest: list[Any] = field(default_factory=lambda: [None, None])
@@ -52,6 +63,14 @@ class Run:
             loop = self.epoch(loop, epochs, feeds)
         return self.event(loop, Event.FIT_END)
 
+    def walk(self, loop: Loop, epochs: EpochSource, feeds: Feeds) -> Iterator[tuple[Phase, Loop, Feed]]:
+        """The phases of the first epoch, each with the loop at its start and its feed; no step is taken."""
+        loop = self.event(begin_epoch(self.parts, self.event(loop, Event.FIT_START)), Event.EPOCH_START)
+        for phase, feed in ((Phase.TRAINING, feeds.training(epochs.at(int(loop.epoch) - 1))), *feeds.evaluated()):
+            loop = self.event(enter(self.parts, loop, phase, np.int32(len(feed))), phase.start)
+            yield phase, loop, feed
+            loop = leave_phase(self.event(loop, phase.end))
+
     def latest(self) -> Loop | None:
         """The loop behind the last dispatch that was sent, open; None where it cannot be had. Waits for it."""
         layout, held = self._latest
@@ -62,7 +81,7 @@ class Run:
 
     def epoch(self, loop: Loop, epochs: EpochSource, feeds: Feeds) -> Loop:
         """One epoch, from EPOCH_START to EPOCH_END."""
-        loop = self.event(begin_epoch(loop), Event.EPOCH_START)
+        loop = self.event(begin_epoch(self.parts, loop), Event.EPOCH_START)
         if should_run(loop.stop, None):
             loop = self.phase(loop, Phase.TRAINING, feeds.training(epochs.at(int(loop.epoch) - 1)))
         if should_run(loop.stop, None) and feeds.validation is not None:
@@ -79,93 +98,75 @@ class Run:
 
     def event(self, loop: Loop, event: Event) -> Loop:
         """An event between steps: the compiled callbacks, then those on the host. A cancelled BATCH is nothing here."""
+        self.interrupts.check()
         if event in self.active:
             loop = opened(self.programs.event(self.parts, layout_of(loop), event)(loop))
         self._latest[:] = None, loop
+        self.ledger.lap("events")
         loop = self.host.fire(loop, event)
         return loop.replace(stop=leave(loop.stop, Scope.BATCH))
 
     def _fused(self, loop: Loop, phase: Phase, feed: Feed) -> Loop:
-        """The steps over the wire. Rows are read when the next dispatch has been sent, so exactly one late."""
-        layout = self._layout(loop, phase)
-        wire = layout.closed(loop)
-        deliver = self._delivery(layout, phase, feed)
-        programs: dict[Any, Program] = {}
-        if feed.lengths and self.steps_per_dispatch == 1:
-            self._compile_announced(layout, wire, phase, feed)
-        on_cpu = self.device.platform == "cpu"
-        held = None
-        reading = True
-        try:
-            for count, batch in feed.chunks(self.steps_per_dispatch):
-                reading = False
-                kind = kind_of(batch) if feed.lengths else None
-                if (count, kind) in programs:
-                    wire, rows = programs[count, kind].jitted(wire, batch)
-                else:
-                    programs[count, kind] = self._program(layout, phase, count, kind)
-                    wire, rows = self._call(programs[count, kind], wire, batch)
-                self._latest[:] = layout, wire
-                if not on_cpu:
-                    rows.copy_to_host_async()
-                goes_on = held is None or deliver(np.asarray(held))
-                held = rows
-                if not goes_on:
-                    break
-                reading = True
-        except BaseException:
-            if reading and held is not None:  # the data failed: what was sent counts, and is told
-                deliver(np.asarray(held))
-            raise
-        if held is not None:
-            deliver(np.asarray(held))
-        return self.host.take_requests(layout.opened(wire))
+        """The steps over the wire."""
+        dispatches = self.dispatches(loop, phase, feed)
+        wire = dispatches.run(dispatches.layout.closed(loop), self.steps_per_dispatch)
+        loop = self.host.take_requests(dispatches.layout.opened(wire))
+        self.ledger.lap("device")
+        return loop
 
-    def _program(self, layout: Layout, phase: Phase, count: int, kind: Any) -> Program:
-        return self.programs.steps(self.parts, layout, phase, count, device=self.device, kind=kind)
-
-    def _compile_announced(self, layout: Layout, wire: Any, phase: Phase, feed: Feed) -> None:
-        """Compiles a program for each shape that the data announce, so that nothing compiles later."""
-        for batch in feed.announced():
-            program = self._program(layout, phase, 1, kind_of(batch))
-            if program.compile_seconds is None:
-                program.compile(wire, batch)
-                self._tell(program, f" for {', '.join(_shape(leaf) for leaf in jax.tree.leaves(batch))}")
+    def dispatches(self, loop: Loop, phase: Phase, feed: Feed) -> Dispatches:
+        """What sends the batches of a phase from `loop` on."""
+        return Dispatches(
+            parts=self.parts,
+            layout=self._layout(loop, phase),
+            phase=phase,
+            feed=feed,
+            programs=self.programs,
+            host=self.host,
+            ledger=self.ledger,
+            interrupts=self.interrupts,
+            tell=self._tell,
+            latest=self._latest,
+        )
 
     def _layout(self, loop: Loop, phase: Phase) -> Layout:
-        """The loop's layout; that of the epoch before where nothing between steps can have changed it."""
-        fixed = not self.active and not self.host.may_change_the_loop
-        if not fixed or phase not in self._layouts:
-            self._layouts[phase] = layout_of(loop)
-        return self._layouts[phase]
+        """The loop's layout; that of the epoch before where nothing between steps can have changed it.
 
-    def _delivery(self, layout: Layout, phase: Phase, feed: Feed) -> Callable[[np.ndarray], bool]:
-        """What hands the rows of a dispatch to the observers, and says whether the phase goes on."""
-        observers = self.host.observers(phase)
-        host = self.host
-
-        def deliver(rows: np.ndarray) -> bool:
-            columns, stop = layout.read(rows, phase, feed.batch_size)
-            if columns is not None:
-                for observe in observers:
-                    observe(columns)
-            stop |= host.requests
-            return stop == 0 or bool(should_run(stop, phase))
-
-        return deliver
+        Raises:
+          ValueError: it is another than in the epoch before, so that the step would compile again.
+        """
+        before = self._layouts.get(phase)
+        if before is not None and not self.active and not self.host.may_change_the_loop:
+            return before
+        layout = self._layouts[phase] = layout_of(loop)
+        if before is not None and layout != before:
+            message = (
+                f"fit: the {phase.value} step would compile again, since between steps {layout.difference(before)}."
+            )
+            if self.on_recompile == "raise":
+                fix = "Keep structure, shapes and dtypes from epoch to epoch, or give on_recompile='warn'."
+                raise ValueError(f"{message} {fix}")
+            warnings.warn(message, stacklevel=2)
+        return layout
 
     def _apart(self, loop: Loop, phase: Phase, feed: Feed, cuts: frozenset[Event]) -> Loop:
         """The steps one by one, their stages apart, with the host callbacks in between."""
         layout = layout_of(loop)
-        deliver = self._delivery(layout, phase, feed)
+        observers = self.host.observers(phase)
         loop = handed_over(loop, self.device)
         for _, batch in feed.chunks(1):
+            self.ledger.lap("data")
+            if feed.prepare is not None:
+                batch = self._call(self.programs.preparing(feed.prepare), feed.resident, batch)
             loop, counted = self._step_apart(loop, phase, batch, cuts)
             self._latest[:] = None, loop
-            deliver(layout.row_of(loop, counted))
+            rows = layout.row_of(loop, counted)
+            self.ledger.lap("device")
+            self.host.deliver(observers, layout.read(rows, phase, feed.batch_size)[0])
             loop = self.host.take_requests(loop)
             if not should_run(int(loop.stop), phase):
                 break
+            self.interrupts.check()
         return opened(loop)
 
     def _step_apart(self, loop: Loop, phase: Phase, batch: Any, cuts: frozenset[Event]) -> tuple[Loop, bool]:
@@ -174,6 +175,7 @@ class Run:
         loop = hold(loop, batch)
         for program, event in self.programs.stages(self.parts, phase, cuts):
             loop, counted = self._call(program, loop, counted)
+            self.ledger.lap("dispatch")
             if event is None or (event is phase.step_event and not should_run(int(loop.stop), phase)):
                 continue
             loop = self.host.fire(loop, event, phase)
@@ -185,15 +187,13 @@ class Run:
         first = program.compile_seconds is None
         result = program(*arguments)
         if first:
+            jax.block_until_ready(result)
             self._tell(program)
         return result
 
     def _tell(self, program: Program, what: str = "") -> None:
         """Tells of a program that was compiled just now."""
         seconds = program.compile_seconds or 0.0
+        self.ledger.lap("compile")
         self.compile_seconds[program.name + what] = seconds
         self.host.notice(f"Compiled {program.name}{what} in {seconds:.1f} s", seconds)
-
-
-def _shape(leaf: Any) -> str:
-    return f"{leaf.dtype.name}{list(leaf.shape)}"

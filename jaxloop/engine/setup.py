@@ -10,12 +10,16 @@ import numpy as np
 
 from jaxloop import placement
 from jaxloop.callback import Callbacks, bound, sort_out
+from jaxloop.data import Batches
 from jaxloop.engine.checks import check_epoch, check_first_batch, check_labels
-from jaxloop.engine.feed import EpochSource, Feed, Feeds, kind_of, limited
+from jaxloop.engine.feed import Feed, Feeds, OnRecompile, Prepare
 from jaxloop.engine.host import Host
+from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.probe import Findings, probe
 from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.run import Run
+from jaxloop.engine.source import EpochSource, limited
+from jaxloop.engine.specification import Batch, kind_of
 from jaxloop.events import Phase, Plan
 from jaxloop.loop import Loop, new_loop
 from jaxloop.model import as_model
@@ -55,7 +59,8 @@ class Setup:
     """The constants of a training loop, and the programs that were compiled for it.
 
     Attributes:
-      training, validation, callbacks, batch_keys, report, steps_per_dispatch: as `TrainingLoop` was given them.
+      training, validation, callbacks, batch_keys, report, steps_per_dispatch, on_recompile: as `TrainingLoop` was
+        given them.
       parts: of the steps, without callbacks.
       programs: kept from fit to fit.
     """
@@ -65,7 +70,8 @@ class Setup:
     callbacks: tuple[Any, ...]
     batch_keys: Sequence[str] | None
     report: Literal["batch", "epoch"]
-    steps_per_dispatch: int
+    steps_per_dispatch: int | Literal["auto"]
+    on_recompile: OnRecompile
     parts: Parts
     programs: Programs
 
@@ -98,7 +104,14 @@ class Setup:
         loop = enter(start.parts, loop, Phase.VALIDATION, np.int32(len(start.feeds.validation)))
         return replace(start, loop=handed_over(loop, start.device))
 
-    def run(self, start: Start, host: Host, compile_seconds: dict[str, float] | None = None) -> Run:
+    def run(
+        self,
+        start: Start,
+        host: Host,
+        *,
+        compile_seconds: dict[str, float] | None = None,
+        interrupts: Interrupts | None = None,
+    ) -> Run:
         """The run that `start` begins."""
         return Run(
             parts=start.parts,
@@ -107,6 +120,9 @@ class Setup:
             active=start.findings.active,
             device=start.device,
             steps_per_dispatch=self.steps_per_dispatch,
+            on_recompile=self.on_recompile,
+            ledger=host.ledger,
+            interrupts=interrupts or Interrupts(),
             compile_seconds={} if compile_seconds is None else compile_seconds,
         )
 
@@ -140,20 +156,25 @@ class Setup:
     def _probed(self, start: Start, training: Feed | None) -> Start:
         """With what one abstract trace finds, and validation padded if it can be."""
         validation = start.feeds.validation
-        batch = None if training is None else training.first()
-        validation_batch = None if validation is None else validation.first()
-        key = ("probe", start.parts, layout_of(start.loop), kind_of(batch), kind_of(validation_batch))
-        for first, feed in ((batch, training), (validation_batch, validation)):
-            if first is not None and feed is not None:
-                check_first_batch(first, feed.where)
-        findings = self.programs.get(key, lambda: probe(start.parts, start.loop, batch, validation_batch))
-        for first, feed in ((batch, training), (validation_batch, validation)):
-            if first is not None and feed is not None:
-                check_labels(first[1], findings.output, self.parts.loss_fn, feed.where)
+        feeds = [feed for feed in (training, validation) if feed is not None]
+        firsts = {feed.where: feed.first() for feed in feeds}
+        batches = [None if feed is None else self._shown(feed, firsts[feed.where]) for feed in (training, validation)]
+        key = ("probe", start.parts, layout_of(start.loop), *map(kind_of, batches))
+        for feed, batch in zip(feeds, [batch for batch in batches if batch is not None], strict=True):
+            check_first_batch(batch, feed.where)
+        findings = self.programs.get(key, lambda: probe(start.parts, start.loop, *batches))
+        for feed, batch in zip(feeds, [batch for batch in batches if batch is not None], strict=True):
+            check_labels(batch[1], findings.output, self.parts.loss_fn, feed.where)
         if validation is None:
             return replace(start, findings=findings)
         feeds = replace(start.feeds, validation=validation.with_padding(findings.maskable))
         return replace(start, findings=findings, feeds=feeds)
+
+    def _shown(self, feed: Feed, first: Batch) -> Batch:
+        """The first batch as the step will see it, on the host."""
+        if feed.prepare is None:
+            return first
+        return jax.device_get(self.programs.preparing(feed.prepare)(feed.resident, first))
 
     def _loop(self, given: Any, seed: int, device: Device, feed: Feed) -> Loop:
         """An open loop of the engine's own, from a loop or a model that stays the user's.
@@ -178,11 +199,31 @@ class Setup:
         padded: bool = False,
         like_first: list[Any] | None = None,
     ) -> Feed:
-        like_first = [] if like_first is None else like_first
-        feed = Feed(limited(batches, limit), where, self.batch_keys, padded, device, like_first)
+        feed = Feed(
+            limited(batches, limit),
+            where,
+            self.batch_keys,
+            padded,
+            device,
+            [] if like_first is None else like_first,
+            on_recompile=self.on_recompile,
+        )
         if len(feed) == 0:
             raise ValueError(f"{where}: there is no batch. Check the batch size against the number of samples.")
-        return feed
+        return self._with_preparation(feed)
+
+    def _with_preparation(self, feed: Feed) -> Feed:
+        """The feed with what its batches leave to the program; samples that stay on the device are put there once."""
+        batches = feed.batches
+        if not isinstance(batches, Batches) or not (batches.compiled or batches.resident):
+            return feed
+        keys = None if self.batch_keys is None else tuple(self.batch_keys)
+        prepare = Prepare(batches.resident, batches.compiled, keys, feed.where)
+        resident = None
+        if batches.resident:
+            key = ("resident", Same(batches.samples), feed.device)
+            resident = self.programs.get(key, lambda: jax.device_put(batches.samples, feed.device))
+        return replace(feed, batches=batches.uncompiled(), prepare=prepare, resident=resident)
 
 
 def _in_new_fit(start: Start) -> Loop:

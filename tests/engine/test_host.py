@@ -162,7 +162,7 @@ def test_a_reader_of_the_loop_that_returns_something_else_is_refused(loop):
 def observe(callback, columns):
     """Gives rows to a host of one observer, and the host."""
     one = host(callback)
-    for observer in one.observers(Phase.TRAINING):
+    for observer, _ in one.observers(Phase.TRAINING):
         observer(columns)
     return one
 

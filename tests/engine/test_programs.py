@@ -83,7 +83,7 @@ def test_one_step_over_the_wire_is_the_step(in_training):
     parts, loop = in_training()
     layout = layout_of(loop)
     expected = stepwise(parts, loop)[0]
-    wire, row = Programs().steps(parts, layout, Phase.TRAINING, 1)(layout.closed(loop), batch(0))
+    wire, row = Programs().steps(parts, layout, Phase.TRAINING, 1)(layout.closed(loop), batch(0), None)
     jax.tree.map(np.testing.assert_array_equal, layout.opened(wire).model.params, expected.model.params)
     columns, stop = layout.read(np.asarray(row), Phase.TRAINING, 4)
     assert (columns["loss"].item(), columns["step"].item(), stop) == (expected.stats["loss"].item(), 0, 0)
@@ -93,7 +93,7 @@ def test_many_steps_over_the_wire_are_the_steps_one_by_one(in_training):
     parts, loop = in_training()
     layout = layout_of(loop)
     expected = stepwise(parts, loop)
-    wire, rows = Programs().steps(parts, layout, Phase.TRAINING, 3)(layout.closed(loop), BATCHES)
+    wire, rows = Programs().steps(parts, layout, Phase.TRAINING, 3)(layout.closed(loop), BATCHES, None)
     jax.tree.map(np.testing.assert_array_equal, layout.opened(wire).model.params, expected[-1].model.params)
     columns, _ = layout.read(np.asarray(rows), Phase.TRAINING, 4)
     assert columns["loss"].tolist() == [after.stats["loss"].item() for after in expected]
@@ -104,7 +104,7 @@ def test_the_wire_that_goes_in_is_donated(in_training):
     parts, loop = in_training()
     layout = layout_of(loop)
     wire = layout.closed(loop)
-    Programs().steps(parts, layout, Phase.TRAINING, 1)(wire, batch(0))
+    Programs().steps(parts, layout, Phase.TRAINING, 1)(wire, batch(0), None)
     _, arrays = wire
     assert all(leaf.is_deleted() for leaf in arrays if leaf.size > 2)
 

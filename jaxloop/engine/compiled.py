@@ -1,0 +1,104 @@
+"""What compiling ahead tells of a training loop's programs: seconds, FLOPs, bytes, memory and HLO."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxloop.engine.run import Run
+from jaxloop.engine.setup import Start
+from jaxloop.events import Phase
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """The program of one phase's steps.
+
+    Attributes:
+      name: of the program, as in profiles.
+      steps: how many steps one dispatch takes.
+      why: why so many.
+      compile_seconds: tracing and compiling.
+      flops: floating-point operations of one step, as XLA counts them before it fuses; NaN where it does not.
+      bytes_accessed: bytes that one step reads and writes, counted likewise.
+      memory: bytes by what they hold while the program runs: `"arguments"`, `"outputs"`, `"aliased"` (outputs in the
+        place of arguments), `"temporaries"`, `"code"`; empty where the backend does not tell.
+      hlo: the optimized program as text.
+    """
+
+    name: str
+    steps: int
+    why: str
+    compile_seconds: float
+    flops: float
+    bytes_accessed: float
+    memory: dict[str, int]
+    hlo: str = field(repr=False)
+
+    @property
+    def arithmetic_intensity(self) -> float:
+        """FLOPs per byte."""
+        return self.flops / self.bytes_accessed if self.bytes_accessed else float("nan")
+
+    def __str__(self) -> str:
+        memory = ", ".join(f"{name} {size / 1e6:.3g} MB" for name, size in self.memory.items()) or "not told"
+        return "\n".join(
+            [
+                f"{self.name}: compiled in {self.compile_seconds:.2f} s; {self.steps} steps a dispatch ({self.why})",
+                f"  a step: {self.flops:.4g} FLOPs, {self.bytes_accessed:.4g} bytes, "
+                f"{self.arithmetic_intensity:.3g} FLOPs per byte",
+                f"  memory: {memory}",
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What `TrainingLoop.compile` has compiled; a fit of the same model and data compiles none of it again.
+
+    Attributes:
+      training: the program of the training steps.
+      validation: that of the validation steps; None where there is no validation.
+    """
+
+    training: CompiledStep
+    validation: CompiledStep | None
+
+    def __str__(self) -> str:
+        return "\n".join(str(step) for step in (self.training, self.validation) if step is not None)
+
+
+def compiled(run: Run, start: Start) -> Compiled:
+    """Compiles the step of each phase, as a fit that begins like `start` would do at its first."""
+    found = {
+        phase: _compiled_step(run, loop, phase, feed)
+        for phase, loop, feed in run.walk(start.loop, start.source, start.feeds)
+    }
+    return Compiled(found[Phase.TRAINING], found.get(Phase.VALIDATION))
+
+
+def _compiled_step(run: Run, loop: Any, phase: Phase, feed: Any) -> CompiledStep:
+    dispatches = run.dispatches(loop, phase, feed)
+    wire = dispatches.layout.closed(loop)
+    fusing = dispatches.fusing(wire, run.steps_per_dispatch)
+    cost = dispatches.cost(wire)
+    program = dispatches.ahead(wire, fusing.steps)
+    return CompiledStep(
+        name=program.name,
+        steps=fusing.steps,
+        why=fusing.why,
+        compile_seconds=program.compile_seconds or 0.0,
+        flops=cost.get("flops", float("nan")),
+        bytes_accessed=cost.get("bytes accessed", float("nan")),
+        memory=dict(_memory(program.compiled)),
+        hlo=program.compiled.as_text(),
+    )
+
+
+def _memory(compiled: Any) -> Iterator[tuple[str, int]]:
+    analysis = compiled.memory_analysis()
+    names = {"arguments": "argument", "outputs": "output", "aliased": "alias", "temporaries": "temp"}
+    names["code"] = "generated_code"
+    for name, source in names.items():
+        size = getattr(analysis, f"{source}_size_in_bytes", None)
+        if size is not None:
+            yield name, int(size)

@@ -1,0 +1,172 @@
+"""The steps of one phase over the wire: batches go out, rows come back one dispatch late."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloop.engine.feed import Feed
+from jaxloop.engine.fusing import Fusing, fixed, steps_per_dispatch
+from jaxloop.engine.host import Host
+from jaxloop.engine.interrupts import Interrupts
+from jaxloop.engine.ledger import Ledger
+from jaxloop.engine.programs import Program, Programs
+from jaxloop.engine.specification import Batch, kind_of
+from jaxloop.events import Phase, should_run
+from jaxloop.steps import Parts
+from jaxloop.wire import Layout, Wire
+
+
+@dataclass(frozen=True)
+class Dispatches:
+    """Sends the batches of one phase to the programs of its steps.
+
+    Attributes:
+      parts: what the steps are made of.
+      layout: of the wire.
+      phase: the phase.
+      feed: its batches.
+      programs: kept by the training loop.
+      host: whose observers are given the rows.
+      ledger: where the time goes.
+      interrupts: asked after each dispatch.
+      tell: is told of each program that was compiled.
+      latest: holds the layout and the wire behind the last dispatch that was sent.
+    """
+
+    parts: Parts
+    layout: Layout
+    phase: Phase
+    feed: Feed
+    programs: Programs
+    host: Host
+    ledger: Ledger
+    interrupts: Interrupts
+    tell: Callable[..., None]
+    latest: list[Any]
+
+    def run(self, wire: Wire, steps: Any) -> Wire:
+        """The wire behind all batches, or behind those up to a cancel; rows are delivered exactly one dispatch late.
+
+        Args:
+          wire: is donated.
+          steps: how many at once, or `"auto"`.
+        """
+        known: dict[Any, Program] = {}
+        deliver, lap, on_cpu = self._delivery(), self.ledger.lap, self.feed.device.platform == "cpu"
+        held, reading = None, True
+        chunks = self.feed.chunks(self.prepared(wire, steps))
+        lap("data")
+        try:
+            with closing(chunks):
+                for count, batch in chunks:
+                    reading = False
+                    lap("data")
+                    key = (count, kind_of(batch)) if self.feed.many_kinds else count
+                    if key not in known:
+                        known[key] = self._compiled(count, wire, batch)
+                    wire, rows = known[key].jitted(wire, batch, self.feed.resident)
+                    self.latest[:] = self.layout, wire
+                    if not on_cpu:
+                        rows.copy_to_host_async()
+                    lap("dispatch")
+                    goes_on = held is None or deliver(held)
+                    held = rows
+                    if not goes_on:
+                        break
+                    reading = True
+                    self.interrupts.check()
+        except BaseException:
+            if reading and held is not None:  # the data failed: what was sent counts, and is told
+                deliver(held)
+            raise
+        if held is not None:
+            deliver(held)
+        return wire
+
+    def prepared(self, wire: Wire, steps: Any) -> int:
+        """How many steps a dispatch takes; the programs that the data announce are compiled by then."""
+        steps = self.fusing(wire, steps).steps
+        for batch in self.feed.announced() if self.feed.lengths else ():
+            for count in sorted({steps, 1}, reverse=True):
+                self._compiled(count, wire, stacked(batch, count), announced=True)
+        return steps
+
+    def fusing(self, wire: Wire, steps: Any) -> Fusing:
+        """How many steps a dispatch takes, and why; decided once for all phases alike."""
+        if steps != "auto":
+            return fixed(steps, "as given")
+        if self.feed.many_kinds or self.feed.short_last:
+            return fixed(1, "batches of several shapes")
+        key = ("fusing", self.parts, self.layout, self.phase, self.feed.device, self.feed.prepare, len(self.feed))
+        return self.programs.get(key, lambda: self._decided(wire))
+
+    def cost(self, wire: Wire) -> dict[str, float]:
+        """What XLA counts of a single step before it compiles, such as `"flops"`; empty where it does not."""
+        batch = self.feed.first()
+        return self.program(1, batch).cost(wire, batch, self.feed.resident)
+
+    def ahead(self, wire: Wire, count: int) -> Program:
+        """The program of `count` steps over batches like the first, compiled."""
+        batch = stacked(abstract(self.feed.first()), count)
+        program = self.program(count, batch)
+        if program.compiled is None:
+            program.compile(wire, batch, self.feed.resident)
+        return program
+
+    def _decided(self, wire: Wire) -> Fusing:
+        batch = self.feed.first()
+        fusing = steps_per_dispatch(
+            flops=self.cost(wire).get("flops", float("nan")),
+            batch_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(batch)),
+            batch_count=len(self.feed),
+            platform=self.feed.device.platform,
+        )
+        self.ledger.lap("compile")
+        return fusing
+
+    def program(self, count: int, batch: Batch | None = None) -> Program:
+        """The program of `count` steps, of those for batches of several shapes the one for `batch`."""
+        kind = kind_of(batch) if self.feed.many_kinds else None
+        device, prepare = self.feed.device, self.feed.prepare
+        return self.programs.steps(
+            self.parts, self.layout, self.phase, count, device=device, kind=kind, prepare=prepare
+        )
+
+    def _compiled(self, count: int, wire: Wire, batch: Batch, *, announced: bool = False) -> Program:
+        program = self.program(count, batch)
+        if program.compile_seconds is None:
+            program.compile(wire, batch, self.feed.resident)
+            shapes = ", ".join(f"{leaf.dtype.name}{list(leaf.shape)}" for leaf in jax.tree.leaves(batch))
+            self.tell(program, f" for {shapes}" if announced else "")
+        return program
+
+    def _delivery(self) -> Callable[[Any], bool]:
+        """What hands the rows of a dispatch to the observers, and says whether the phase goes on."""
+        observers, host, layout = self.host.observers(self.phase), self.host, self.layout
+        phase, batch_size, lap = self.phase, self.feed.batch_size, self.ledger.lap
+
+        def deliver(rows: Any) -> bool:
+            rows = np.asarray(rows)
+            lap("device")
+            columns, stop = layout.read(rows, phase, batch_size)
+            host.deliver(observers, columns)
+            stop |= host.requests
+            return stop == 0 or bool(should_run(stop, phase))
+
+        return deliver
+
+
+def abstract(batch: Batch) -> Batch:
+    """The shapes and dtypes of a batch, as programs take it."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), batch)
+
+
+def stacked(batch: Batch, count: int) -> Batch:
+    """An abstract batch, or `count` of them along a new leading axis."""
+    if count == 1:
+        return batch
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), batch)

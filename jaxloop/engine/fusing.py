@@ -1,0 +1,66 @@
+"""How many steps one dispatch takes: decided from what is known beforehand, never from a stopwatch."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+#: Work that a dispatch should carry, so that sending it costs next to nothing beside it: FLOPs, by platform.
+FLOPS_A_DISPATCH = {"cpu": 2.5e8, "gpu": 2e10, "tpu": 1e11}
+#: More steps than this bring nothing more.
+MOST_STEPS = 32
+#: Stacked batches may take so much memory, in bytes.
+MOST_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Fusing:
+    """How many steps one program takes in a phase, and why.
+
+    Attributes:
+      steps: at least 1. What is left at the end of the phase is taken by a second, smaller program.
+      why: for a person.
+    """
+
+    steps: int
+    why: str
+
+
+def steps_per_dispatch(
+    *, flops: float, batch_bytes: int, batch_count: int, platform: str, convolutions: bool | None = False
+) -> Fusing:
+    """What `steps_per_dispatch="auto"` means for a phase. A pure function, so that a run can be repeated.
+
+    As many steps as make a dispatch worth sending, at most `MOST_STEPS`, and rather such as divide the phase, so that
+    one program serves all of it.
+
+    Args:
+      flops: of one step, as XLA counts them; NaN if it does not.
+      batch_bytes: size of one batch.
+      batch_count: batches in the phase.
+      platform: `"cpu"`, `"gpu"` or `"tpu"`.
+      convolutions: whether the step has any that XLA's CPU backend would run slowly inside a loop: False if all can be
+        rewritten, True if some cannot, None if there are none at all.
+    """
+    if platform == "cpu" and convolutions:
+        return Fusing(1, "a CPU runs convolutions slowly inside of a loop, and these cannot be rewritten")
+    if not flops > 0:
+        return Fusing(1, "the step's FLOPs are not known")
+    worth = FLOPS_A_DISPATCH.get(platform, FLOPS_A_DISPATCH["gpu"])
+    wanted = min(MOST_STEPS, math.ceil(worth / flops), max(1, MOST_BYTES // max(batch_bytes, 1)), batch_count)
+    steps = _dividing(wanted, batch_count)
+    size = f"a step has {flops:.3g} FLOPs"
+    if steps == 1:
+        return Fusing(1, f"{size}: beside that, sending it costs nothing")
+    whole = ", which divide the phase," if batch_count % steps == 0 else ""
+    return Fusing(steps, f"{size}; {steps} of them{whole} make a dispatch worth sending to a {platform}")
+
+
+def fixed(steps: int, why: Literal["as given", "the host looks into each step", "batches of several shapes"]) -> Fusing:
+    """A number of steps that follows from something else."""
+    return Fusing(steps, why)
+
+
+def _dividing(wanted: int, batch_count: int) -> int:
+    """The largest number from half of `wanted` to `wanted` that divides `batch_count`; `wanted` if none does."""
+    candidates = range(wanted, wanted // 2, -1)
+    return next((steps for steps in candidates if batch_count % steps == 0), wanted)

@@ -1,0 +1,229 @@
+"""The steps of a phase over the wire: how many at once, from what, and what happens where shapes change."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloop as jl
+from tests import small
+from tests.test_training_loop import counted_compiles, steps_in
+
+
+def fitted(epochs: int = 2, **changes: Any) -> tuple[jl.Loop, jl.History]:
+    return small.training_loop(**changes).fit(small.model(), epochs)
+
+
+@pytest.mark.parametrize("steps", [2, 3, "auto"])
+def test_fused_steps_give_bit_for_bit_what_single_steps_give(steps: Any) -> None:
+    data = jl.TrainingEpochs(small.samples(4 * 8), 4)
+    single, single_history = fitted(training=data, steps_per_dispatch=1)
+    fused, fused_history = fitted(training=data, steps_per_dispatch=steps)
+    small.assert_trees_equal(single, fused)
+    for name, column in single_history.batches.items():
+        np.testing.assert_array_equal(column, fused_history.batches[name])
+
+
+def test_auto_takes_as_many_steps_as_divide_the_epoch_in_one_program() -> None:
+    data = jl.TrainingEpochs(small.samples(4 * 50), 4)
+    with counted_compiles() as counts:
+        fitted(training=data, validation=None, steps_per_dispatch="auto")
+    assert steps_in(counts) == {"jit(training_step_x25)": 1}
+
+
+def test_what_is_left_of_an_epoch_has_a_second_program_and_nothing_compiles_later() -> None:
+    training_loop = small.training_loop(training=jl.TrainingEpochs(small.samples(4 * 5), 4), steps_per_dispatch=3)
+    with counted_compiles() as counts:
+        training_loop.fit(small.model(), 3)
+    assert steps_in(counts) == {
+        "jit(training_step_x3)": 1,
+        "jit(training_step_x2)": 1,
+        "jit(validation_step_x2)": 1,
+    }
+    with counted_compiles() as counts:
+        training_loop.fit(small.model(1), 2)
+    assert counts == {}
+
+
+def test_a_program_that_was_compiled_to_count_its_work_is_not_compiled_again() -> None:
+    one_batch = [jl.in_batches(small.samples(4), 4)]
+    with counted_compiles() as counts:
+        fitted(1, training=one_batch, validation=None, steps_per_dispatch="auto")
+    assert steps_in(counts) == {"jit(training_step)": 1}
+
+
+# --- samples on the device, and maps in the program
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_resident_samples_train_as_those_on_the_host_do(steps: int) -> None:
+    samples = small.samples(4 * 7)
+    host, host_history = fitted(training=jl.TrainingEpochs(samples, 4), steps_per_dispatch=steps)
+    device, device_history = fitted(training=jl.TrainingEpochs(samples, 4, resident=True), steps_per_dispatch=steps)
+    small.assert_trees_equal(host, device)
+    np.testing.assert_array_equal(host_history.batches["loss"], device_history.batches["loss"])
+
+
+def test_resident_samples_go_to_the_device_once() -> None:
+    training_loop = small.training_loop(training=jl.TrainingEpochs(small.samples(12), 4, resident=True))
+    loop, _ = training_loop.fit(small.model(), 1)
+    kept = [value for key, value in training_loop._setup.programs._kept.items() if key[0] == "resident"]
+    training_loop.fit(loop, 2)
+    again = [value for key, value in training_loop._setup.programs._kept.items() if key[0] == "resident"]
+    assert len(kept) == len(again) == 1
+    assert kept[0][0] is again[0][0]
+
+
+def test_with_resident_samples_nothing_but_indices_and_the_wire_goes_to_the_device() -> None:
+    data = jl.TrainingEpochs(small.samples(4 * 6), 4, resident=True)
+    training_loop = small.training_loop(training=data, validation=None, steps_per_dispatch=2)
+    training_loop.fit(small.model(), 1)
+    feeds: list[Any] = []
+    from jaxloop.engine.feed import Feed
+
+    chunks = Feed.chunks
+
+    def noted(self, steps):
+        for count, batch in chunks(self, steps):
+            feeds.append(batch)
+            yield count, batch
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Feed, "chunks", noted)
+        training_loop.fit(small.model(), 1)
+    assert [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch) for batch in feeds] == [
+        (((2, 4), np.dtype(np.int32)), None, None)
+    ] * 3
+
+
+def scaled(batch: Any) -> Any:
+    return jnp.asarray(batch[0], jnp.float32) / 255, batch[1]
+
+
+def bytes_of(count: int) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = small.samples(count)
+    return (np.clip(images, -1, 1) * 100 + 120).astype(np.uint8), labels
+
+
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_compiled_map_runs_in_the_program_and_bytes_travel(steps: int, resident: bool) -> None:
+    images, labels = bytes_of(4 * 6)
+    epochs = jl.TrainingEpochs((images, labels), 4, resident=resident).map(scaled, compiled=True)
+    validation = jl.in_batches(bytes_of(7), 4)
+    mapped, history = fitted(
+        training=epochs, validation=validation.map(scaled, compiled=True), steps_per_dispatch=steps
+    )
+    plain, expected = fitted(
+        training=jl.TrainingEpochs((images / np.float32(255), labels), 4),
+        validation=jl.in_batches((bytes_of(7)[0] / np.float32(255), bytes_of(7)[1]), 4),
+        steps_per_dispatch=steps,
+    )
+    np.testing.assert_allclose(mapped.model.params["kernel"], plain.model.params["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(history.epochs["validation_loss"], expected.epochs["validation_loss"], rtol=1e-6)
+    np.testing.assert_array_equal(history.epochs["validation_accuracy"], expected.epochs["validation_accuracy"])
+
+
+def test_a_compiled_map_serves_where_the_step_is_cut_too() -> None:
+    @jl.on_host(jl.Event.UPDATE_START, reads="step")
+    def look(loop, event):
+        assert loop.input.dtype == np.float32
+
+    epochs = jl.TrainingEpochs(bytes_of(12), 4, resident=True).map(scaled, compiled=True)
+    validation = jl.in_batches(bytes_of(8), 4).map(scaled, compiled=True)
+    cut, _ = fitted(training=epochs, validation=validation, callbacks=[look])
+    whole, _ = fitted(training=epochs, validation=validation)
+    small.assert_trees_equal(cut.model.params, whole.model.params)
+
+
+def test_a_label_outside_of_the_classes_is_seen_behind_a_compiled_map() -> None:
+    images, labels = bytes_of(12)
+    wild = np.where(np.arange(12) == 3, 9, labels)
+    epochs = [jl.in_batches((images, wild), 4).map(scaled, compiled=True)]
+    with counted_compiles() as counts, pytest.raises(ValueError, match=r"target is 9 at \(3,\)"):
+        fitted(1, training=epochs)
+    assert steps_in(counts) == {}
+
+
+# --- what would compile again
+
+
+def changing(batches: int = 4, at: int = 2) -> list[list[Any]]:
+    """One epoch of batches of 4, of which one has 3 examples."""
+    images, labels = small.samples(4)
+    return [[(images[:3], labels[:3]) if index == at else (images, labels) for index in range(batches)]]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_batch_of_another_shape_in_mid_epoch_raises_with_its_leaf_and_its_number(steps: int) -> None:
+    with pytest.raises(ValueError, match=r"input was float32\[4, 4\] there, now it is float32\[3, 4\]") as caught:
+        fitted(1, training=changing(), validation=None, steps_per_dispatch=steps)
+    assert "while it read training, batch 2 of 4" in "\n".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("steps", [1, 2, "auto"])
+@pytest.mark.filterwarnings("default:training. every batch must be like the first")
+def test_a_warning_lets_it_compile_again_and_train_exactly(steps: Any) -> None:
+    with counted_compiles() as counts, pytest.warns(UserWarning, match=r"float32\[3, 4\]. A program is compiled"):
+        loop, _ = fitted(1, training=changing(), validation=None, steps_per_dispatch=steps, on_recompile="warn")
+    assert int(loop.step) == 4
+    assert sum(steps_in(counts).values()) == (3 if steps == 2 else 2)
+
+
+def test_a_loop_that_grows_between_epochs_raises_with_the_leaf() -> None:
+    @jl.on_host(jl.Event.EPOCH_END, reads="loop")
+    def grow(loop, event):
+        memory = {"seen": np.zeros(3 + int(loop.epoch_index), np.float32)}
+        return loop.replace(callback_state=memory)
+
+    with pytest.raises(ValueError, match=r"training step would compile again.*\['seen'\] has become float32\[4\]"):
+        fitted(3, callbacks=[jl.on_host(jl.Event.FIT_START, reads="loop")(lambda loop, event: grow(loop, event)), grow])
+
+
+def test_a_ragged_validation_set_compiles_one_program() -> None:
+    with counted_compiles() as counts:
+        fitted(2, validation=jl.in_batches(small.samples(11, seed=1), 4), steps_per_dispatch=1)
+    assert steps_in(counts) == {"jit(training_step)": 1, "jit(validation_step)": 1}
+
+
+def test_texts_of_several_lengths_have_all_programs_before_the_first_step_when_fused_too() -> None:
+    lengths = (4, 8)
+    random = np.random.default_rng(0)
+    texts = [random.integers(1, 50, random.integers(1, 9)).astype(np.int32) for _ in range(96)]
+    pad = functools.partial(jl.pad_and_collate, pad_value=(0, None), lengths=lengths)
+    epochs = jl.NonuniformTrainingEpochs(
+        [(text, np.int32(text.sum() % 3)) for text in texts],
+        batch_size=8,
+        size=lambda pair: len(pair[0]),
+        collate=pad,
+        lengths=lengths,
+        batches_per_sort=6,
+    )
+
+    def apply(params, state, tokens, *, training, key):
+        return jax.nn.one_hot(tokens, 50).mean(axis=1) @ params["kernel"], state
+
+    model = jl.Model(apply, {"kernel": np.zeros((50, 3), np.float32)}, {})
+    training_loop = small.training_loop(training=epochs, validation=None, steps_per_dispatch=3)
+    with counted_compiles() as counts:
+        fused, _ = training_loop.fit(model, 3)
+    assert steps_in(counts) == {"jit(training_step_x3)": 2, "jit(training_step)": 2}
+    single, _ = small.training_loop(training=epochs, validation=None).fit(model, 3)
+    small.assert_trees_equal(fused.model.params, single.model.params)
+
+
+# --- where the time goes
+
+
+def test_the_time_of_a_fit_is_put_down_to_what_it_went_into() -> None:
+    @jl.on_host(jl.Event.EPOCH_END, jl.Event.BATCH_END)
+    def mine(loop, event):
+        pass
+
+    _, history = fitted(callbacks=[mine])
+    assert set(history.timing) >= {"setup", "compile", "data", "dispatch", "device", "events", "callback History"}
+    assert any(name.startswith("callback ") and name.endswith("mine") for name in history.timing)
+    assert all(seconds >= 0 for seconds in history.timing.values())

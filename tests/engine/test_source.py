@@ -1,0 +1,52 @@
+"""Where epochs come from, and phases cut short."""
+
+import numpy as np
+import pytest
+
+from jaxloop.data import in_batches
+from jaxloop.engine.source import EpochSource, limited
+
+
+def pairs(count):
+    """Input float32[count, 2] and target int32[count], numbered."""
+    return np.repeat(np.arange(count, dtype=np.float32)[:, np.newaxis], 2, axis=1), np.arange(count, dtype=np.int32)
+
+
+class Loader:
+    """A sized iterable that cannot be indexed."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        return iter([pairs(2)] * self.count)
+
+
+def test_epochs_are_looked_up_where_they_can_be():
+    assert EpochSource(["first", "second", "third"]).at(2) == "third"
+
+
+def test_epochs_that_cannot_be_looked_up_are_taken_one_by_one():
+    source = EpochSource(iter(["first", "second"]))
+    assert [source.at(7), source.at(7), source.at(8)] == ["first", "first", "second"]
+
+
+@pytest.mark.parametrize("training", [["first"], iter([])])
+def test_an_epoch_that_is_not_there_is_refused_with_the_fix(training):
+    with pytest.raises(ValueError, match=r"training: it has no epoch 1 \(counted from 0\); give more epochs"):
+        EpochSource(training).at(1)
+
+
+def test_no_limit_leaves_the_batches():
+    batches = in_batches(pairs(6), 2)
+    assert limited(batches, None) is batches
+    assert limited(batches, 3) is batches
+
+
+@pytest.mark.parametrize("batches", [in_batches(pairs(6), 2), list(in_batches(pairs(6), 2)), Loader(3)])
+def test_a_limit_takes_the_first_batches(batches):
+    first = limited(batches, 2)
+    assert len(first) == len(list(first)) == len(list(first)) == 2
