@@ -1,0 +1,99 @@
+"""`explain` prints what a fit would do."""
+
+import io
+from typing import Any
+
+import pytest
+
+import jaxloop as jl
+from jaxloop import Event
+from tests import small
+from tests.test_training_loop import counted_compiles, steps_in
+
+
+def explained(training_loop: jl.TrainingLoop, *arguments: Any, **options: Any) -> str:
+    file = io.StringIO()
+    jl.explain(training_loop, *arguments, file=file, **options)
+    return file.getvalue()
+
+
+def marks(text: str, event: Event) -> list[str]:
+    """What stands in the row of an event, a mark for each callback."""
+    return next(line.split()[1:] for line in text.splitlines() if line.split()[:1] == [event.name])
+
+
+@jl.on_host(Event.BATCH_END, Event.EPOCH_END)
+def observe(loop, event):
+    pass
+
+
+@jl.on_host(Event.UPDATE_START, reads="step")
+def look(loop, event):
+    pass
+
+
+CALLBACKS = (observe, jl.callbacks.clip_by_global_norm(1.0), look)
+
+
+def test_with_a_model_it_says_where_each_callback_acts_and_how() -> None:
+    text = explained(small.training_loop(callbacks=CALLBACKS), small.model())
+    lines = [line.split(maxsplit=2) for line in text.splitlines()[1:4]]
+    assert lines == [
+        ["1", "clip_by_global_norm.clip", "compiled"],
+        ["2", "observe", "on the host, reads stats"],
+        ["3", "look", "on the host, reads step"],
+    ]
+    expected = {event: [".", ".", "."] for event in Event} | {
+        Event.UPDATE_START: ["c", ".", "|"],
+        Event.BATCH_END: [".", "o", "."],
+        Event.EPOCH_END: [".", "p", "."],
+    }
+    assert {event: marks(text, event) for event in Event} == expected
+
+
+def test_without_a_model_it_says_what_is_declared() -> None:
+    text = explained(small.training_loop(callbacks=CALLBACKS))
+    assert marks(text, Event.UPDATE_START) == ["?", ".", "|"]
+    assert "explain(training_loop, model)" in text
+
+
+def test_it_says_how_steps_are_dispatched_and_why() -> None:
+    data = jl.TrainingEpochs(small.samples(4 * 37), 4)
+    text = explained(small.training_loop(training=data, steps_per_dispatch="auto"), small.model())
+    assert "training_step: 37 steps, dispatched as 1 x 32 + 5: a step has" in text
+    assert "validation_step: 2 steps, dispatched as 1 x 2: " in text
+    text = explained(small.training_loop(training=data, steps_per_dispatch=10), small.model())
+    assert "training_step: 37 steps, dispatched as 3 x 10 + 7: as given" in text
+    text = explained(small.training_loop(callbacks=[look]), small.model())
+    assert "training_step: 3 steps, dispatched as 3 x 1: the host looks into each step" in text
+    assert "cut at UPDATE_START" in text
+
+
+def test_it_names_the_events_between_steps_that_have_programs() -> None:
+    def count(loop, event):
+        return loop.remember("count", 0) if event is Event.FIT_START else loop
+
+    assert "between steps: FIT_START\n" in explained(small.training_loop(callbacks=[count]), small.model())
+
+
+def test_it_sums_up_the_model() -> None:
+    text = " ".join(explained(small.training_loop(), small.model()).split())
+    assert "params['kernel'] 12 numbers in 1 array 4.8e-05 MB" in text
+    assert "params, all 15 numbers in 2 arrays 6e-05 MB" in text
+    assert "state['passes'] 1 numbers in 1 array 4e-06 MB" in text
+
+
+def test_no_step_is_compiled_and_no_host_callback_called() -> None:
+    called: list[Event] = []
+    training_loop = small.training_loop(callbacks=[small.witness(called)], progress=True)
+    with counted_compiles() as counts:
+        explained(training_loop, small.model())
+    assert steps_in(counts) == {}
+    assert called == []
+
+
+def test_it_prints_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    jl.explain(small.training_loop())
+    assert capsys.readouterr().out == (
+        "Callbacks\n  none\nGive a model to see the programs: explain(training_loop, model).\n"
+    )
