@@ -23,6 +23,7 @@ ROOMS = {
     "engine": [{"checks", "feed", "programs", "probe", "host"}, {"run"}, {"setup"}],
     "data": [{"collate", "samples"}, {"epochs"}, {"nonuniform", "repeat"}],
     "callbacks": [{"clipping", "csv_logger", "progress_bar"}],
+    "metrics": [{"means"}, {"classification"}, {"metric"}],
 }
 #: Upper floors within a floor: `phases` stands on `steps`, both below the callbacks and the engine.
 STAIRS = {("phases", "steps")}
