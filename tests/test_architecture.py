@@ -31,6 +31,7 @@ ROOMS = {
     ],
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "callbacks": [{"clipping", "csv_logger", "progress_bar"}],
+    "metrics": [{"means"}, {"classification"}, {"metric"}],
 }
 #: Upper floors within a floor: `phases` stands on `steps`, both below the callbacks and the engine.
 STAIRS = {("phases", "steps")}

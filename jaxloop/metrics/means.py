@@ -1,0 +1,143 @@
+"""Compensated means over a phase: of the loss, its exponential, and of any function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxloop.losses import spread_weight, weighted_sum
+
+
+def empty_mean() -> dict[str, Any]:
+    """The empty accumulator of a weighted mean: sum and weight, each with its rounding error so far."""
+    return {name: np.float32(0) for name in ("sum", "sum_error", "weight", "weight_error")}
+
+
+def add_to_mean(state: dict[str, Any], values: jax.Array, weight: jax.Array) -> dict[str, Any]:
+    """Adds per-example `values` under `weight`, both of one shape.
+
+    Sums are float32, and compensated (Knuth's two-sum), so that a mean over a million batches is right to float32's
+    last digits, and a count of examples is exact up to 2**48, where an int32 would end at 2**31.
+    """
+    total, total_error = two_sum(state["sum"], weighted_sum(values, weight).astype(jnp.float32))
+    count, count_error = two_sum(state["weight"], jnp.sum(weight))
+    return {
+        "sum": total,
+        "sum_error": state["sum_error"] + total_error,
+        "weight": count,
+        "weight_error": state["weight_error"] + count_error,
+    }
+
+
+def mean_of(state: dict[str, Any]) -> jax.Array:
+    """The weighted mean so far, float32[]; NaN when nothing has been added."""
+    total = jnp.where(jnp.isfinite(state["sum"]), state["sum"] + state["sum_error"], state["sum"])
+    return jnp.divide(total, state["weight"] + state["weight_error"])
+
+
+def two_sum(a: Any, b: Any) -> tuple[Any, Any]:
+    """`a + b` as rounded, and what the rounding lost (Knuth, TAOCP vol. 2, section 4.2.2, theorem B)."""
+    total = a + b
+    b_seen = total - a
+    return total, (a - (total - b_seen)) + (b - b_seen)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The mean of the losses of all examples (or tokens) seen. Always measured, as `"loss"`.
+
+    A scalar loss counts as often as its batch has examples (by weight, if there are weights).
+    """
+
+    name: str = "loss"
+
+    def init(self) -> dict[str, Any]:
+        return empty_mean()
+
+    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
+        if jnp.ndim(loss) == 0:
+            examples = _leading_axis(target if jax.tree.leaves(target) else output)
+            count = jnp.float32(examples) if weight is None else jnp.sum(weight)
+            return add_to_mean(state, loss, count)
+        return add_to_mean(state, loss, spread_weight(weight, loss.shape))
+
+    def compute(self, state: dict[str, Any]) -> jax.Array:
+        return mean_of(state)
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of the mean of the losses of all tokens (or examples) seen: the exponential of `Loss`.
+
+    `exp(sum_i w_i loss_i / sum_i w_i)`, for losses in nats as `losses.softmax_cross_entropy` gives them (Jelinek et
+    al., 1977). A model that is torn evenly between n tokens has perplexity n.
+
+    Example:
+      >>> metric = Perplexity()
+      >>> loss = jnp.log(jnp.array([[2.0, 8.0], [4.0, 1.0]]))
+      >>> state = metric.update(metric.init(), output=None, target=None, loss=loss, weight=jnp.array([1.0, 0.0]))
+      >>> round(float(metric.compute(state)), 4)
+      4.0
+    """
+
+    name: str = "perplexity"
+
+    def init(self) -> dict[str, Any]:
+        return empty_mean()
+
+    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
+        return Loss().update(state, output=output, target=target, loss=loss, weight=weight)
+
+    def compute(self, state: dict[str, Any]) -> jax.Array:
+        return jnp.exp(mean_of(state))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The weighted mean of `fn(output, target)`, which gives a value per example or token: `sum w_i v_i / sum w_i`.
+
+    Args:
+      fn: from output and target to float[batch] or float[batch, tokens]; a loss function, for one.
+      name: of the statistic.
+
+    Example:
+      >>> from jaxloop import losses
+      >>> metric = Mean(losses.mean_absolute_error, "mean_absolute_error")
+      >>> output, target = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 0.0])
+      >>> state = metric.update(metric.init(), output=output, target=target, loss=None, weight=jnp.array([1, 1, 0]))
+      >>> metric.compute(state)
+      Array(1., dtype=float32)
+    """
+
+    fn: Callable[[Any, Any], jax.Array]
+    name: str
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn) or not isinstance(self.name, str):
+            raise TypeError(
+                f"Mean: expected a function of (output, target) and a name, got {self.fn!r} and {self.name!r}. "
+                'Write Mean(fn, "name").'
+            )
+
+    def init(self) -> dict[str, Any]:
+        return empty_mean()
+
+    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
+        values = jnp.asarray(self.fn(output, target))
+        batch = _leading_axis(target if jax.tree.leaves(target) else output)
+        if values.shape[:1] != (batch,):
+            raise ValueError(
+                f"{self.name}: `fn` must give one value per example, of shape ({batch},), or per token, got "
+                f"{values.shape}. Leave the mean over the batch to the metric."
+            )
+        return add_to_mean(state, values, spread_weight(weight, values.shape))
+
+    def compute(self, state: dict[str, Any]) -> jax.Array:
+        return mean_of(state)
+
+
+def _leading_axis(tree: Any) -> int:
+    return jnp.shape(jax.tree.leaves(tree)[0])[0]
