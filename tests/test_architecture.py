@@ -9,7 +9,7 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"events", "losses", "data", "adapters"},
+    {"events", "losses", "data", "adapters", "schedules"},
     {"model", "metrics", "placement"},
     {"loop"},
     {"callback", "views"},
@@ -22,7 +22,8 @@ ROOMS = {
     "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
     "engine": [{"checks", "feed", "programs", "probe", "host"}, {"run"}, {"setup"}],
     "data": [{"collate", "samples"}, {"epochs"}, {"nonuniform", "repeat"}],
-    "callbacks": [{"clipping", "csv_logger", "progress_bar"}],
+    "callbacks": [{"clipping", "csv_logger", "progress_bar", "scheduling"}],
+    "schedules": [{"shapes"}, {"segments"}, {"ready"}],
 }
 #: Upper floors within a floor: `phases` stands on `steps`, both below the callbacks and the engine.
 STAIRS = {("phases", "steps")}
