@@ -21,6 +21,11 @@ from jaxloop.history import History as History
 from jaxloop.loop import Loop as Loop
 from jaxloop.model import Model as Model
 from jaxloop.placement import default_device as default_device
+from jaxloop.schedules import ScheduleSegment as ScheduleSegment
+from jaxloop.schedules import make_schedule as make_schedule
+from jaxloop.schedules import one_cycle as one_cycle
+from jaxloop.schedules import shapes as shapes
+from jaxloop.schedules import warmup_cosine as warmup_cosine
 from jaxloop.training_loop import TrainingLoop as TrainingLoop
 from jaxloop.views import Columns as Columns
 from jaxloop.views import LoopView as LoopView

@@ -153,7 +153,7 @@ class Loop:
         """
         found = find_hyperparameters(self.opt_state, name)
         if len(found) != 1:
-            raise ValueError(_hyperparameter_message(name, len(found)))
+            raise ValueError(_hyperparameter_message(self.opt_state, name, len(found)))
         return found[0]
 
     def with_hyperparameter(self, name: str, value: Any) -> "Loop":
@@ -164,7 +164,8 @@ class Loop:
           value: float[], may be traced.
 
         Raises:
-          ValueError: the optimizer exposes no such hyperparameter, or several, or drives it by a schedule.
+          ValueError: the optimizer exposes no such hyperparameter, or several, or drives it by a schedule, or was
+            given a whole number for it, which it keeps as an integer.
         """
         old = self.hyperparameter(name)
         if _is_scheduled(self.opt_state, name):
@@ -172,7 +173,13 @@ class Loop:
                 f"Loop.with_hyperparameter: the optimizer drives {name!r} by a schedule of its own. "
                 "Give `optax.inject_hyperparams` a number and change that number from a callback."
             )
-        value = jnp.asarray(value, dtype=jnp.asarray(old).dtype)
+        dtype = jnp.asarray(old).dtype
+        if jnp.issubdtype(dtype, jnp.integer) and not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+            raise ValueError(
+                f"Loop.with_hyperparameter: {name!r} is a whole number in the optimizer, {dtype.name}, and would cut "
+                f"off fractions. Make it a float, as `optax.inject_hyperparams(optax.sgd)({name}=1.0)`."
+            )
+        value = jnp.asarray(value, dtype=dtype)
         opt_state = optax.tree_utils.tree_set(self.opt_state, _in_hyperparams, **{name: value})
         return self.replace(opt_state=opt_state)
 
@@ -222,20 +229,27 @@ def _in_hyperparams(path: tuple[Any, ...], value: Any) -> bool:
     return len(path) >= 2 and getattr(path[-2], "name", None) == "hyperparams"
 
 
+def _is_hyperparams(path: tuple[Any, ...], value: Any) -> bool:
+    return getattr(path[-1], "name", None) == "hyperparams"
+
+
 def _is_scheduled(opt_state: Any, name: str) -> bool:
     found = optax.tree_utils.tree_get_all_with_path(opt_state, "hyperparams_states")
     return any(name in states for _, states in found)
 
 
-def _hyperparameter_message(name: str, count: int) -> str:
+def _hyperparameter_message(opt_state: Any, name: str, count: int) -> str:
     if count:
         return (
             f"Loop.hyperparameter: {count} parts of the optimizer expose {name!r}; which is meant is not clear. "
             "Wrap one of them alone in `optax.inject_hyperparams`."
         )
+    nodes = optax.tree_utils.tree_get_all_with_path(opt_state, "hyperparams", _is_hyperparams)
+    others = ", ".join(sorted({exposed for _, node in nodes for exposed in node}))
+    rate = "" if name == "learning_rate" else "learning_rate=0.1, "
     return (
-        f"Loop.hyperparameter: the optimizer exposes no {name!r}. "
-        f"Make it as `optax.inject_hyperparams(optax.sgd)({name}=0.1)`."
+        f"Loop.hyperparameter: the optimizer exposes no {name!r}{f', only {others}' if others else ''}. "
+        f"Make it as `optax.inject_hyperparams(optax.sgd)({rate}{name}=0.1)`."
     )
 
 

@@ -9,7 +9,7 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"events", "losses", "data", "adapters"},
+    {"events", "losses", "data", "adapters", "schedules"},
     {"model", "metrics", "placement"},
     {"loop"},
     {"callback", "views"},
@@ -21,6 +21,8 @@ FLOORS = [
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {
     "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
+    "callbacks": [{"clipping", "csv_logger", "progress_bar", "scheduling"}],
+    "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "engine": [
         {"checks", "fusing", "interrupts", "ledger", "probe", "programs", "source", "specification"},
         {"feed", "host"},
@@ -29,9 +31,8 @@ ROOMS = {
         {"setup"},
         {"compiled"},
     ],
-    "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
-    "callbacks": [{"clipping", "csv_logger", "progress_bar"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
+    "schedules": [{"shapes"}, {"segments"}, {"ready"}],
 }
 #: Upper floors within a floor: `phases` stands on `steps`, both below the callbacks and the engine.
 STAIRS = {("phases", "steps")}

@@ -24,6 +24,10 @@ jl.TrainingLoop(
     metrics=["accuracy"],
     callbacks=[jl.callbacks.clip_by_global_norm(1.0), jl.callbacks.CSVLogger("unused/log.csv")],
 )
+shapes = (jl.shapes.linear, jl.shapes.cosine, jl.shapes.exponential, jl.shapes.polynomial(2), jl.shapes.Shape(np.exp))
+for segments in (jl.one_cycle(0.1), jl.warmup_cosine(0.1, 0.05), *(jl.one_cycle(0.1, shape=shape) for shape in shapes)):
+    jl.make_schedule(segments)(100)
+    jl.callbacks.learning_rate_scheduler(jl.make_schedule(segments)).bind(jl.Plan(2, 50))
 assert not xla_bridge._backends, xla_bridge._backends
 """
 

@@ -171,6 +171,9 @@ NESTED = {
     "in chains": optax.chain(optax.chain(optax.clip(1.0), optax.chain(INJECTED)), optax.identity()),
     "masked": optax.masked(INJECTED, {"weight": True, "bias": False}),
     "in many steps": optax.MultiSteps(INJECTED, 2).gradient_transformation(),
+    "for some parameters": optax.multi_transform(
+        {"one": INJECTED, "other": optax.adam(0.1)}, {"weight": "one", "bias": "other"}
+    ),
 }
 
 
@@ -239,6 +242,21 @@ def test_two_rates_are_refused(loop, method):
 def test_a_hyperparameter_that_is_not_there_is_refused_with_the_fix(loop):
     with pytest.raises(ValueError, match=r"no 'learning_rate'. Make it as `optax.inject_hyperparams\(optax.sgd\)"):
         with_optimizer(loop, optax.sgd(0.1)).hyperparameter("learning_rate")
+
+
+def test_a_hyperparameter_that_is_not_there_is_refused_with_those_that_are(loop):
+    with pytest.raises(ValueError, match=r"no 'b1', only learning_rate, momentum. .*\(learning_rate=0.1, b1=0.1\)"):
+        with_optimizer(loop, optax.chain(optax.clip(1.0), INJECTED)).hyperparameter("b1")
+
+
+def test_a_fraction_is_refused_where_the_optimizer_keeps_an_integer(loop):
+    whole = with_optimizer(loop, optax.inject_hyperparams(optax.sgd)(learning_rate=1))
+    message = r"'learning_rate' is a whole number in the optimizer, int32, .* Make it a float"
+    with pytest.raises(ValueError, match=message):
+        whole.with_hyperparameter("learning_rate", 0.5)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda rate: whole.with_hyperparameter("learning_rate", rate), jnp.float32(0.5))
+    assert whole.with_hyperparameter("learning_rate", 2).hyperparameter("learning_rate") == 2
 
 
 def test_a_parameter_named_like_a_hyperparameter_is_not_mistaken_for_it(loop):

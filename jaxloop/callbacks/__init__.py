@@ -3,3 +3,5 @@
 from jaxloop.callbacks.clipping import clip_by_global_norm as clip_by_global_norm
 from jaxloop.callbacks.csv_logger import CSVLogger as CSVLogger
 from jaxloop.callbacks.progress_bar import ProgressBar as ProgressBar
+from jaxloop.callbacks.scheduling import hyperparameter_scheduler as hyperparameter_scheduler
+from jaxloop.callbacks.scheduling import learning_rate_scheduler as learning_rate_scheduler

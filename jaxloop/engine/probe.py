@@ -99,7 +99,7 @@ def _owning(
                 if owner != place:
                     raise ValueError(
                         f"callbacks: {name_of(callbacks[owner])!r} and {name_of(callback)!r} both {verb} {name!r}, and "
-                        "would overwrite each other. Give one of them another name."
+                        "would overwrite each other. Leave one out, or give it another name."
                     )
         return after
 

@@ -1,0 +1,7 @@
+"""Schedules: the course of a rate over a fit, as segments that become one optax schedule."""
+
+from jaxloop.schedules.ready import one_cycle as one_cycle
+from jaxloop.schedules.ready import warmup_cosine as warmup_cosine
+from jaxloop.schedules.segments import ScheduleSegment as ScheduleSegment
+from jaxloop.schedules.segments import SegmentedSchedule as SegmentedSchedule
+from jaxloop.schedules.segments import make_schedule as make_schedule

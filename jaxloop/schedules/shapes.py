@@ -1,0 +1,128 @@
+"""Shapes of the way from one rate to another: `linear`, `cosine`, `exponential`, `polynomial`, or any curve."""
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+#: A real number, or a scalar array, which may be traced.
+Rate = float | jax.Array
+
+
+class AnyShape(Protocol):
+    """What a segment takes as its shape."""
+
+    def between(self, start: Rate, end: Rate, width: int, /) -> optax.Schedule:
+        """The way from `start` at 0 to `end` at `width`, for steps from 0 to `width`, at least 1. Makes no array."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of any curve on [0, 1], stretched so that it leads from the start rate to the end rate.
+
+    `end + (start - end) * (curve(1) - curve(x)) / (curve(1) - curve(0))`, where x goes from 0 to 1 over the segment.
+    The curve is asked once for each step when the schedule is made, on the host; the program holds the answers.
+
+    Args:
+      curve: takes a float from 0 to 1 and gives a real number; in plain Python or NumPy.
+
+    Raises:
+      ValueError: it has the same value at 0 and at 1, or one that is not finite.
+      TypeError: it gives something that is no number.
+
+    Example:
+      >>> smooth = jl.shapes.Shape(lambda x: x * x * (3 - 2 * x))
+      >>> jl.ScheduleSegment(smooth, start_rate=0.0, end_rate=0.1, step_count=100)
+    """
+
+    curve: Callable[[float], Any]
+
+    def __post_init__(self) -> None:
+        if not callable(self.curve):
+            raise TypeError(f"Shape: `curve` must be a function, got {self.curve!r}. Write Shape(lambda x: x * x).")
+        first, last = _sampled(self.curve, [0.0, 1.0])
+        if first == last:
+            raise ValueError(
+                f"Shape: the curve must have different values at 0 and at 1, so that it can be stretched; both are "
+                f"{first:g}. For a constant rate write linear with equal rates."
+            )
+
+    def between(self, start: Rate, end: Rate, width: int) -> optax.Schedule:
+        samples = _sampled(self.curve, [step / width for step in range(width + 1)])
+        left = ((samples[-1] - samples) / (samples[-1] - samples[0])).astype(np.float32)
+        return lambda step: end + (start - end) * jnp.asarray(left)[jnp.asarray(step).astype(jnp.int32)]
+
+
+@dataclass(frozen=True)
+class _Formula:
+    """A shape that is computed where it is used. Equal to another of the same name."""
+
+    name: str
+    between: Callable[[Rate, Rate, int], optax.Schedule] = field(compare=False)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def polynomial(power: float) -> AnyShape:
+    """The shape `end + (start - end) * (1 - x)**power`, as `optax.polynomial_schedule` has it.
+
+    With a power above 1 most of the way is gone at the beginning, with one below 1 at the end.
+
+    Args:
+      power: above 0.
+
+    Raises:
+      ValueError: `power` is not above 0, or not finite.
+    """
+    if isinstance(power, bool) or not isinstance(power, numbers.Real) or not 0 < power < math.inf:
+        raise ValueError(f"polynomial: `power` must be a number above 0, got {power!r}. Write polynomial(2).")
+    exponent = int(power) if power == int(power) else float(power)
+    return _Formula(
+        f"polynomial({exponent})", lambda start, end, width: optax.polynomial_schedule(start, end, exponent, width)
+    )
+
+
+def _cosine(start: Rate, end: Rate, width: int) -> optax.Schedule:
+    left = optax.cosine_decay_schedule(1.0, width)
+    return lambda step: end + (start - end) * left(step)
+
+
+def _exponential(start: Rate, end: Rate, width: int) -> optax.Schedule:
+    # `optax.exponential_decay` asks whether its decay rate is 0, which a traced rate could not answer.
+    return lambda step: start * jnp.power(end / start, step / width)
+
+
+#: The straight line, `end + (start - end) * (1 - x)`.
+linear: AnyShape = _Formula("linear", optax.linear_schedule)
+
+#: Half a wave, `end + (start - end) * (1 + cos(pi x)) / 2`: level at both ends. Loshchilov and Hutter: SGDR, ICLR 2017.
+cosine: AnyShape = _Formula("cosine", _cosine)
+
+#: The same factor at each step, `start * (end / start)**x`; both rates must be of one sign, and not 0.
+exponential: AnyShape = _Formula("exponential", _exponential)
+
+
+def _sampled(curve: Callable[[float], Any], places: Sequence[float]) -> np.ndarray:
+    """The curve's values, float64[places]; at once, also where the schedule is made inside of a trace."""
+    with jax.ensure_compile_time_eval():
+        given = [curve(place) for place in places]
+        try:
+            values = np.array([float(value) for value in given])
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"Shape: the curve must give a number for each number from 0 to 1, got {given[0]!r} at {places[0]:g}."
+            ) from error
+    wild = np.flatnonzero(~np.isfinite(values))
+    if len(wild):
+        raise ValueError(
+            f"Shape: the curve must be finite from 0 to 1; at {places[wild[0]]:g} it is {values[wild[0]]}."
+        )
+    return values
