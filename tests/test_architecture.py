@@ -9,7 +9,7 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"events", "losses", "data", "adapters"},
+    {"errors", "events", "losses", "data", "adapters"},
     {"model", "metrics", "placement"},
     {"loop"},
     {"callback", "views"},
@@ -22,7 +22,7 @@ ROOMS = {
     "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
     "engine": [{"checks", "feed", "programs", "probe", "host"}, {"run"}, {"setup"}],
     "data": [{"collate", "samples"}, {"epochs"}, {"nonuniform", "repeat"}],
-    "callbacks": [{"clipping", "csv_logger", "progress_bar"}],
+    "callbacks": [{"clipping", "csv_logger", "ema", "non_finite", "patience", "progress_bar"}],
 }
 #: Upper floors within a floor: `phases` stands on `steps`, both below the callbacks and the engine.
 STAIRS = {("phases", "steps")}
