@@ -1,6 +1,7 @@
 """jaxloop: training loops for JAX whose state is a value and whose callbacks are compiled into the step."""
 
 from jaxloop import callbacks as callbacks
+from jaxloop import errors as errors
 from jaxloop import losses as losses
 from jaxloop import metrics as metrics
 from jaxloop.callback import Callback as Callback

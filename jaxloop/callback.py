@@ -18,7 +18,20 @@ Target = TypeVar("Target")
 class Callback(Protocol):
     """A pure function `loop, event -> loop`, traced at all twelve events into the programs of the run.
 
-    It may have `bind(plan) -> callback`, which is called once per fit, before anything is traced.
+    It may have `bind(plan) -> callback`, which is called once per fit, before anything is traced; and `companion`, a
+    host callback that belongs to it and does what compiled code cannot: raise, print, write. Companions come after
+    all host callbacks of the list, in list order; all that passes from callback to companion is in the loop.
+
+    Example:
+      >>> @jl.on_host(jl.Event.FIT_END, reads="loop")
+      ... def complain(loop, event):
+      ...     if loop.callback_state["overruns"] > 0:
+      ...         raise RuntimeError("The queue has run over.")
+      >>> @dataclass(frozen=True)
+      ... class CountOverruns:
+      ...     companion = complain
+      ...
+      ...     def __call__(self, loop, event): ...
     """
 
     def __call__(self, loop: Loop, event: Event) -> Loop: ...
@@ -86,7 +99,7 @@ class _HostFunction:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """The callbacks of a fit, in list order, the compiled apart from those on the host."""
+    """The callbacks of a fit, in list order, the compiled apart from those on the host, companions last."""
 
     compiled: tuple[Callback, ...]
     host: tuple[Any, ...]
@@ -103,10 +116,11 @@ def bound(callbacks: Sequence[Any], plan: Plan | None) -> tuple[Any, ...]:
 
 
 def sort_out(callbacks: Sequence[Any]) -> Callbacks:
-    """Tells compiled callbacks from host callbacks.
+    """Tells compiled callbacks from host callbacks, to which it adds the companions.
 
     Raises:
-      TypeError: one is not callable, is a class that was not called, or is given as a single callback.
+      TypeError: one is not callable, is a class that was not called, or is given as a single callback; a companion
+        is no host callback.
     """
     if callable(callbacks) or isinstance(callbacks, str):
         raise TypeError(f"callbacks: expected a list of callbacks, got {name_of(callbacks)}. Put it in brackets.")
@@ -116,10 +130,21 @@ def sort_out(callbacks: Sequence[Any]) -> Callbacks:
         if not callable(callback) and not hasattr(callback, "bind"):
             raise TypeError(f"callbacks: each must be a function of (loop, event), got {callback!r}.")
     on_the_host = [hasattr(callback, "host_declaration") for callback in callbacks]
-    return Callbacks(
-        tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if not host),
-        tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if host),
-    )
+    compiled = tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if not host)
+    listed = tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if host)
+    companions = tuple(_companion(callback) for callback in compiled if hasattr(callback, "companion"))
+    return Callbacks(compiled, (*listed, *companions))
+
+
+def _companion(callback: Any) -> Any:
+    """The host callback that belongs to a compiled one."""
+    companion = callback.companion
+    if isinstance(companion, type) or not hasattr(companion, "host_declaration"):
+        raise TypeError(
+            f"callbacks: the `companion` of {name_of(callback)!r} must be a host callback, got {name_of(companion)}. "
+            "Declare it by @jaxloop.on_host(...)."
+        )
+    return companion
 
 
 def name_of(callback: Any) -> str:

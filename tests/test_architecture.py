@@ -9,7 +9,7 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"events", "losses", "data", "adapters", "schedules"},
+    {"adapters", "data", "errors", "events", "losses", "schedules"},
     {"model", "metrics", "placement"},
     {"loop"},
     {"callback", "views"},
@@ -21,7 +21,7 @@ FLOORS = [
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {
     "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
-    "callbacks": [{"clipping", "csv_logger", "progress_bar", "scheduling"}],
+    "callbacks": [{"clipping", "csv_logger", "ema", "non_finite", "patience", "progress_bar", "scheduling"}],
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "engine": [
         {"checks", "fusing", "interrupts", "ledger", "probe", "programs", "source", "specification"},

@@ -87,6 +87,38 @@ def test_callbacks_are_sorted_into_compiled_and_host_in_list_order():
     assert sorted_out.host == (tell,)
 
 
+class Accompanied:
+    """A compiled callback with a host callback of its own."""
+
+    def __init__(self, companion):
+        self.companion = companion
+
+    def __call__(self, loop, event):
+        return loop
+
+
+def test_companions_come_after_the_host_callbacks_of_the_list():
+    first = on_host(Event.FIT_END)(lambda loop, event: None)
+    second = on_host(Event.FIT_END)(lambda loop, event: None)
+    callbacks = [Accompanied(first), tell, Accompanied(second)]
+    sorted_out = sort_out(callbacks)
+    assert sorted_out.compiled == (callbacks[0], callbacks[2])
+    assert sorted_out.host == (tell, first, second)
+
+
+@on_host(Event.FIT_END)
+class NotCalled:
+    def __call__(self, loop, event): ...
+
+
+@pytest.mark.parametrize("companion", [lambda loop, event: None, None, NotCalled])
+def test_a_companion_that_is_no_host_callback_is_refused_by_its_owner(companion):
+    with pytest.raises(
+        TypeError, match=r"`companion` of 'Accompanied' must be a host callback, got .*@jaxloop.on_host"
+    ):
+        sort_out([Accompanied(companion)])
+
+
 @pytest.mark.parametrize("given", [tell, at(Event.BATCH_END, None), "CSVLogger"])
 def test_one_callback_in_place_of_a_list_is_refused_with_the_fix(given):
     with pytest.raises(TypeError, match=r"expected a list of callbacks, got .*Put it in brackets"):

@@ -39,7 +39,9 @@ class Findings:
 def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | None) -> Findings:
     """Traces one epoch with one step in each phase that has a batch, callbacks included. Nothing runs on a device.
 
-    Errors in callbacks, model or loss that tracing can show come from here, before the first compile.
+    Errors in callbacks, model or loss that tracing can show come from here, before the first compile. Without a
+    training batch, as for an evaluation, no epoch begins or ends; without one of validation, its statistics, which
+    nothing will measure, are not there for callbacks to wait for.
     """
     acts: set[tuple[int, Event]] = set()
     seen: dict[Phase, tuple[Any, Any]] = {}
@@ -52,12 +54,16 @@ def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | N
         return leave_phase(parts.fire(step(parts, loop, batch)[0], phase.end))
 
     def fit(loop: Loop, batch: Any, validation_batch: Any) -> Loop:
-        loop = parts.fire(parts.fire(loop, Event.FIT_START), Event.EPOCH_START)
+        loop = parts.fire(loop, Event.FIT_START)
         if batch is not None:
-            loop = one_phase(loop, Phase.TRAINING, batch)
+            loop = one_phase(parts.fire(loop, Event.EPOCH_START), Phase.TRAINING, batch)
         if validation_batch is not None:
             loop = one_phase(loop, Phase.VALIDATION, validation_batch)
-        return parts.fire(parts.fire(loop, Event.EPOCH_END), Event.FIT_END)
+        return loop if batch is None else parts.fire(parts.fire(loop, Event.EPOCH_END), Event.FIT_END)
+
+    if validation_batch is None:
+        unmeasured = {Phase.VALIDATION.stat(metric.name) for metric in parts.metrics}
+        loop = loop.replace(stats={name: value for name, value in loop.stats.items() if name not in unmeasured})
 
     after = jax.eval_shape(fit, loop, batch, validation_batch)
     maskable = bool(seen[Phase.VALIDATION][1].ndim) if Phase.VALIDATION in seen else False

@@ -150,7 +150,7 @@ class Setup:
         """With a loop that begins a new fit."""
         loop = _in_new_fit(start)
         start = self._probed(replace(start, loop=loop), training)
-        stats = {name: np.float32(np.nan) for name in sorted(start.findings.stats)}
+        stats = {name: np.float32(np.nan) for name in sorted(start.findings.stats | loop.stats.keys())}
         return replace(start, loop=loop.replace(stats=stats))
 
     def _probed(self, start: Start, training: Feed | None) -> Start:

@@ -65,6 +65,20 @@ def test_training_is_not_probed_where_there_is_none(find):
     assert find(at(Event.TRAINING_START, lambda loop: loop.record("norm", 1.0)), training=None).active == frozenset()
 
 
+def test_statistics_of_a_validation_that_there_is_none_of_are_hidden_from_callbacks(find):
+    seen = []
+    found = find(at(Event.EPOCH_END, lambda loop: seen.append(set(loop.stats)) or loop), validation=None)
+    assert seen == [{"loss", "accuracy", "learning_rate"}]
+    assert found.stats == seen[0]
+
+
+def test_no_epoch_is_probed_where_there_is_no_training(find):
+    seen = []
+    find(lambda loop, event: seen.append(event) or loop, training=None)
+    step = [Event.BATCH_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END]
+    assert seen == [Event.FIT_START, Event.VALIDATION_START, *step, Event.VALIDATION_END]
+
+
 def test_a_loss_per_example_can_be_masked(find):
     assert find().maskable
 

@@ -24,8 +24,9 @@ def test_the_plan_counts_the_batches_that_are_trained_on() -> None:
     assert begun(setup(report="epoch"), small.model(), 4, limit=2).plan == jl.Plan(4, 2, ("loss", "accuracy"), "epoch")
 
 
-def test_a_fit_begins_with_all_statistics_not_yet_measured() -> None:
-    start = begun(setup(callbacks=[jl.callbacks.clip_by_global_norm(1.0)]), small.model())
+@pytest.mark.parametrize("changes", [{}, {"validation": None}])
+def test_a_fit_begins_with_all_statistics_not_yet_measured(changes) -> None:
+    start = begun(setup(callbacks=[jl.callbacks.clip_by_global_norm(1.0)], **changes), small.model())
     names = ["accuracy", "gradient_norm", "learning_rate", "loss", "validation_accuracy", "validation_loss"]
     assert sorted(start.loop.stats) == names
     assert all(np.isnan(value) for value in start.loop.stats.values())

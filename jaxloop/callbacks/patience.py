@@ -1,0 +1,205 @@
+"""Patience with a statistic: once it has stopped improving, training ends or the learning rate falls."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxloop.callback import Callback
+from jaxloop.events import Event, Scope
+from jaxloop.loop import Loop
+
+Mode = Literal["auto", "min", "max"]
+
+
+def early_stopping(
+    monitor: str = "validation_loss",
+    *,
+    patience: int = 5,
+    min_delta: float = 0.0,
+    mode: Mode = "auto",
+    restore_best: bool = False,
+    name: str = "early_stopping",
+) -> Callback:
+    """Ends the fit once `patience` epochs in a row have brought no improvement.
+
+    It looks at EPOCH_END. An epoch improves if its statistic is finite, and better than the best so far by more than
+    `min_delta`; NaN is never the best. `loop.callback_state["early_stopping"]` holds the `best`, and how many epochs
+    have `waited` since. Nothing lasts: a fit that goes on from a loop is patient anew.
+
+    Args:
+      monitor: a statistic: of a metric, as `loss` or `validation_loss`, or recorded by a callback.
+      patience: how many epochs, at least 1.
+      min_delta: what counts as an improvement must be more than this, at least 0, in the statistic's own unit.
+      mode: `"min"` if less is better, `"max"` if more is; `"auto"` knows it of losses, errors and perplexities, and
+        of accuracies and Matthews coefficients.
+      restore_best: whether the fit, however it ends, gives the model of the best epoch, parameters and state, in place
+        of the last; if no epoch was finite, the last. Optimizer, statistics and averages stay the last. It keeps a
+        copy of the model.
+      name: in `loop.callback_state`; a second one needs its own.
+
+    Raises:
+      ValueError: an argument is not what it must be; `mode` must be said. When a fit begins: nothing is measured
+        under the name `monitor`.
+
+    Example:
+      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.early_stopping(patience=3, restore_best=True)])
+    """
+    watched = _watched("early_stopping", monitor, mode, min_delta)
+    _check_whole("early_stopping", "patience", patience, least=1)
+
+    def stop(loop: Loop, event: Event) -> Loop:
+        if event is Event.FIT_START:
+            memory = {"best": watched.worst, "waited": 0}
+            return loop.remember(name, memory | ({"model": loop.model} if restore_best else {}))
+        if event is Event.EPOCH_END:
+            return judged(loop)
+        if event is Event.FIT_END and restore_best:
+            memory = loop.callback_state[name]
+            return loop.replace(model=_where(jnp.isfinite(memory["best"]), memory["model"], loop.model))
+        return loop
+
+    def judged(loop: Loop) -> Loop:
+        memory = loop.callback_state[name]
+        improved, best = watched.judge(loop, memory["best"])
+        waited = jnp.where(improved, 0, memory["waited"] + 1)
+        memory = memory | {"best": best, "waited": waited}
+        if restore_best:
+            memory["model"] = _where(improved, loop.model, memory["model"])
+        loop = loop.replace(callback_state=loop.callback_state | {name: memory})
+        return loop.cancel(Scope.FIT, when=waited >= patience)
+
+    return stop
+
+
+def reduce_on_plateau(
+    monitor: str = "validation_loss",
+    *,
+    factor: float = 0.1,
+    patience: int = 10,
+    min_delta: float = 1e-4,
+    mode: Mode = "auto",
+    cooldown: int = 0,
+    min_rate: float = 0.0,
+    hyperparameter: str = "learning_rate",
+    name: str = "reduce_on_plateau",
+) -> Callback:
+    """Multiplies the learning rate by `factor` once `patience` epochs in a row have brought no improvement.
+
+    It looks at EPOCH_END, with improvement as in `early_stopping`, and then begins to count anew; for `cooldown` more
+    epochs it does not count at all. `patience` and `cooldown` are those of `optax.contrib.reduce_on_plateau`, for
+    which `min_delta` is `atol`; PyTorch's ReduceLROnPlateau waits one epoch more. The rate stays reduced in the next
+    fit, the patience begins anew. A schedule of the same hyperparameter would overwrite it.
+
+    Args:
+      monitor: a statistic: of a metric, as `loss` or `validation_loss`, or recorded by a callback.
+      factor: above 0 and below 1.
+      patience: how many epochs, at least 1.
+      min_delta: what counts as an improvement must be more than this, at least 0, in the statistic's own unit.
+      mode: as in `early_stopping`.
+      cooldown: how many epochs after a reduction are not counted, at least 0.
+      min_rate: the rate is not reduced below this.
+      hyperparameter: what `optax.inject_hyperparams` exposes, in place of the learning rate.
+      name: in `loop.callback_state`; a second one needs its own.
+
+    Raises:
+      ValueError: an argument is not what it must be; `mode` must be said. When a fit begins: nothing is measured
+        under the name `monitor`, or the optimizer exposes no such hyperparameter.
+
+    Example:
+      >>> optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+      >>> callbacks = [jl.callbacks.reduce_on_plateau(factor=0.5, patience=3)]
+      >>> jl.TrainingLoop(..., optimizer=optimizer, callbacks=callbacks)
+    """
+    watched = _watched("reduce_on_plateau", monitor, mode, min_delta)
+    _check_whole("reduce_on_plateau", "patience", patience, least=1)
+    _check_whole("reduce_on_plateau", "cooldown", cooldown, least=0)
+    if not 0 < factor < 1:
+        raise ValueError(f"reduce_on_plateau: `factor` must be above 0 and below 1, got {factor}.")
+    if not min_rate >= 0:
+        raise ValueError(f"reduce_on_plateau: `min_rate` must be at least 0, got {min_rate}.")
+
+    def reduce(loop: Loop, event: Event) -> Loop:
+        if event is Event.FIT_START:
+            return loop.remember(name, {"best": watched.worst, "waited": 0, "cooldown": 0})
+        if event is not Event.EPOCH_END:
+            return loop
+        memory = loop.callback_state[name]
+        improved, best = watched.judge(loop, memory["best"])
+        waited = jnp.where(improved | (memory["cooldown"] > 0), 0, memory["waited"] + 1)
+        reduced = waited >= patience
+        rate = loop.hyperparameter(hyperparameter)
+        lower = jnp.maximum(rate * factor, jnp.minimum(rate, min_rate))
+        memory = {
+            "best": best,
+            "waited": jnp.where(reduced, 0, waited),
+            "cooldown": jnp.where(reduced, cooldown, jnp.maximum(memory["cooldown"] - 1, 0)),
+        }
+        loop = loop.replace(callback_state=loop.callback_state | {name: memory})
+        return loop.with_hyperparameter(hyperparameter, jnp.where(reduced, lower, rate))
+
+    return reduce
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A statistic, in which direction it improves, and by how much it must.
+
+    Attributes:
+      owner: the callback, for messages.
+      stat: the statistic's name.
+      sign: 1 if less is better, -1 if more is.
+      min_delta: an improvement is more than this.
+    """
+
+    owner: str
+    stat: str
+    sign: int
+    min_delta: float
+
+    @property
+    def worst(self) -> float:
+        """What any finite value improves on."""
+        return self.sign * float("inf")
+
+    def judge(self, loop: Loop, best: Any) -> tuple[Any, Any]:
+        """Whether the statistic has improved on `best`, and the best now."""
+        if self.stat not in loop.stats:
+            hint = " give the training loop `validation`, or" if self.stat.startswith("validation_") else ""
+            raise ValueError(
+                f"{self.owner}: `monitor` must be a statistic that is measured, got {self.stat!r}; there are "
+                f"{', '.join(sorted(loop.stats))}. Check `metrics`,{hint} monitor another."
+            )
+        value = loop.stats[self.stat]
+        improved = jnp.isfinite(value) & (self.sign * value < self.sign * best - self.min_delta)
+        return improved, jnp.where(improved, value, best)
+
+
+def _watched(owner: str, monitor: str, mode: Mode, min_delta: float) -> _Watched:
+    if not isinstance(monitor, str):
+        raise TypeError(f"{owner}: `monitor` must be the name of a statistic, such as 'loss', got {monitor!r}.")
+    if mode not in ("auto", "min", "max"):
+        raise ValueError(f"{owner}: `mode` must be 'auto', 'min' or 'max', got {mode!r}.")
+    if not min_delta >= 0:
+        raise ValueError(f"{owner}: `min_delta` must be at least 0, got {min_delta}.")
+    less, more = (any(word in monitor for word in words) for words in _DIRECTIONS)
+    if mode == "auto" and less == more:
+        raise ValueError(
+            f"{owner}: whether less or more of {monitor!r} is better cannot be told from its name. "
+            "Give mode='min' or mode='max'."
+        )
+    return _Watched(owner, monitor, 1 if mode == "min" or (mode == "auto" and less) else -1, min_delta)
+
+
+_DIRECTIONS = (("loss", "error", "perplexity"), ("accuracy", "matthews"))
+
+
+def _check_whole(owner: str, name: str, value: Any, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{owner}: `{name}` must be a whole number of epochs, at least {least}, got {value!r}.")
+
+
+def _where(condition: Any, one: Any, other: Any) -> Any:
+    """`one` where `condition` holds, else `other`, leaf by leaf."""
+    return jax.tree.map(lambda left, right: jnp.where(condition, left, right), one, other)

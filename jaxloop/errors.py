@@ -1,0 +1,16 @@
+"""The exceptions that are jaxloop's own."""
+
+
+class NonFiniteError(FloatingPointError):
+    """A fit met a NaN or an infinity, and stopped; raised for `callbacks.stop_on_non_finite`.
+
+    The message names the step and the first array that is not finite. `error.loop` is the loop behind FIT_END, to
+    look into or to go on from.
+
+    Example:
+      >>> try:
+      ...     loop, history = training_loop.fit(model, epochs=12)
+      ... except jl.errors.NonFiniteError as error:
+      ...     calmer = error.loop.with_hyperparameter("learning_rate", 1e-3)
+      ...     loop, history = training_loop.fit(calmer, epochs=12)
+    """

@@ -1,0 +1,262 @@
+"""Patience with a statistic, against plain Python and optax."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import jaxloop as jl
+from jaxloop import Event, Scope
+from jaxloop.callbacks import early_stopping, reduce_on_plateau
+from jaxloop.loop import new_loop
+from tests import small
+from tests.test_training_loop import counted_compiles, steps_in
+
+NAN, INF = float("nan"), float("inf")
+SCORES = st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.25, 1.5, 2.0, NAN, INF, -INF]), min_size=1, max_size=12)
+
+
+def scored(scores: list[float]) -> Any:
+    """A compiled callback that records `scores`, one an epoch, as `score`."""
+
+    def score(loop: jl.Loop, event: Event) -> jl.Loop:
+        return loop.record("score", jnp.array(scores)[loop.epoch_index]) if event is Event.EPOCH_END else loop
+
+    return score
+
+
+def stopped_after(scores: list[float], patience: int, min_delta: float, sign: int) -> tuple[int, float]:
+    """How many epochs of `scores` there are until patience ends, and the best score, in plain Python."""
+    best, waited = sign * INF, 0
+    for count, score in enumerate(scores, start=1):
+        if math.isfinite(score) and sign * score < sign * best - min_delta:
+            best, waited = score, 0
+        else:
+            waited += 1
+        if waited >= patience:
+            return count, best
+    return len(scores), best
+
+
+@settings(max_examples=30)
+@given(
+    scores=SCORES,
+    patience=st.integers(1, 3),
+    min_delta=st.sampled_from([0.0, 0.25]),
+    mode=st.sampled_from(["min", "max"]),
+)
+@example(scores=[1.0, 1.0, 0.5, 1.0, 1.0], patience=2, min_delta=0.0, mode="min")
+@example(scores=[NAN, 1.0, NAN, NAN], patience=2, min_delta=0.0, mode="min")
+def test_it_stops_where_plain_python_does(scores, patience, min_delta, mode):
+    callback = early_stopping("score", patience=patience, min_delta=min_delta, mode=mode)
+    loop = callback(new_loop(small.model(), (), jax.random.key(0)), Event.FIT_START)
+    count = 0
+    for score in scores:
+        loop = callback(loop.record("score", score), Event.EPOCH_END)
+        count += 1
+        if loop.stop & Scope.FIT:
+            break
+    best = float(loop.callback_state["early_stopping"]["best"])
+    assert (count, best) == stopped_after(scores, patience, min_delta, 1 if mode == "min" else -1)
+
+
+def best_of(callbacks: list[Any], epochs: int, **changes: Any) -> tuple[jl.Loop, jl.History]:
+    return small.training_loop(callbacks=callbacks, **changes).fit(small.model(), epochs)
+
+
+def test_the_fit_ends_once_patience_does_and_the_next_is_patient_anew():
+    training_loop = small.training_loop(
+        callbacks=[scored([3.0, 2.0, 2.5, NAN, 0.0, 0.0, 0.0]), early_stopping("score", patience=2, mode="min")]
+    )
+    loop, history = training_loop.fit(small.model(), 7)
+    assert (history.stopped, len(history.epochs["loss"])) == ("cancelled", 4)
+    loop, history = training_loop.fit(loop, 3)
+    assert (history.stopped, int(loop.epoch), int(loop.step)) == ("completed", 7, 21)
+
+
+def test_the_validation_loss_is_monitored_by_default():
+    loop, history = best_of([early_stopping(patience=1, min_delta=100.0)], 5)
+    assert len(history.epochs["loss"]) == 2
+    assert loop.callback_state["early_stopping"]["best"] == np.float32(history.epochs["validation_loss"][0])
+
+
+@pytest.mark.parametrize(("stat", "at"), [("perplexity", 1), ("validation_accuracy", -1), ("training_error", 1)])
+def test_the_direction_is_known_by_name(loop, stat, at):
+    callback = early_stopping(stat)
+    assert callback(loop, Event.FIT_START).callback_state["early_stopping"]["best"] == at * INF
+
+
+@pytest.mark.parametrize("scores", [[3.0, 1.0, 2.0, 2.0, 0.0], [3.0, 1.0, 2.0]])
+def test_the_best_model_is_put_back_however_the_fit_ends(scores):
+    callbacks = [scored(scores), early_stopping("score", patience=2, mode="min", restore_best=True)]
+    loop, history = best_of(callbacks, len(scores))
+    best, _ = small.training_loop().fit(small.model(), 2)
+    assert history.stopped == ("cancelled" if len(scores) == 5 else "completed")
+    small.assert_trees_equal(loop.model, best.model)
+    assert int(loop.step) == 3 * min(len(scores), 4)
+
+
+def test_where_no_epoch_was_finite_the_last_model_stays():
+    callbacks = [scored([NAN, INF, NAN]), early_stopping("score", mode="min", restore_best=True)]
+    last, _ = small.training_loop().fit(small.model(), 3)
+    small.assert_trees_equal(best_of(callbacks, 3)[0].model, last.model)
+
+
+def test_streams_of_random_numbers_are_put_back_with_the_model():
+    def network() -> nnx.Module:
+        return nnx.Sequential(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(1)))
+
+    callbacks = [scored([1.0, 2.0]), early_stopping("score", mode="min", restore_best=True)]
+    loop, _ = small.training_loop(callbacks=callbacks).fit(network(), 2)
+    best, _ = small.training_loop().fit(network(), 1)
+    small.assert_trees_equal(loop.model, best.model)
+
+
+def rates_by_plain_python(
+    scores: list[float], factor: float, patience: int, cooldown: int, min_rate: float
+) -> list[float]:
+    """The rate behind each epoch, from 1 at the start; less is better, by more than 0.25."""
+    best, waited, cooling, rate, rates = INF, 0, 0, 1.0, []
+    for score in scores:
+        improved = math.isfinite(score) and score < best - 0.25
+        best = score if improved else best
+        waited = 0 if improved or cooling else waited + 1
+        cooling = max(cooling - 1, 0)
+        if waited >= patience:
+            rate, waited, cooling = max(rate * factor, min(min_rate, rate)), 0, cooldown
+        rates.append(rate)
+    return rates
+
+
+def with_rate(rate: float = 1.0) -> tuple[optax.GradientTransformation, jl.Loop]:
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
+    model = small.model()
+    return optimizer, new_loop(model, optimizer.init(model.params), jax.random.key(0))
+
+
+def rates_of(callback: Any, scores: list[float], rate: float = 1.0) -> list[float]:
+    loop = callback(with_rate(rate)[1], Event.FIT_START)
+    rates = []
+    for score in scores:
+        loop = callback(loop.record("score", score), Event.EPOCH_END)
+        rates.append(float(loop.hyperparameter("learning_rate")))
+    return rates
+
+
+@settings(max_examples=30)
+@given(scores=SCORES, patience=st.integers(1, 3), cooldown=st.integers(0, 2))
+@example(scores=[1.0] * 12, patience=2, cooldown=1)
+def test_the_rate_falls_where_it_does_in_plain_python(scores, patience, cooldown):
+    callback = reduce_on_plateau(
+        "score", factor=0.5, patience=patience, min_delta=0.25, mode="min", cooldown=cooldown, min_rate=0.2
+    )
+    expected = rates_by_plain_python(scores, 0.5, patience, cooldown, 0.2)
+    np.testing.assert_allclose(rates_of(callback, scores), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cooldown", [0, 2])
+def test_the_rate_is_that_of_optax(cooldown):
+    scores = [5.0, 4.0, 4.0, 3.95, 3.0, 3.0, 3.0, 3.0, 3.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+    transformation = optax.contrib.reduce_on_plateau(0.5, patience=2, rtol=0.0, atol=0.1, cooldown=cooldown)
+    state, expected = transformation.init(jnp.zeros(1)), []
+    for score in scores:
+        updates, state = transformation.update(jnp.ones(1), state, value=score)
+        expected.append(float(updates[0]))
+    callback = reduce_on_plateau("score", factor=0.5, patience=2, min_delta=0.1, mode="min", cooldown=cooldown)
+    assert rates_of(callback, scores) == expected
+
+
+def test_a_rate_below_the_least_is_left_alone():
+    callback = reduce_on_plateau("score", patience=1, mode="max", min_rate=0.5)
+    assert rates_of(callback, [1.0, 1.0, 1.0], rate=0.25) == [0.25] * 3
+
+
+def test_a_reduced_rate_trains_from_the_next_epoch_on_and_stays_in_the_next_fit():
+    callbacks = [scored([1.0] * 4), reduce_on_plateau("score", factor=0.5, patience=1, mode="min")]
+    training_loop = small.training_loop(callbacks=callbacks)
+    loop, history = training_loop.fit(small.model(), 3)
+    rates = np.float32([0.1, 0.1, 0.05])
+    np.testing.assert_allclose(history.batches["learning_rate"], np.repeat(rates, 3), rtol=1e-6)
+    _, history = training_loop.fit(loop, 2)  # the best is unknown again
+    np.testing.assert_allclose(history.epochs["learning_rate"], [0.025, 0.025], rtol=1e-6)
+
+
+def test_any_injected_hyperparameter_can_be_reduced():
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1, momentum=0.8)
+    callback = reduce_on_plateau("score", factor=0.5, patience=1, mode="min", hyperparameter="momentum")
+    loop, _ = best_of([scored([1.0] * 3), callback], 3, optimizer=optimizer)
+    assert loop.hyperparameter("momentum") == pytest.approx(0.2)
+    assert loop.hyperparameter("learning_rate") == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("make", [early_stopping, reduce_on_plateau])
+def test_an_unknown_statistic_is_refused_before_any_step_is_compiled_with_those_there_are(make):
+    with counted_compiles() as compiled, pytest.raises(ValueError, match="must be a statistic that is meas") as caught:
+        best_of([make("loss_of_memory")], 1)
+    assert (
+        "got 'loss_of_memory'; there are accuracy, learning_rate, loss, validation_accuracy, validation_loss."
+        in str(caught.value)
+    )
+    assert steps_in(compiled) == {}
+
+
+def test_validation_that_there_is_none_of_is_not_waited_for():
+    with pytest.raises(
+        ValueError, match=r"got 'validation_loss'; there are accuracy, learning_rate, loss\. Check"
+    ) as caught:
+        best_of([early_stopping()], 1, validation=None)
+    assert "give the training loop `validation`" in str(caught.value)
+
+
+def test_a_model_can_be_evaluated_by_a_loop_that_monitors_what_training_records():
+    training_loop = small.training_loop(
+        callbacks=[jl.callbacks.clip_by_global_norm(1.0), early_stopping("gradient_norm", mode="min")]
+    )
+    assert set(training_loop.evaluate(small.model(), jl.in_batches(small.samples(8), 4))) == {"loss", "accuracy"}
+
+
+def test_an_optimizer_without_a_rate_to_reduce_is_refused():
+    with pytest.raises(ValueError, match=r"the optimizer exposes no 'learning_rate'\. Make it as"):
+        best_of([reduce_on_plateau()], 1, optimizer=optax.sgd(0.1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"monitor": "gradient_norm"},
+            "whether less or more of 'gradient_norm' is better cannot be told .* mode='min'",
+        ),
+        ({"monitor": None}, "`monitor` must be the name of a statistic, such as 'loss', got None"),
+        ({"mode": "least"}, "`mode` must be 'auto', 'min' or 'max', got 'least'"),
+        ({"min_delta": -1.0}, "`min_delta` must be at least 0, got -1.0"),
+        ({"min_delta": NAN}, "`min_delta` must be at least 0, got nan"),
+        ({"patience": 0}, "`patience` must be a whole number of epochs, at least 1, got 0"),
+        ({"patience": 2.5}, "`patience` must be a whole number of epochs, at least 1, got 2.5"),
+    ],
+)
+@pytest.mark.parametrize("make", [early_stopping, reduce_on_plateau])
+def test_a_wrong_argument_is_refused_by_name(make, arguments, message):
+    with pytest.raises((ValueError, TypeError), match=f"{make.__name__}: {message}"):
+        make(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"factor": 1.0}, "`factor` must be above 0 and below 1, got 1.0"),
+        ({"factor": 0.0}, "`factor` must be above 0 and below 1, got 0.0"),
+        ({"cooldown": -1}, "`cooldown` must be a whole number of epochs, at least 0, got -1"),
+        ({"min_rate": -0.1}, "`min_rate` must be at least 0, got -0.1"),
+    ],
+)
+def test_a_wrong_argument_of_a_reduction_is_refused_by_name(arguments, message):
+    with pytest.raises(ValueError, match=f"reduce_on_plateau: {message}"):
+        reduce_on_plateau(**arguments)
