@@ -13,7 +13,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _NUMBER_WIDTH = 8
 _NAME_WIDTH = 16
 _BEHIND_METRICS = 1000  # a rank that no metric has
-_PARTIAL = "validation"  # what stands for a phase in the place of an epoch, and heads its columns
+_VALIDATION = Phase.VALIDATION.value
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def duration(seconds: float) -> str:
 def bar_line(moment: Moment, width: int, *, ascii: bool = False) -> str:
     """A bar with all there is to say of `moment`, in at most `width` characters.
 
-    What matters least is left out first: the learning rate, examples per second, the time left in the epoch, the
-    metrics from the last one on, the time left in the fit, the bar itself, the loss.
+    What matters most has the first choice: batches, the loss, the bar itself, the time left in the fit, the other
+    metrics in their order, the time left in the epoch, examples per second, the learning rate.
 
     Args:
       moment: what is shown.
@@ -134,7 +134,7 @@ def bar_line(moment: Moment, width: int, *, ascii: bool = False) -> str:
       ascii: whether the bar is drawn in ASCII.
     """
     title = _title(moment.epoch_index, moment.epoch_count)
-    lead = (title if moment.phase is Phase.TRAINING else _PARTIAL).rjust(max(len(title), len(_PARTIAL)))
+    lead = (title if moment.phase is Phase.TRAINING else _VALIDATION).rjust(max(len(title), len(_VALIDATION)))
     batches = f" {moment.done:{len(str(moment.total))}}/{moment.total}"
     least, most = max(_BAR_WIDTHS[0], width // 8), _BAR_WIDTHS[1]
     blank = _Piece(2, f" |{'':{least}}|")
@@ -168,8 +168,9 @@ def epoch_line(row: EpochRow) -> str:
 def table_lines(row: EpochRow, width: int) -> tuple[str, str]:
     """The header of a table and the row of an epoch under it, each of at most `width` characters.
 
-    Under the name of a metric stands training, and to its right validation. What matters least is left out first:
-    examples per second, the learning rate, the seconds, the metrics from the last one on, the mark at the best.
+    Under the name of a metric stands training, and to its right validation. What matters most has the first choice:
+    the epoch, the loss, the mark at the best, the other metrics in their order, the seconds, the learning rate,
+    examples per second.
     """
     place = f"{row.epoch_index + 1}/{row.epoch_count}".rjust(max(len("epoch"), 2 * len(str(row.epoch_count)) + 1))
     pieces = [
@@ -234,7 +235,7 @@ def _pair(row: EpochRow, name: str, rank: int) -> _Piece:
     values = [row.measured.get(phase.stat(name)) for phase in Phase]
     training, validation = ("-" if value is None else number(value) for value in values)
     left = _cell(rank, shown.rjust(_NUMBER_WIDTH), training)
-    right = _cell(rank, _PARTIAL, validation)
+    right = _cell(rank, _VALIDATION, validation)
     return _Piece(rank, left.text + right.text, left.header + right.header) if row.validated else left
 
 

@@ -242,8 +242,8 @@ def _is_terminal(file: Any) -> bool:
 
 def _in_notebook() -> bool:
     """Whether this is the kernel of a notebook: IPython is there and has one."""
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+    ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return hasattr(ipython(), "kernel")
 
 
 def _columns(file: TextIO) -> int:

@@ -48,7 +48,7 @@ def use_terminal(terminal, monkeypatch):
 def standing_on(terminal):
     """The lines that stand on a terminal after what was written to it."""
     lines, row, column = [""], 0, 0
-    for part in terminal.getvalue().replace("\x1b[A", "\0"):
+    for part in terminal.getvalue().replace("\x1b[A", "\0"):  # the cursor goes up
         if part == "\n":
             row, column = row + 1, 0
             lines += [""] * (row + 1 - len(lines))
