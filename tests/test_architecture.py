@@ -21,7 +21,7 @@ FLOORS = [
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {
     "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
-    "callbacks": [{"clipping", "csv_logger", "ema", "non_finite", "patience", "progress_bar", "scheduling"}],
+    "callbacks": [{"clipping", "csv_logger", "console_lines", "console_times", "ema", "non_finite", "patience", "scheduling"}, {"console_screen"}, {"progress_bar"}],
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "engine": [
         {"checks", "fusing", "interrupts", "ledger", "probe", "programs", "source", "specification"},

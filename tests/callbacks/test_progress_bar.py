@@ -1,17 +1,25 @@
-"""The console: plain lines, and a bar on a terminal."""
+"""The console, following a fit: when it shows what."""
 
 import io
+import re
+import sys
 
-import optax
 import pytest
 
-from jaxloop import TrainingEpochs, TrainingLoop, in_batches
+import jaxloop as jl
 from jaxloop.callbacks import ProgressBar, progress_bar
-from jaxloop.events import Event, Phase, Plan
-from jaxloop.losses import softmax_cross_entropy
+from jaxloop.events import Event, Phase, Plan, Scope
+from tests import small
 
 PLAN = Plan(epoch_count=12, batch_count=4, metrics=("loss", "accuracy"))
 STATS = {"loss": 0.48191, "accuracy": 0.85, "validation_loss": 0.152, "validation_accuracy": 0.9521}
+NOTHING = dict.fromkeys(STATS, float("nan"))
+COUNTERS = {"epoch_index": 2, "epoch_count": 12}
+
+
+@pytest.fixture(autouse=True)
+def _columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
 
 
 @pytest.fixture
@@ -20,15 +28,45 @@ def clock(clock_of):
 
 
 @pytest.fixture
-def run_phase(view, columns, clock):
+def row_of(columns):
+    """The row of a batch of four examples, or of several in one dispatch."""
+
+    def make(phase, batch, batches, *, epoch_index=2, stats=STATS, count=1):
+        rows = columns(phase, batch_index=batch, **{name: [value] * count for name, value in stats.items()})
+        places = {name: place for name, (place, _) in rows._places.items()}
+        for name, value in {"epoch_index": epoch_index, "epoch_count": 12, "batch_count": batches}.items():
+            rows._matrix[:, places[name]] = value
+        return rows
+
+    return make
+
+
+@pytest.fixture
+def run_phase(view, row_of, clock):
     """Shows a phase of dispatches of one row, a given time apart."""
 
-    def run(shown, phase=Phase.TRAINING, batches=4, apart=1.0):
-        shown(view(phase, epoch_index=2, batch_count=batches), phase.start)
+    def run(shown, phase=Phase.TRAINING, batches=4, apart=1.0, stats=STATS, epoch_index=2):
+        position = {"epoch_index": epoch_index, "epoch_count": 12, "batch_count": batches}
+        shown(view(phase, NOTHING, **position), phase.start)
         for batch in range(batches):
             clock.now += apart
-            shown.rows(columns(phase, batch_index=batch, **{name: [value] for name, value in STATS.items()}))
-        shown(view(phase, STATS, epoch_index=2, batch_index=batches, batch_count=batches), phase.end)
+            shown.rows(row_of(phase, batch, batches, epoch_index=epoch_index, stats=stats))
+        shown(view(phase, stats, batch_index=batches, **position), phase.end)
+
+    return run
+
+
+@pytest.fixture
+def run_epoch(run_phase, view):
+    """Shows an epoch, with validation where there are batches for it."""
+
+    def run(shown, *, training=4, validation=2, stats=STATS, epoch_index=2, **options):
+        counters = {"epoch_index": epoch_index, "epoch_count": 12}
+        shown(view(None, stats, **counters), Event.EPOCH_START)
+        run_phase(shown, Phase.TRAINING, training, stats=stats, epoch_index=epoch_index, **options)
+        if validation:
+            run_phase(shown, Phase.VALIDATION, validation, stats=stats, epoch_index=epoch_index, **options)
+        shown(view(None, stats, **counters), Event.EPOCH_END)
 
     return run
 
@@ -37,55 +75,168 @@ def lines(stream):
     return stream.getvalue().splitlines()
 
 
-def test_a_stream_that_is_no_terminal_gets_one_line_a_phase(run_phase):
+def bars(terminal):
+    """What was painted, one after the other, blanks behind it left out."""
+    return [line.rstrip() for line in re.split("[\r\n]", terminal.getvalue()) if line.strip()]
+
+
+def test_a_stream_that_is_no_terminal_gets_one_line_an_epoch(run_epoch):
     stream = io.StringIO()
-    shown = ProgressBar(stream).bind(PLAN)
-    run_phase(shown, Phase.TRAINING)
-    run_phase(shown, Phase.VALIDATION, batches=2, apart=0.25)
+    run_epoch(ProgressBar(stream).bind(PLAN))
     assert lines(stream) == [
-        "Epoch  3/12 training   4/4 batches in 4.0 s - loss 0.4819, accuracy 0.8500",
-        "Epoch  3/12 validation 2/2 batches in 0.5 s - loss 0.1520, accuracy 0.9521",
+        "Epoch  3/12 in 6.00 s - loss 0.4819, validation_loss 0.1520, accuracy 0.8500, validation_accuracy 0.9521, best"
     ]
 
 
-def test_a_terminal_gets_a_bar_with_epoch_batches_and_metrics(terminal, run_phase):
-    run_phase(ProgressBar(terminal).bind(PLAN))
-    last = terminal.getvalue().replace("\n", "").split("\r")[-1]
-    assert last.startswith("Epoch  3/12 4/4, loss 0.4819, accuracy 0.8500 |")
+def test_without_validation_the_line_holds_training_alone(run_epoch):
+    stream = io.StringIO()
+    run_epoch(ProgressBar(stream).bind(PLAN), validation=0, stats=STATS | {"learning_rate": 0.01})
+    assert lines(stream) == ["Epoch  3/12 in 4.00 s - loss 0.4819, accuracy 0.8500, learning_rate 0.01, best"]
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_a_stream_that_is_no_terminal_is_written_to_once_a_minute_at_most(run_epoch, count):
+    stream = io.StringIO()
+    run_epoch(ProgressBar(stream).bind(PLAN), training=count)
+    assert len(lines(stream)) == 1
+
+
+def test_an_epoch_of_minutes_says_each_minute_where_it_stands(run_phase):
+    stream = io.StringIO()
+    run_phase(ProgressBar(stream).bind(PLAN), batches=5, apart=40.0)
+    assert lines(stream) == [
+        "Epoch  3/12 training 2/5 batches - loss 0.4819, accuracy 0.8500, 0.10 examples/s, 32:00 left (2:00 in epoch)",
+        "Epoch  3/12 training 4/5 batches - loss 0.4819, accuracy 0.8500, 0.10 examples/s, 30:40 left (40 s in epoch)",
+    ]
+
+
+def test_a_terminal_gets_a_bar_with_all_there_is_to_say(terminal, run_phase):
+    run_phase(ProgressBar(terminal).bind(PLAN), stats=STATS | {"learning_rate": 3e-4})
+    assert bars(terminal) == [
+        f"Epoch  3/12 |{'':30}| 0/4",
+        *(
+            f"Epoch  3/12 |{bar:30}| {done}/4, loss 0.4819, accuracy 0.8500, lr 3e-4, 4.00 examples/s, {left}"
+            for done, bar, left in [
+                (1, "█" * 7 + "▌", "39 s left (3 s in epoch)"),
+                (2, "█" * 15, "38 s left (2 s in epoch)"),
+                (3, "█" * 22 + "▌", "37 s left (1 s in epoch)"),
+                (4, "█" * 30, "36 s left (0 s in epoch)"),
+            ]
+        ),
+    ]
+
+
+def test_the_time_left_counts_validation_once_there_was_one(terminal, run_epoch, run_phase):
+    shown = ProgressBar(terminal).bind(PLAN)
+    run_epoch(shown, epoch_index=2)  # 4 s and 2 s
+    run_phase(shown, epoch_index=3)
+    assert bars(terminal)[-1].endswith("4/4, loss 0.4819, accuracy 0.8500, 4.00 examples/s, 50 s left (2 s in epoch)")
 
 
 def test_a_bar_of_validation_shows_the_metrics_of_validation(terminal, run_phase):
     run_phase(ProgressBar(terminal).bind(PLAN), Phase.VALIDATION)
-    assert "validation 4/4, loss 0.1520, accuracy 0.9521 |" in terminal.getvalue()
+    assert " validation |" in bars(terminal)[-1]
+    assert "4/4, loss 0.1520, accuracy 0.9521, 4.00 examples/s" in bars(terminal)[-1]
 
 
-def test_the_bar_counts_the_batches_of_each_dispatch(terminal, view, columns, clock):
+def test_a_bar_is_gone_when_its_phase_is_over(terminal, run_phase):
+    run_phase(ProgressBar(terminal).bind(PLAN))
+    assert re.search(r"\r +\r$", terminal.getvalue())
+
+
+def test_the_bar_stands_behind_the_last_batch_of_a_dispatch(terminal, row_of):
     shown = ProgressBar(terminal).bind(PLAN)
-    shown(view(Phase.TRAINING, batch_count=6), Event.TRAINING_START)
-    clock.now += 1
-    shown.rows(columns(loss=[0.5] * 4, accuracy=[0.5] * 4))
-    assert "4/6" in terminal.getvalue().split("\r")[-1]
+    shown.rows(row_of(Phase.TRAINING, 8, 100, count=16))
+    assert "|  24/100, loss 0.4819" in bars(terminal)[-1]
     shown.close()
 
 
 @pytest.mark.parametrize(("apart", "seconds"), [(0.001, 2), (0.03, 3), (0.0999, 4)])
 def test_a_terminal_is_painted_at_most_ten_times_a_second(terminal, run_phase, apart, seconds):
-    shown = ProgressBar(terminal).bind(PLAN)
-    run_phase(shown, batches=int(seconds / apart), apart=apart)
-    paints = terminal.getvalue().count("\r")
-    assert paints <= 10 * seconds + 3  # when it appears, when it is complete, when it is closed
+    run_phase(ProgressBar(terminal).bind(PLAN), batches=int(seconds / apart), apart=apart)
+    assert len(bars(terminal)) <= 10 * seconds + 1  # and when the phase begins
 
 
 def test_a_terminal_is_painted_once_for_each_dispatch_that_is_slow(terminal, run_phase):
     run_phase(ProgressBar(terminal).bind(PLAN), batches=20, apart=1.0)
-    assert 20 <= terminal.getvalue().count("\r") <= 23
+    assert len(bars(terminal)) == 20 + 1
 
 
-@pytest.mark.parametrize("count", [1, 50])
-def test_a_stream_that_is_no_terminal_is_written_to_once_whatever_the_batches(run_phase, count):
+def test_epochs_that_are_over_in_no_time_are_not_all_painted(terminal, run_epoch):
+    shown = ProgressBar(terminal).bind(PLAN)
+    for index in range(12):
+        run_epoch(shown, epoch_index=index, apart=0.001)
+    painted = [line for line in bars(terminal) if "|" in line]
+    assert len(painted) == 2  # the first training and the first validation, of which nobody knew how long they take
+    assert len(bars(terminal)) == 2 + 1 + 12
+
+
+def test_the_row_of_an_epoch_is_judged_by_the_loss_of_validation(terminal, run_epoch):
+    shown = ProgressBar(terminal).bind(PLAN)
+    for index, (loss, validation_loss) in enumerate([(0.5, 0.4), (0.4, 0.45), (0.6, 0.3), (0.1, 0.3)]):
+        run_epoch(shown, epoch_index=index, stats=STATS | {"loss": loss, "validation_loss": validation_loss})
+    rows = [line for line in bars(terminal) if line.lstrip()[0].isdigit()]
+    assert [line.endswith("*") for line in rows] == [True, False, True, False]
+    assert rows[1].split() == ["2/12", "6.00", "0.4000", "0.4500", "0.8500", "0.9521", "4.00"]
+
+
+def test_without_validation_it_is_judged_by_the_loss_of_training_and_nan_is_never_the_best(run_epoch):
     stream = io.StringIO()
-    run_phase(ProgressBar(stream).bind(PLAN), batches=count)
-    assert len(lines(stream)) == 1
+    shown = ProgressBar(stream).bind(PLAN)
+    for index, loss in enumerate([float("nan"), 0.5, 0.6, 0.4]):
+        run_epoch(shown, epoch_index=index, validation=0, stats=STATS | {"loss": loss})
+    assert [line.endswith("best") for line in lines(stream)] == [False, True, False, True]
+    assert "loss nan" in lines(stream)[0]
+
+
+def test_once_there_is_a_validation_loss_the_training_loss_counts_no_more(run_epoch):
+    stream = io.StringIO()
+    shown = ProgressBar(stream).bind(PLAN)
+    for index, (validation, loss) in enumerate([(0, 0.5), (2, 0.4), (0, 0.1)]):
+        run_epoch(shown, epoch_index=index, validation=validation, stats=STATS | {"loss": loss})
+    assert [line.endswith("best") for line in lines(stream)] == [True, True, False]
+
+
+def test_what_an_epoch_has_not_had_is_not_shown_from_the_one_before(terminal, run_epoch):
+    shown = ProgressBar(terminal).bind(PLAN)
+    run_epoch(shown, epoch_index=0)
+    run_epoch(shown, epoch_index=1, validation=0)  # its statistics still hold those of epoch 0
+    assert bars(terminal)[-1].split() == ["2/12", "4.00", "0.4819", "-", "0.8500", "-", "4.00"]
+
+
+def test_a_phase_that_counted_no_batch_has_measured_nothing(view, clock):
+    stream = io.StringIO()
+    shown = ProgressBar(stream).bind(PLAN)
+    shown(view(None, NOTHING, **COUNTERS), Event.EPOCH_START)
+    shown(view(Phase.TRAINING, NOTHING, batch_count=4, **COUNTERS), Event.TRAINING_START)
+    clock.now += 1.0
+    shown(view(Phase.TRAINING, NOTHING, batch_index=4, batch_count=4, **COUNTERS), Event.TRAINING_END)
+    shown(view(None, NOTHING, **COUNTERS), Event.EPOCH_END)
+    assert lines(stream) == ["Epoch  3/12 in 1.00 s"]
+
+
+def test_a_display_that_saw_no_start_shows_where_the_loop_is(terminal, row_of, view, clock):
+    shown = ProgressBar(terminal).bind(PLAN)
+    shown.rows(row_of(Phase.TRAINING, 49, 100, epoch_index=6))
+    assert bars(terminal) == [f"Epoch  7/12 |{'█' * 15:30}|  50/100, loss 0.4819, accuracy 0.8500"]
+    clock.now += 10.0
+    shown.rows(row_of(Phase.TRAINING, 54, 100, epoch_index=6))
+    assert bars(terminal)[-1].endswith(
+        " 55/100, loss 0.4819, accuracy 0.8500, 2.00 examples/s, 18:10 left (1:30 in epoch)"
+    )
+    shown(view(Phase.TRAINING, STATS, batch_index=55, batch_count=100, **COUNTERS), Event.TRAINING_END)
+
+
+def test_a_display_that_saw_an_end_alone_gives_the_row(view):
+    stream = io.StringIO()
+    shown = ProgressBar(stream).bind(PLAN)
+    shown(view(Phase.VALIDATION, STATS, batch_index=2, batch_count=2, **COUNTERS), Event.VALIDATION_END)
+    shown(view(None, STATS, **COUNTERS), Event.EPOCH_END)
+    shown(view(None, STATS | {"validation_loss": float("nan")}, **COUNTERS), Event.EPOCH_END)
+    assert lines(stream)[0] == (
+        "Epoch  3/12 - loss 0.4819, validation_loss 0.1520, accuracy 0.8500, validation_accuracy 0.9521, best"
+    )
+    assert lines(stream)[1] == "Epoch  3/12 in 0.00 s - loss 0.4819, accuracy 0.8500"
 
 
 def test_a_notice_outside_of_a_phase_is_a_line(terminal):
@@ -95,28 +246,30 @@ def test_a_notice_outside_of_a_phase_is_a_line(terminal):
 
 def test_a_notice_in_a_phase_is_a_line_above_the_bar(terminal, view):
     shown = ProgressBar(terminal).bind(PLAN)
-    shown(view(Phase.TRAINING, batch_count=4), Event.TRAINING_START)
+    shown(view(Phase.TRAINING, NOTHING, batch_count=4, **COUNTERS), Event.TRAINING_START)
     shown.notice("Compiled training_step in 1.0 s")
-    assert "Compiled training_step in 1.0 s\n" in terminal.getvalue()
-    assert "0/4" in terminal.getvalue().split("Compiled")[1]
+    bar = f"Epoch  3/12 |{'':30}| 0/4"
+    assert bars(terminal) == [bar, "Compiled training_step in 1.0 s", bar]
     shown.close()
 
 
-def test_the_time_of_a_phase_leaves_out_what_compiling_took(view, clock):
+def test_the_time_of_an_epoch_leaves_out_what_compiling_took(view, clock):
     stream = io.StringIO()
     shown = ProgressBar(stream).bind(PLAN)
-    shown(view(Phase.TRAINING, epoch_index=2, batch_count=4), Event.TRAINING_START)
+    shown(view(Phase.TRAINING, NOTHING, batch_count=4, **COUNTERS), Event.TRAINING_START)
     clock.now += 5
     shown.notice("Compiled training_step in 3.0 s", 3.0)
-    shown(view(Phase.TRAINING, STATS, epoch_index=2, batch_index=4, batch_count=4), Event.TRAINING_END)
-    assert "4/4 batches in 2.0 s" in lines(stream)[-1]
+    shown(view(Phase.TRAINING, STATS, batch_index=4, batch_count=4, **COUNTERS), Event.TRAINING_END)
+    clock.now += 9  # a host callback's, between phases
+    shown(view(None, STATS, **COUNTERS), Event.EPOCH_END)
+    assert lines(stream)[-1].startswith("Epoch  3/12 in 2.00 s - ")
 
 
-def test_closing_in_the_middle_of_a_phase_ends_the_line(terminal, view):
+def test_closing_in_the_middle_of_a_phase_leaves_the_bar_and_ends_the_line(terminal, view):
     shown = ProgressBar(terminal).bind(PLAN)
-    shown(view(Phase.TRAINING, batch_count=4), Event.TRAINING_START)
+    shown(view(Phase.TRAINING, NOTHING, batch_count=4, **COUNTERS), Event.TRAINING_START)
     shown.close()
-    assert terminal.getvalue().endswith("\n")
+    assert terminal.getvalue().endswith("| 0/4\n")
 
 
 def test_closing_twice_is_closing_once(terminal, run_phase):
@@ -132,26 +285,82 @@ def test_the_stream_is_standard_output_at_the_time_of_the_fit(capsys):
     assert capsys.readouterr().out == "Training on cpu:0\n"
 
 
-def test_a_fit_shows_device_compilation_and_each_phase(samples, linear_model):
+def names_in(line):
+    """The line with its numbers left out."""
+    return re.sub(r" \d[\d.e-]*(?=[ ,]|$)", "", line)
+
+
+@pytest.mark.parametrize("report", ["batch", "epoch"])
+def test_a_fit_shows_device_compilation_and_each_epoch(report):
     stream = io.StringIO()
-    training_loop = TrainingLoop(
-        TrainingEpochs(samples, 4),
-        in_batches(samples, 8),
-        optimizer=optax.sgd(0.1),
-        loss_fn=softmax_cross_entropy,
-        callbacks=[ProgressBar(stream)],
-        progress=False,
-    )
-    training_loop.fit(linear_model(), epochs=2)
-    shown = lines(stream)
-    assert shown[0].startswith("Training on ")
-    assert [line.split(" in ")[0] for line in shown if line.startswith("Compiled")] == [
-        "Compiled training_step",
-        "Compiled validation_step",
+    training_loop = small.training_loop(callbacks=[ProgressBar(stream)], report=report)
+    loop, _ = training_loop.fit(small.model(), epochs=2)
+    row = "in s - loss, validation_loss, accuracy, validation_accuracy, learning_rate"
+    assert lines(stream)[0].startswith("Training on ")
+    assert [names_in(line).removesuffix(", best") for line in lines(stream)[1:]] == [
+        "Compiled training_step in s",
+        "Compiled validation_step in s",
+        f"Epoch 1/2 {row}",
+        f"Epoch 2/2 {row}",
     ]
-    assert [line.split(" in ")[0] for line in shown if line.startswith("Epoch")] == [
-        "Epoch 1/2 training   5/5 batches",
-        "Epoch 1/2 validation 3/3 batches",
-        "Epoch 2/2 training   5/5 batches",
-        "Epoch 2/2 validation 3/3 batches",
-    ]
+    assert lines(stream)[3].endswith(", best")
+    assert f"loss {loop.stats['loss']:.4g}, validation_loss {loop.stats['validation_loss']:.4g}" in lines(stream)[4]
+
+
+def test_a_fit_that_goes_on_from_a_loop_counts_its_own_epochs():
+    stream = io.StringIO()
+    training_loop = small.training_loop(callbacks=[ProgressBar(stream)])
+    loop, _ = training_loop.fit(small.model(), epochs=2)
+    training_loop.fit(loop, epochs=1, limit_batches=1)
+    assert lines(stream)[-1].startswith("Epoch 1/1 in ")
+
+
+def cancel(scope, event, batch_index=0):
+    """A compiled callback that cancels `scope` at `event`, in the second epoch."""
+
+    def callback(loop, at):
+        if at is event:
+            return loop.cancel(scope, when=(loop.epoch_index == 1) & (loop.batch_index >= batch_index))
+        return loop
+
+    return callback
+
+
+@pytest.mark.parametrize(
+    ("callback", "names"),
+    [
+        (cancel(Scope.EPOCH, Event.UPDATE_START, 1), "loss, accuracy, learning_rate"),
+        (cancel(Scope.VALIDATION, Event.VALIDATION_START), "loss, accuracy, learning_rate"),
+        (cancel(Scope.BATCH, Event.UPDATE_START), "validation_loss, validation_accuracy, learning_rate"),
+    ],
+    ids=["epoch", "validation", "all batches"],
+)
+def test_an_epoch_of_which_something_was_cancelled_still_has_its_line(callback, names):
+    stream = io.StringIO()
+    training_loop = small.training_loop(callbacks=[callback, ProgressBar(stream)])
+    training_loop.fit(small.model(), epochs=3)
+    rows = [names_in(line).removesuffix(", best") for line in lines(stream) if line.startswith("Epoch")]
+    everything = "loss, validation_loss, accuracy, validation_accuracy, learning_rate"
+    assert rows == [f"Epoch 1/3 in s - {everything}", f"Epoch 2/3 in s - {names}", f"Epoch 3/3 in s - {everything}"]
+
+
+def test_a_fit_that_fails_on_a_terminal_puts_standard_output_back(terminal, monkeypatch):
+    @jl.on_host(Event.BATCH_END)
+    def fail(loop, event):
+        print("printed")
+        raise OSError("full")
+
+    monkeypatch.setattr(sys, "stdout", terminal)
+    training_loop = small.training_loop(callbacks=[fail], progress=True)
+    with pytest.raises(OSError, match="full"):
+        training_loop.fit(small.model(), epochs=1)
+    assert sys.stdout is terminal
+    assert "printed\n" in terminal.getvalue()
+    assert re.search(r"\r Epoch 1/1 \|[^\n]*\n$", terminal.getvalue())
+
+
+def test_an_evaluation_shows_nothing(terminal, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", terminal)
+    training_loop = small.training_loop(progress=True)
+    training_loop.evaluate(small.model(), jl.in_batches(small.samples(8), 4))
+    assert terminal.getvalue() == ""

@@ -1,0 +1,262 @@
+"""Where the console is drawn: on a terminal, in a notebook, or line by line into anything else."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+from jaxloop.callbacks.console_lines import EpochRow, Moment, bar_line, epoch_line, moment_line, table_lines
+
+_NOTEBOOK_WIDTH = 100
+
+
+class Screen(Protocol):
+    """Something to draw on.
+
+    Attributes:
+      live: whether a moment is drawn over the one before.
+      seconds: between one moment and the next.
+    """
+
+    live: bool
+    seconds: float
+
+    def show(self, moment: Moment) -> None:
+        """Shows where a phase stands."""
+        ...
+
+    def hide(self) -> None:
+        """Takes away the moment that is shown, if it can be."""
+        ...
+
+    def add(self, row: EpochRow) -> None:
+        """Writes what there is to say of an epoch."""
+        ...
+
+    def write(self, text: str) -> None:
+        """Writes a line."""
+        ...
+
+    def close(self) -> None:
+        """Leaves what is there as it is, and draws no more."""
+        ...
+
+
+def screen_on(file: TextIO | None) -> Screen:
+    """The screen that `file` is, or standard output for `None`."""
+    if file is None and _in_notebook():
+        return Notebook(sys.stdout)
+    given = sys.stdout if file is None else file
+    stream = given.stream if isinstance(given, _Above) else given  # a fit in the middle of another
+    return Terminal(stream) if _is_terminal(stream) else Lines(stream)
+
+
+class Lines:
+    """A pipe or a log file: a line for each epoch, and one a minute while an epoch lasts longer."""
+
+    live = False
+    seconds = 60.0
+
+    def __init__(self, file: TextIO):
+        self._file = file
+
+    def show(self, moment: Moment) -> None:
+        self.write(moment_line(moment))
+
+    def hide(self) -> None:
+        pass
+
+    def add(self, row: EpochRow) -> None:
+        self.write(epoch_line(row))
+
+    def write(self, text: str) -> None:
+        print(text, file=self._file, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class Terminal:
+    """A terminal: a bar, and a table that grows above it.
+
+    While there is a bar, what is printed to standard output comes to stand above it too.
+    """
+
+    live = True
+    seconds = 0.1
+
+    def __init__(self, file: TextIO):
+        self._file = file
+        self._ascii = not _can_encode_blocks(file)
+        self._table = _Table()
+        self._bar: Any = None
+        self._above: _Above | None = None
+
+    def show(self, moment: Moment) -> None:
+        line = bar_line(moment, self._width(), ascii=self._ascii)
+        if self._bar is None:
+            self._bar = tqdm(desc=line, bar_format="{desc}", file=self._file, leave=False)
+            self._above = _Above.standard_output()
+        else:
+            self._bar.set_description_str(line)
+
+    def hide(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._above is not None:
+            self._above.close()
+            self._above = None
+
+    def add(self, row: EpochRow) -> None:
+        self.write(self._table.add(row, self._width()))
+
+    def write(self, text: str) -> None:
+        tqdm.write(text, file=self._file)
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.leave = True
+        self.hide()
+
+    def _width(self) -> int:
+        return max(1, _columns(self._file) - 1)  # some terminals wrap once the last column is written
+
+
+class Notebook:
+    """A notebook's cell: the table is printed, and the bar is an output of its own, which is drawn over.
+
+    It needs no widgets.
+    """
+
+    live = True
+    seconds = 0.1
+
+    def __init__(self, file: TextIO):
+        self._file = file
+        self._table = _Table()
+        self._output: Any = None
+        self._shown = False
+
+    def show(self, moment: Moment) -> None:
+        self._draw(bar_line(moment, _NOTEBOOK_WIDTH))
+        self._shown = True
+
+    def hide(self) -> None:
+        if self._shown:
+            self._draw("")
+            self._shown = False
+
+    def add(self, row: EpochRow) -> None:
+        self.write(self._table.add(row, _NOTEBOOK_WIDTH))
+
+    def write(self, text: str) -> None:
+        print(text, file=self._file, flush=True)
+
+    def close(self) -> None:
+        pass
+
+    def _draw(self, text: str) -> None:
+        from IPython.display import display  # type: ignore[import-not-found]
+
+        if self._output is None:
+            self._output = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self._output.update({"text/plain": text}, raw=True)
+
+
+class _Table:
+    """A table in the making, whose header is said again where the columns change."""
+
+    def __init__(self) -> None:
+        self._header = ""
+
+    def add(self, row: EpochRow, width: int) -> str:
+        """What comes to stand under the table."""
+        header, line = table_lines(row, width)
+        if header == self._header:
+            return line
+        self._header = header
+        return f"{header}\n{line}"
+
+
+class _Above:
+    """Stands in for standard output while there is a bar: whole lines are written above it.
+
+    Whoever keeps it longer writes through it to the stream behind.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+        self._line = ""  # begun, and not ended yet
+        self._open = True
+
+    @classmethod
+    def standard_output(cls) -> "_Above | None":
+        """One in the place of standard output, unless that is no terminal or has been replaced already."""
+        if isinstance(sys.stdout, cls) or not _is_terminal(sys.stdout):
+            return None
+        above = cls(sys.stdout)
+        sys.stdout = above
+        return above
+
+    def write(self, text: str) -> int:
+        if not self._open:
+            return self.stream.write(text)
+        with tqdm.get_lock():
+            lines, newline, self._line = (self._line + text).rpartition("\n")
+            if newline:
+                tqdm.write(lines, file=self.stream)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def close(self) -> None:
+        """Puts standard output back, unless somebody else has replaced it since."""
+        self._open = False
+        if sys.stdout is self:
+            sys.stdout = self.stream
+        if self._line:
+            tqdm.write(self._line, file=self.stream)
+            self._line = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def __eq__(self, other: object) -> bool:
+        return True if other is self or other is self.stream else NotImplemented  # tqdm asks which bars are in the way
+
+    def __hash__(self) -> int:
+        return hash(self.stream)
+
+
+def _is_terminal(file: Any) -> bool:
+    return bool(getattr(file, "isatty", lambda: False)())
+
+
+def _in_notebook() -> bool:
+    """Whether this is the kernel of a notebook: IPython is there and has one."""
+    ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return hasattr(ipython(), "kernel")
+
+
+def _columns(file: TextIO) -> int:
+    try:
+        columns = os.get_terminal_size(file.fileno()).columns
+    except (OSError, ValueError, AttributeError):  # it has no descriptor, or that is no terminal
+        columns = 0
+    return columns or shutil.get_terminal_size().columns
+
+
+def _can_encode_blocks(file: TextIO) -> bool:
+    try:
+        "█▏".encode(getattr(file, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
