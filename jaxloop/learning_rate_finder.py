@@ -41,8 +41,8 @@ class LearningRateTest:
       losses: float32[steps], the mean loss of that step's batch, before its update. The last is what ended the test,
         if it ended early.
       smoothed: float64[steps], the same under a Gaussian window with a standard deviation of 3% of all steps.
-      suggestion: the smallest rate at which the smoothed loss has come nine tenths of its way from the first to its
-        lowest: short of the minimum, behind which the loss climbs, and yet not much slower.
+      suggestion: the rate at which the smoothed loss has come nine tenths of its way, from the mean over the first
+        tenth of the steps to its lowest: short of the minimum, behind which it climbs, and yet not much slower.
     """
 
     rates: np.ndarray

@@ -218,7 +218,8 @@ def _finish(figure: "Figure", panels: "list[Axes]", epochs: Table, best: int | N
             line = panel.axvline(epochs["epoch"][best], color=_GREY, linewidth=1, linestyle=":", zorder=0)
             handles[_best_label(epochs, best)] = line
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
+        columns = len(handles) if figure.get_figwidth() > 8 else 2
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False)
 
 
 def _best_label(epochs: Table, best: int) -> str:
