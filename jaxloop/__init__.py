@@ -19,6 +19,8 @@ from jaxloop.events import Plan as Plan
 from jaxloop.events import Scope as Scope
 from jaxloop.explain import explain as explain
 from jaxloop.history import History as History
+from jaxloop.learning_rate_finder import LearningRateTest as LearningRateTest
+from jaxloop.learning_rate_finder import find_learning_rate as find_learning_rate
 from jaxloop.loop import Loop as Loop
 from jaxloop.model import Model as Model
 from jaxloop.placement import default_device as default_device

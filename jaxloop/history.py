@@ -1,18 +1,21 @@
 """`History`: what a fit measured, by column; and the observer that writes it down."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
+from jaxloop.plots import draw_history, save
 from jaxloop.views import Columns, LoopView
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 Stopped = Literal["completed", "cancelled", "preempted"]
 
@@ -69,6 +72,36 @@ class History:
                 "as in `pip install 'jaxloop[data]'`, or pandas alone."
             ) from error
         return pandas.DataFrame({name: np.array(column) for name, column in getattr(self, rows).items()})
+
+    def plot(self, path: str | Path | None = None, *, names: Sequence[str] | None = None) -> "Figure":
+        """A figure with a panel for each metric over the epochs, and a lower one for the learning rate if it is known.
+
+        Training and validation are drawn side by side, lightly behind them training batch by batch, where each batch
+        was reported: batch b of n in epoch e at e - 1 + b / n. A dotted line marks the best epoch, that of the lowest
+        validation loss, or without one of the lowest loss; each panel's title says what was measured there.
+
+        Args:
+          path: where it is saved too, in the format that its ending names, such as `.png`; folders are made.
+          names: the columns to draw, such as `["loss", "gradient_norm"]`: metrics, or what callbacks recorded. None
+            for every metric.
+
+        Returns:
+          A matplotlib figure of its own, which pyplot does not know of: nothing pops up.
+
+        Raises:
+          ValueError: there is no epoch to draw, or no such column.
+          ModuleNotFoundError: matplotlib is not installed.
+
+        Example:
+          >>> losses = {"loss": np.array([2.0, 1.0]), "validation_loss": np.array([2.0, 1.5])}
+          >>> figure = History({"epoch": np.array([1, 2])} | losses, {}, "completed").plot()
+          >>> [panel.get_title(loc="left") for panel in figure.axes]
+          ['loss']
+        """
+        figure = draw_history(self.epochs, self.batches, names)
+        if path is not None:
+            save(figure, path)
+        return figure
 
     def __repr__(self) -> str:
         count = len(self.epochs.get("epoch", ()))

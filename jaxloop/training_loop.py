@@ -1,5 +1,7 @@
 """`TrainingLoop`: what is trained on what, by which rule; and the three ways to run it."""
 
+import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -283,6 +285,15 @@ class TrainingLoop:
         """
         batches = parts_of(batches, self._setup.batch_keys, "batches")
         return self._compiled(loop, run_phase)(loop, self._batch_count(loop, Phase.TRAINING), batches)
+
+    def _on_trial(self, training: Any) -> "TrainingLoop":
+        """One like it over other epochs, without validation, host callbacks and console. They share programs."""
+        trial = copy.copy(self)
+        compiled = sort_out(self._setup.callbacks).compiled
+        changes = {"training": training, "validation": None, "callbacks": compiled, "report": "batch"}
+        trial.training, trial.validation, trial.progress = training, None, False
+        trial._setup = dataclasses.replace(self._setup, **changes)
+        return trial
 
     def _step(self, loop: Loop, batch: Any, phase: Phase) -> Loop:
         batch = parts_of(batch, self._setup.batch_keys, "batch")

@@ -10,13 +10,13 @@ import jaxloop
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
     {"adapters", "data", "errors", "events", "losses", "schedules"},
-    {"model", "metrics", "placement"},
+    {"model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},
     {"steps", "wire", "history", "phases"},
     {"callbacks", "engine"},
     {"training_loop"},
-    {"explain"},
+    {"explain", "learning_rate_finder"},
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {

@@ -191,5 +191,17 @@ def test_the_extra_that_a_table_names_has_pandas():
     assert any(needed.startswith("pandas") for needed in project["optional-dependencies"]["data"])
 
 
+def test_a_plot_draws_the_columns_that_are_named_and_is_saved(tmp_path):
+    pytest.importorskip("matplotlib")
+    figure = TABLES.plot(tmp_path / "history.png", names=["loss"])
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["loss"]
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_extra_that_a_plot_names_has_matplotlib():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert any(needed.startswith("matplotlib") for needed in project["optional-dependencies"]["plot"])
+
+
 def test_the_example_in_the_docstring_runs():
     assert doctest.testmod(history).failed == 0

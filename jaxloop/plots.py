@@ -1,0 +1,232 @@
+"""Figures of what was measured: the columns of a fit, and the losses of a learning-rate range test."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxloop.events import Phase
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Table = Mapping[str, np.ndarray]
+
+#: Blue and vermilion of Okabe and Ito's palette, which the colour-blind tell apart.
+_COLORS = {Phase.TRAINING: "#0072B2", Phase.VALIDATION: "#D55E00"}
+_GREY = "#808080"
+_NO_PANEL = ("epoch", "batch", "step", "learning_rate", "seconds", "examples_per_second")
+_MARKED_POINTS = 40  # with more epochs than this the points of a curve are not marked one by one
+
+
+def draw_history(epochs: Table, batches: Table, names: Sequence[str] | None = None) -> "Figure":
+    """A figure with a panel for each metric over the epochs, and one for the learning rate.
+
+    Args:
+      epochs: columns of one row per epoch, as `History.epochs`.
+      batches: columns of one row per training batch, as `History.batches`; may be empty.
+      names: the columns to draw, in this order; None for every metric.
+
+    Raises:
+      ValueError: there is no epoch, or no such column; the message names it.
+      ModuleNotFoundError: matplotlib is not installed.
+    """
+    if not len(epochs.get("epoch", ())):
+        raise ValueError("History.plot: there is nothing to draw, as no epoch was begun. Fit at least one.")
+    names = _chosen(epochs, names)
+    figure, panels, rate_panel = _panels(len(names), with_rate=_measured(epochs, "learning_rate"))
+    best = _best_epoch(epochs)
+    per_epoch = _batches_per_epoch(batches)
+    for panel, name in zip(panels, names, strict=True):
+        if per_epoch > 1:
+            _draw_batches(panel, batches, name, per_epoch)
+        for phase in Phase:
+            _draw_epochs(panel, epochs, name, phase, best)
+        _title(panel, name, epochs, best)
+        if not panel.has_data():
+            panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", va="center", color=_GREY)
+    if rate_panel is not None:
+        _draw_rate(rate_panel, epochs, batches, per_epoch)
+    _finish(figure, panels if rate_panel is None else [*panels, rate_panel], epochs, best, per_epoch > 1)
+    return figure
+
+
+def draw_range_test(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, suggestion: float) -> "Figure":
+    """A figure of the losses of a learning-rate range test over the rate, with the rate that it suggests.
+
+    Args:
+      rates: float[steps], ascending.
+      losses: float[steps], of each batch.
+      smoothed: float[steps], the same smoothed.
+      suggestion: a rate.
+
+    Raises:
+      ModuleNotFoundError: matplotlib is not installed.
+    """
+    figure = _new_figure("LearningRateTest.plot", (6.4, 4.0))
+    panel = figure.subplots()
+    color = _COLORS[Phase.TRAINING]
+    panel.plot(rates, losses, color=color, alpha=0.3, linewidth=1, label="loss of a batch")
+    panel.plot(rates, smoothed, color=color, linewidth=2, label="smoothed")
+    if np.isfinite(suggestion):
+        panel.axvline(
+            suggestion, color=_COLORS[Phase.VALIDATION], linestyle="--", label=f"suggestion: {suggestion:.2g}"
+        )
+    panel.set_xscale("log")
+    panel.set_xlabel("learning rate")
+    panel.set_ylabel("loss")
+    if np.isfinite(smoothed).any():
+        low, start = np.nanmin(smoothed), smoothed[0]
+        room = max(start - low, 0.1 * abs(start), 1e-6)
+        panel.set_ylim(low - 0.3 * room, start + 0.7 * room)  # a loss that diverges would leave the rest flat
+    panel.legend(frameon=False)
+    _without_frame(panel)
+    return figure
+
+
+def save(figure: "Figure", path: str | Path) -> None:
+    """Writes `figure` to `path`, in the format that its ending names. Folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _chosen(epochs: Table, names: Sequence[str] | None) -> list[str]:
+    """The columns to draw: each metric has a twin of validation, measured or not."""
+    if names is None:
+        return [name for name in epochs if Phase.VALIDATION.stat(name) in epochs]
+    if isinstance(names, str) or not names:
+        raise ValueError(f"History.plot: `names` must be a list of one or more columns, got {names!r}.")
+    with_their_metric = {Phase.VALIDATION.stat(name) for name in epochs}
+    can_be = [name for name in epochs if name not in with_their_metric and name not in _NO_PANEL]
+    for name in names:
+        if name not in can_be:
+            raise ValueError(f"History.plot: there is no column {name!r} to draw; there are {', '.join(can_be)}.")
+    return list(names)
+
+
+def _new_figure(where: str, size: tuple[float, float]) -> "Figure":
+    """A figure that belongs to no window: pyplot does not know of it, so that nothing pops up or piles up."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{where}: it needs matplotlib, which is not installed. Install jaxloop with its extra `plot`, as in "
+            "`pip install 'jaxloop[plot]'`, or matplotlib alone."
+        ) from error
+    return Figure(figsize=size, layout="constrained")
+
+
+def _panels(count: int, *, with_rate: bool) -> "tuple[Figure, list[Axes], Axes | None]":
+    """A figure with `count` panels and, where asked, a lower one for the learning rate below all."""
+    columns = 2 if count in (2, 4) else min(count, 3)
+    rows = math.ceil(count / columns)
+    heights = [1.0] * rows + [0.45] * with_rate
+    figure = _new_figure("History.plot", (max(4.2 * columns, 6.4), 0.7 + 2.9 * sum(heights)))
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    panels = [figure.add_subplot(grid[index // columns, index % columns]) for index in range(count)]
+    return figure, panels, figure.add_subplot(grid[rows, :]) if with_rate else None
+
+
+def _measured(table: Table, name: str) -> bool:
+    return name in table and not np.isnan(table[name]).all()
+
+
+def _best_epoch(epochs: Table) -> int | None:
+    """The row of the epoch with the lowest loss, of validation where there is one; None where none is a number."""
+    for name in ("validation_loss", "loss"):
+        if _measured(epochs, name):
+            return int(np.nanargmin(epochs[name]))
+    return None
+
+
+def _batches_per_epoch(batches: Table) -> int:
+    """How many batches the longest epoch had, of which each has a row; 0 where only the last one has."""
+    if not len(batches.get("batch", ())) or not (batches["batch"] == 1).any():
+        return 0
+    return int(batches["batch"].max())
+
+
+def _draw_batches(panel: "Axes", batches: Table, name: str, per_epoch: int) -> None:
+    """The curve of the batches: batch b of n in epoch e lies at e - 1 + b / n, so that the last lies at e."""
+    if not _measured(batches, name):
+        return
+    place = batches["epoch"] - 1 + batches["batch"] / per_epoch
+    begins = np.flatnonzero(np.diff(batches["epoch"])) + 1  # statistics begin anew with an epoch: so does the curve
+    place, values = (np.insert(column.astype(float), begins, np.nan) for column in (place, batches[name]))
+    panel.plot(place, values, color=_COLORS[Phase.TRAINING], alpha=0.3, linewidth=1, label="training, batch by batch")
+
+
+def _draw_epochs(panel: "Axes", epochs: Table, name: str, phase: Phase, best: int | None) -> None:
+    """The curve of one phase, its value in the best epoch marked."""
+    column = phase.stat(name)
+    if not _measured(epochs, column):
+        return
+    color, x, y = _COLORS[phase], epochs["epoch"], epochs[column]
+    marker = "o" if len(x) <= _MARKED_POINTS else ""
+    panel.plot(x, y, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=phase.value)
+    if best is not None:
+        panel.plot(x[best], y[best], "o", color=color, markersize=8, markerfacecolor="none", markeredgewidth=1.5)
+
+
+def _title(panel: "Axes", name: str, epochs: Table, best: int | None) -> None:
+    """The column's name, and at the right what it was in the best epoch, in the colours of the curves."""
+    panel.set_title(name, loc="left", fontsize="medium", fontweight="bold")
+    if best is None:
+        return
+    beside: Any = None
+    for phase in reversed(list(Phase)):
+        column = phase.stat(name)
+        if column not in epochs or np.isnan(epochs[column][best]):
+            continue
+        text = f"{epochs[column][best]:.4g}"
+        style: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "color": _COLORS[phase]}
+        if beside is None:
+            beside = panel.annotate(text, (1, 1), (0, 6), xycoords="axes fraction", va="baseline", **style)
+        else:
+            beside = panel.annotate(text, (0, 0), (-8, 0), xycoords=beside, va="bottom", **style)
+
+
+def _draw_rate(panel: "Axes", epochs: Table, batches: Table, per_epoch: int) -> None:
+    """The learning rate, batch by batch where it is known so."""
+    if per_epoch > 1 and _measured(batches, "learning_rate"):
+        x, y = batches["epoch"] - 1 + batches["batch"] / per_epoch, batches["learning_rate"]
+    else:
+        x, y = epochs["epoch"], epochs["learning_rate"]
+    panel.plot(x, y, color=_GREY, linewidth=1.8, marker="o" if len(x) == 1 else "")
+    panel.set_title("learning_rate", loc="left", fontsize="medium", fontweight="bold")
+
+
+def _finish(figure: "Figure", panels: "list[Axes]", epochs: Table, best: int | None, by_batch: bool) -> None:
+    """Epochs below, the best one marked, and one legend for all."""
+    from matplotlib.ticker import MaxNLocator
+
+    first, last = epochs["epoch"][0], epochs["epoch"][-1]
+    start = first - 1 if by_batch else first
+    margin = 0.03 * max(last - start, 1)
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        panel.set_xlim(start - margin, last + margin)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.set_xlabel("epoch")
+        _without_frame(panel)
+        handles |= {str(line.get_label()): line for line in panel.get_legend_handles_labels()[0]}
+        if best is not None:
+            line = panel.axvline(epochs["epoch"][best], color=_GREY, linewidth=1, linestyle=":", zorder=0)
+            handles[_best_label(epochs, best)] = line
+    if handles:
+        columns = len(handles) if figure.get_figwidth() > 8 else 2
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False)
+
+
+def _best_label(epochs: Table, best: int) -> str:
+    name = "validation_loss" if _measured(epochs, "validation_loss") else "loss"
+    return f"epoch {epochs['epoch'][best]}, lowest {name}"
+
+
+def _without_frame(panel: "Axes") -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(visible=True, alpha=0.25, linewidth=0.6)
