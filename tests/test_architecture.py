@@ -22,7 +22,11 @@ ROOMS = {
     "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
     "engine": [{"checks", "feed", "programs", "probe", "host"}, {"run"}, {"setup"}],
     "data": [{"collate", "samples"}, {"epochs"}, {"nonuniform", "repeat"}],
-    "callbacks": [{"clipping", "csv_logger", "progress_bar"}],
+    "callbacks": [
+        {"clipping", "csv_logger", "progress_bar", "event_file", "png"},
+        {"summaries"},
+        {"image_saver", "tensorboard_logger"},
+    ],
 }
 #: Upper floors within a floor: `phases` stands on `steps`, both below the callbacks and the engine.
 STAIRS = {("phases", "steps")}

@@ -2,4 +2,6 @@
 
 from jaxloop.callbacks.clipping import clip_by_global_norm as clip_by_global_norm
 from jaxloop.callbacks.csv_logger import CSVLogger as CSVLogger
+from jaxloop.callbacks.image_saver import ImageSaver as ImageSaver
 from jaxloop.callbacks.progress_bar import ProgressBar as ProgressBar
+from jaxloop.callbacks.tensorboard_logger import TensorBoardLogger as TensorBoardLogger
