@@ -105,7 +105,7 @@ class ScalarRows:
         """The records of these rows, one after the other.
 
         Args:
-          times: float64[rows], seconds since 1970.
+          times: float64[rows], seconds since 1970; at least one row.
           steps: int[rows], at least 0.
           values: float32[rows, tags].
         """
