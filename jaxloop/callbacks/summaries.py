@@ -1,4 +1,4 @@
-"""What TensorBoard shows besides scalars, as tensorboardX summaries: histograms, images, hyperparameters."""
+"""What TensorBoard shows, as tensorboardX summaries: scalars, histograms, images, hyperparameters."""
 
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +12,16 @@ from jaxloop.callbacks.png import encoded, pixels
 
 _BINS = 64
 _STATUS_FAILURE = 2  # in tensorboardX's api.proto
+
+
+def scalars(values: Mapping[str, Any]) -> Any:
+    """A scalar under each tag, a `Summary`."""
+    from tensorboardX import summary
+
+    found = summary.Summary()
+    for tag, value in values.items():
+        found.value.add(tag=tag, simple_value=float(value))
+    return found
 
 
 def histograms(prefix: str, tree: Any) -> Any:

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -13,12 +14,12 @@ import numpy as np
 from jaxloop.callback import HostDeclaration, Reads
 from jaxloop.callbacks.event_file import EventFile, ScalarRows
 from jaxloop.callbacks.png import require_pillow
-from jaxloop.callbacks.summaries import histograms, images, plain_hyperparameters, session_end, session_start
+from jaxloop.callbacks.summaries import histograms, images, plain_hyperparameters, scalars, session_end, session_start
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.loop import Loop
 from jaxloop.views import Columns
 
-_ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE = 1024
 _SECONDS_AT_MOST = 1.0
 _EVENTS = (
     *(Event.FIT_START, Event.TRAINING_START, Event.BATCH_END),
@@ -39,7 +40,7 @@ class TensorBoardLogger:
     - `batch_<metric>`, `batch_learning_rate` and what callbacks recorded at the index of the training batch over the
       loop's life, from 0, each metric a mean over the epoch so far; none with `report="epoch"`.
 
-    Rows are written at the end of each phase, and in a phase once 256 wait or the last were written a second ago. What
+    Rows are written at the end of each phase, and in a phase once 1024 wait or the last were written a second ago. What
     is written outlives the process, and no write waits for the disk. Where one fails, as on a full disk, a warning
     tells it, what was written before stays readable, and training goes on without.
 
@@ -113,10 +114,11 @@ class _Run:
         self._encoders: dict[tuple[str, ...], ScalarRows] = {}
         self._recorded: list[str] = []  # names of statistics that are no metric
         self._failed = self._completed = False
+        self._by_batch = plan.report == "batch"
         self._began = self._compiling = 0.0
-        self._counted = self._examples = 0  # rows of this phase, and examples of its training
-        self._columns: Columns | None = None  # the latest of the rows that wait
-        self._bits = bytearray()  # of those rows, see Columns.bits
+        self._counted = 0  # rows of this phase
+        self._latest: Columns | None = None
+        self._bits = bytearray()  # of the rows that wait, see Columns.bits
         self._times: list[float] = []  # when each of them came
         self._written = 0.0  # when the last were written
 
@@ -124,7 +126,7 @@ class _Run:
         if event is Event.FIT_START:
             self._open(loop)
         elif event is Event.TRAINING_START:
-            self._began, self._compiling, self._examples = time.perf_counter(), 0.0, 0
+            self._began, self._compiling = time.perf_counter(), 0.0
             self._written = time.time()
         elif event is Event.UPDATE_START:
             self._look_at_gradient(loop)
@@ -136,15 +138,13 @@ class _Run:
             self._completed = True
 
     def rows(self, columns: Columns) -> None:
-        self._counted += columns.count
-        if columns.phase is not Phase.TRAINING:
-            return
-        self._examples += columns.count * columns.batch_size
-        if self._plan.report == "batch":
+        count = columns.count
+        self._counted += count
+        self._latest = columns
+        if self._by_batch and columns.phase is Phase.TRAINING:
             now = time.time()
-            self._times += [now] * columns.count  # before the rows: where Ctrl-C falls in between, none has no time
+            self._times += [now] * count  # before the rows: where Ctrl-C falls in between, none has no time
             self._bits += columns.bits()
-            self._columns = columns
             if len(self._times) >= _ROWS_AT_ONCE or now - self._written >= _SECONDS_AT_MOST:
                 self._write_waiting()
 
@@ -157,7 +157,8 @@ class _Run:
         self._write_waiting()
         if self._options.hyperparameters:
             self._write("", lambda file: file.add(session_end(self._completed), 0))
-        self._close_files()
+        for folder in self._files:
+            self._write(folder, EventFile.close)
 
     def _open(self, loop: Any) -> None:
         own = {phase.stat(name) for phase in Phase for name in self._plan.metrics}
@@ -178,26 +179,22 @@ class _Run:
 
     def _end_phase(self, loop: Any, phase: Phase) -> None:
         self._write_waiting()
-        if self._counted:
+        if self._counted and self._latest is not None:
             values = {f"epoch_{name}": loop.stats[phase.stat(name)] for name in self._plan.metrics}
             if phase is Phase.TRAINING:
                 seconds = time.perf_counter() - self._began - self._compiling
-                values["epoch_examples_per_second"] = self._examples / max(seconds, 1e-9)
-            self._write_values(_FOLDERS[phase], loop, values)
+                values["epoch_examples_per_second"] = self._counted * self._latest.batch_size / max(seconds, 1e-9)
+            self._write_summary(_FOLDERS[phase], scalars(values), loop)
         self._counted = 0
 
     def _end_epoch(self, loop: Any) -> None:
         options = self._options
-        values = {f"epoch_{name}": loop.stats[name] for name in self._logged(loop.stats)}
-        if values:
-            self._write_values("train", loop, values)
-        step = int(loop.epoch) - 1
+        logged = {f"epoch_{name}": loop.stats[name] for name in self._logged(loop.stats)}
+        self._write_summary("train", scalars(logged), loop)
         if options.weight_histograms is not None and int(loop.epoch) % options.weight_histograms == 0:
-            weights = histograms("weights", loop.model.params)
-            self._write("train", lambda file: file.add(weights, step))
+            self._write_summary("train", histograms("weights", loop.model.params), loop)
         if options.images is not None:
-            pictures = images(options.images(loop))
-            self._write("train", lambda file: file.add(pictures, step))
+            self._write_summary("train", images(options.images(loop)), loop)
 
     def _look_at_gradient(self, loop: Any) -> None:
         step = int(loop.step)
@@ -209,17 +206,17 @@ class _Run:
         """The names beside the metrics; without the learning rate where the optimizer exposes none."""
         return [name for name in self._recorded if name != "learning_rate" or not np.isnan(stats[name]).all()]
 
-    def _write_values(self, folder: str, loop: Any, values: Mapping[str, Any]) -> None:
-        row = np.array([[float(value) for value in values.values()]], np.float32)
-        records = self._encoder(list(values)).encode(np.array([time.time()]), np.array([int(loop.epoch) - 1]), row)
-        self._write(folder, lambda file: file.write(records))
+    def _write_summary(self, folder: str, summary: Any, loop: Any) -> None:
+        """Writes what belongs to an epoch, if there is anything."""
+        if summary.value:
+            step = int(loop.epoch) - 1
+            self._write(folder, lambda file: file.add(summary, step))
 
     def _write_waiting(self) -> None:
-        if self._columns is None:
+        if not self._bits or self._latest is None:
             return
-        columns = self._columns.with_bits(bytes(self._bits))
+        columns = self._latest.with_bits(bytes(self._bits))
         times = np.array(self._times[: columns.count])
-        self._columns = None
         self._bits.clear()
         self._times.clear()
         names = [*self._plan.metrics, *self._logged(columns)]
@@ -243,18 +240,16 @@ class _Run:
                 self._files[folder] = EventFile(self._folder / folder)
             write(self._files[folder])
         except OSError as error:
-            self._failed = True
-            self._close_files()
+            self._failed, self._by_batch = True, False
+            for file in self._files.values():
+                with suppress(OSError):
+                    file.close()
             warnings.warn(
                 f"TensorBoardLogger: {str(self._folder / folder)!r} cannot be written, {error}. What was written "
                 "before is whole; training goes on, and this fit writes no more.",
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-    def _close_files(self) -> None:
-        for file in self._files.values():
-            file.close()
 
 
 def _new_folder(root: Path) -> Path:

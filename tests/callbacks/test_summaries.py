@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxloop.callbacks.event_file import EventFile
-from jaxloop.callbacks.summaries import histograms, images, plain_hyperparameters, session_end, session_start
+from jaxloop.callbacks.summaries import histograms, images, plain_hyperparameters, scalars, session_end, session_start
 from tests import event_files
 
 
@@ -22,6 +22,13 @@ def read_back(tmp_path):
         return event_files.read(tmp_path)
 
     return read
+
+
+def test_scalars_are_read_back_with_their_tags(read_back):
+    found = read_back(scalars({"epoch_loss": np.float32(0.1), "epoch_rate": jnp.float32(3), "bad": np.nan}))
+    assert found.Tags()["scalars"] == ["epoch_loss", "epoch_rate", "bad"]
+    assert found.Scalars("epoch_loss")[0].value == np.float32(0.1)
+    assert found.Scalars("epoch_rate")[0].step == 7
 
 
 def test_each_array_of_a_tree_has_a_histogram_under_its_path(read_back):
