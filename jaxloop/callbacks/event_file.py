@@ -89,7 +89,6 @@ class ScalarRows:
         event, values = _event(tags)
         header = len(event).to_bytes(8, "little")
         header += masked_crc32c(header).to_bytes(4, "little")
-        self.tags = tuple(tags)
         self._record = np.frombuffer(header + event + bytes(4), np.uint8)
         self._time = len(header) + 1
         self._step = self._time + 9
