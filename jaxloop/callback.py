@@ -39,10 +39,22 @@ class Callback(Protocol):
 
 @dataclass(frozen=True)
 class HostDeclaration:
-    """What a host callback says of itself: the events it is called at, and what it reads there."""
+    """What a host callback says of itself: the events it is called at, and what it reads there.
+
+    Attributes:
+      events: all of them.
+      reads: at each event that is not among `deeper`.
+      deeper: single events at which it reads more. So who observes rows may see the loop between two phases, or a
+        gradient, and pays for that event alone.
+    """
 
     events: frozenset[Event]
     reads: Reads
+    deeper: tuple[tuple[Event, Reads], ...] = ()
+
+    def reads_at(self, event: Event) -> Reads:
+        """What it reads at `event`."""
+        return dict(self.deeper).get(event, self.reads)
 
 
 def on_host(*events: Event, reads: Reads = "stats") -> Callable[[Target], Target]:

@@ -13,7 +13,7 @@ FLOORS = [
     {"model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},
-    {"steps", "wire", "history", "phases"},
+    {"console", "files", "history", "phases", "steps", "wire"},
     {"callbacks", "engine"},
     {"training_loop"},
     {"explain", "learning_rate_finder"},
@@ -21,7 +21,11 @@ FLOORS = [
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {
     "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
-    "callbacks": [{"clipping", "csv_logger", "console_lines", "console_times", "ema", "non_finite", "patience", "scheduling"}, {"console_screen"}, {"progress_bar"}],
+    "callbacks": [
+        {"clipping", "csv_logger", "ema", "image_saver", "non_finite"}
+        | {"patience", "progress_bar", "scheduling", "tensorboard_logger"}
+    ],
+    "console": [{"lines", "times"}, {"screen"}],
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "engine": [
         {"checks", "fusing", "interrupts", "ledger", "probe", "programs", "source", "specification"},
@@ -31,6 +35,7 @@ ROOMS = {
         {"setup"},
         {"compiled"},
     ],
+    "files": [{"event_file", "png"}, {"summaries"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
     "schedules": [{"shapes"}, {"segments"}, {"ready"}],
 }

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxloop.callback import bound, fire, name_of, on_host, sort_out
+from jaxloop.callback import HostDeclaration, bound, fire, name_of, on_host, sort_out
 from jaxloop.events import Event, Phase, Plan, Scope
 
 
@@ -42,6 +42,12 @@ def test_a_declaration_holds_events_and_what_is_read():
     declared = on_host(Event.BATCH_END, Event.FIT_END, reads="loop")(lambda loop, event: None)
     assert declared.host_declaration.events == {Event.BATCH_END, Event.FIT_END}
     assert declared.host_declaration.reads == "loop"
+
+
+def test_a_declaration_may_read_more_at_single_events():
+    declaration = HostDeclaration(frozenset({Event.BATCH_END, Event.EPOCH_END}), "stats", ((Event.EPOCH_END, "loop"),))
+    assert declaration.reads_at(Event.BATCH_END) == "stats"
+    assert declaration.reads_at(Event.EPOCH_END) == "loop"
 
 
 def test_a_host_callback_reads_statistics_by_default():

@@ -10,25 +10,30 @@ import pytest
 
 import jaxloop as jl
 from jaxloop import Event
-from tests import small
+from tests import event_files, small
 from tests.test_training_loop import counted_compiles, steps_in
 
 IMAGES, LABELS = np.zeros((4, 4), np.float32), np.zeros(4, np.int32)
 
 
 class Broken:
-    """Batches of which the second raises."""
+    """Batches that raise in place of the one `at`, once `passes` over them have gone well."""
 
-    def __init__(self, batches: Any, error: BaseException):
+    def __init__(self, batches: Any, error: BaseException, *, at: int = 1, passes: int = 0):
         self.batches = batches
         self.error = error
+        self.at = at
+        self.passes = passes
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        yield self.batches[0]
-        raise self.error
+        self.passes -= 1
+        for index, batch in enumerate(self.batches):
+            if index == self.at and self.passes < 0:
+                raise self.error
+            yield batch
 
 
 def failing(how: str, error: BaseException) -> dict[str, Any]:
@@ -45,6 +50,44 @@ def failing(how: str, error: BaseException) -> dict[str, Any]:
     return {"callbacks": [raises]}
 
 
+def loggers(folder: Path) -> list[Any]:
+    return [jl.callbacks.CSVLogger(folder / "log.csv"), jl.callbacks.TensorBoardLogger(folder / "stats")]
+
+
+def whole_rows(folder: Path) -> list[int]:
+    """The training steps in the logs, once the CSV file's lines are whole and TensorBoard reads the same rows."""
+    text = (folder / "log.csv").read_text(encoding="utf-8")
+    assert text.endswith("\n")
+    header, *rows = [line.split(",") for line in text.splitlines()]
+    assert all(len(row) == len(header) for row in rows)
+    table = [dict(zip(header, row, strict=True)) for row in rows if "training" in row]
+    found = event_files.scalars(event_files.only_run(folder / "stats") / "train")
+    for name in ("loss", "accuracy", "learning_rate"):
+        expected = {int(row["step"]) - 1: float(np.float32(row[name])) for row in table}
+        assert found.get(f"batch_{name}", {}) == expected
+    return [int(row["step"]) for row in table]
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 2])
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 0), (0, 1), (1, 1), (2, 2)])
+def test_an_exception_from_the_data_at_any_batch_leaves_the_rows_before_it(
+    epoch: int, batch: int, steps_per_dispatch: int, tmp_path: Path
+) -> None:
+    class Mine(Exception):
+        pass
+
+    training: list[Any] = list(jl.TrainingEpochs(small.samples(12), 4)[:3])
+    training[epoch] = Broken(training[epoch], Mine(), at=batch, passes=1 if epoch == 0 else 0)
+    training_loop = small.training_loop(
+        training=training, validation=None, callbacks=loggers(tmp_path), steps_per_dispatch=steps_per_dispatch
+    )
+    with pytest.raises(Mine) as caught:
+        training_loop.fit(small.model(), 3)
+    assert f"in epoch {epoch}" in "\n".join(caught.value.__notes__)
+    sent = batch - batch % steps_per_dispatch  # what was gathered for a dispatch that never came is lost
+    assert whole_rows(tmp_path) == list(range(1, 3 * epoch + sent + 1))
+
+
 @pytest.mark.parametrize("steps_per_dispatch", [1, 2])
 @pytest.mark.parametrize("error", [KeyError("mine"), StopIteration("mine"), KeyboardInterrupt("mine")], ids=repr)
 @pytest.mark.parametrize("how", ["data", "observer", "host"])
@@ -52,8 +95,7 @@ def test_an_exception_keeps_its_type_says_where_and_leaves_the_loop_and_whole_lo
     how: str, error: BaseException, steps_per_dispatch: int, tmp_path: Path
 ) -> None:
     changes = failing(how, type(error)("mine"))
-    logger = jl.callbacks.CSVLogger(tmp_path / "log.csv")
-    changes["callbacks"] = [logger, *changes.get("callbacks", [])]
+    changes["callbacks"] = [*loggers(tmp_path), *changes.get("callbacks", [])]
     training_loop = small.training_loop(**changes, steps_per_dispatch=steps_per_dispatch, validation=None)
     stopped_early = how == "data" and isinstance(error, StopIteration)  # Python makes it a RuntimeError
     with pytest.raises(RuntimeError if stopped_early else type(error)) as caught:
@@ -67,10 +109,9 @@ def test_an_exception_keeps_its_type_says_where_and_leaves_the_loop_and_whole_lo
     loop = caught.value.loop  # type: ignore[attr-defined]
     assert 3 <= int(loop.step) <= 6
     assert np.isfinite(np.asarray(loop.model.params["kernel"])).all()
-    header, *rows = [line.split(",") for line in (tmp_path / "log.csv").read_text(encoding="utf-8").splitlines()]
-    assert [int(row[header.index("step")]) for row in rows] == list(range(1, len(rows) + 1))
-    assert len(rows) >= int(loop.step) - (0 if how == "data" else steps_per_dispatch)
-    assert all(len(row) == len(header) for row in rows)
+    steps = whole_rows(tmp_path)
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) >= int(loop.step) - (0 if how == "data" else steps_per_dispatch)
     if how != "data":
         again, _ = training_loop.fit(loop, 1)
         assert int(again.step) == int(loop.step) + 3
@@ -78,7 +119,7 @@ def test_an_exception_keeps_its_type_says_where_and_leaves_the_loop_and_whole_lo
 
 @pytest.mark.parametrize("event", list(Event), ids=lambda event: event.name)
 @pytest.mark.parametrize("kind", ["compiled", "host"])
-def test_an_exception_at_any_event_names_the_callback_and_closes_the_log(
+def test_an_exception_at_any_event_names_the_callback_and_closes_the_logs(
     kind: str, event: Event, tmp_path: Path
 ) -> None:
     class Mine(Exception):
@@ -93,8 +134,7 @@ def test_an_exception_at_any_event_names_the_callback_and_closes_the_log(
     def host(loop, at):
         raise Mine
 
-    path = tmp_path / "log.csv"
-    callbacks = [jl.callbacks.CSVLogger(path), compiled if kind == "compiled" else host]
+    callbacks = [*loggers(tmp_path), compiled if kind == "compiled" else host]
     with counted_compiles() as counts, pytest.raises(Mine) as caught:
         small.training_loop(callbacks=callbacks).fit(small.model(), 2)
     assert f"'{kind}' at {event.name}" in "\n".join(caught.value.__notes__).replace(
@@ -102,10 +142,13 @@ def test_an_exception_at_any_event_names_the_callback_and_closes_the_log(
     )
     if kind == "compiled":
         assert steps_in(counts) == {}
-        assert not path.exists()  # found out by tracing, before anything began
+        assert list(tmp_path.iterdir()) == []  # found out by tracing, before anything began
     else:
-        path.rename(tmp_path / "moved.csv")
-        assert (tmp_path / "moved.csv").read_text(encoding="utf-8").endswith("\n")
+        (tmp_path / "moved").mkdir()
+        for path in ("log.csv", "stats"):
+            (tmp_path / path).rename(tmp_path / "moved" / path)
+        steps = whole_rows(tmp_path / "moved")
+        assert steps == list(range(1, len(steps) + 1))
 
 
 @pytest.mark.parametrize(
@@ -148,10 +191,18 @@ def test_two_callbacks_that_write_one_name_are_told(verb: str) -> None:
         small.training_loop(callbacks=[first, second]).fit(small.model(), 1)
 
 
-def test_a_log_below_a_file_is_refused_before_any_step_is_compiled(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: jl.callbacks.CSVLogger(folder / "log.csv"), r"CSVLogger: the folder of .*cannot be made"),
+        (jl.callbacks.TensorBoardLogger, r"TensorBoardLogger: no folder can be made below .*file"),
+    ],
+    ids=["csv", "tensorboard"],
+)
+def test_a_log_below_a_file_is_refused_before_any_step_is_compiled(make: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    logger = jl.callbacks.CSVLogger(tmp_path / "file" / "log.csv")
-    with counted_compiles() as counts, pytest.raises(OSError, match=r"CSVLogger: the folder of .*cannot be made"):
+    logger = make(tmp_path / "file")
+    with counted_compiles() as counts, pytest.raises(OSError, match=message):
         small.training_loop(callbacks=[logger]).fit(small.model(), 1)
     assert steps_in(counts) == {}
     assert (tmp_path / "file").read_text() == "mine"

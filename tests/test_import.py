@@ -8,7 +8,7 @@ import pytest
 BEFORE_FIT = """
 import sys
 import jaxloop as jl
-heavy = {"matplotlib", "tensorboardX", "orbax", "flax", "torch", "pandas"} & set(sys.modules)
+heavy = {"matplotlib", "tensorboardX", "PIL", "orbax", "flax", "torch", "pandas"} & set(sys.modules)
 assert not heavy, heavy
 
 import numpy as np, optax
@@ -22,7 +22,12 @@ jl.TrainingLoop(
     optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=0.1),
     loss_fn=jl.losses.softmax_cross_entropy,
     metrics=["accuracy"],
-    callbacks=[jl.callbacks.clip_by_global_norm(1.0), jl.callbacks.CSVLogger("unused/log.csv")],
+    callbacks=[
+        jl.callbacks.clip_by_global_norm(1.0),
+        jl.callbacks.CSVLogger("unused/log.csv"),
+        jl.callbacks.TensorBoardLogger("unused/stats"),
+        jl.callbacks.ImageSaver("unused/images"),
+    ],
 )
 shapes = (jl.shapes.linear, jl.shapes.cosine, jl.shapes.exponential, jl.shapes.polynomial(2), jl.shapes.Shape(np.exp))
 for segments in (jl.one_cycle(0.1), jl.warmup_cosine(0.1, 0.05), *(jl.one_cycle(0.1, shape=shape) for shape in shapes)):

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from jaxloop.callback import on_host
-from jaxloop.callbacks.console_lines import EpochRow, Moment
-from jaxloop.callbacks.console_screen import Screen, screen_on
-from jaxloop.callbacks.console_times import Times
+from jaxloop.console.lines import EpochRow, Moment
+from jaxloop.console.screen import Screen, screen_on
+from jaxloop.console.times import Times
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.views import Columns, LoopView
 

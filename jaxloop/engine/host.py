@@ -20,7 +20,8 @@ class Host:
     """The host callbacks of one fit, in tables by event.
 
     In a phase a callback that reads statistics and whose only step event is `BATCH_END` is an observer: it is
-    given rows. Every other one that has step events is called there, and the step is cut for it.
+    given rows. Every other one that has step events is called there, and the step is cut for it; so it is for an
+    observer at the step events where it reads more.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class Host:
     @property
     def may_change_the_loop(self) -> bool:
         """Whether a callback reads the loop, and so may give back another."""
-        return any(callback.host_declaration.reads == "loop" for callback in self.callbacks)
+        declarations = [callback.host_declaration for callback in self.callbacks]
+        return any(declared.reads_at(event) == "loop" for declared in declarations for event in declared.events)
 
     def cuts(self, phase: Phase) -> frozenset[Event]:
         """The step events at which the step must come back to the host."""
@@ -57,7 +59,7 @@ class Host:
         for callback in self._at[event]:
             if phase is not None and event not in self._cuts(callback, phase):
                 continue
-            if callback.host_declaration.reads == "loop":
+            if callback.host_declaration.reads_at(event) == "loop":
                 loop = self._call_with_loop(callback, loop, event, in_step=phase is not None)
             else:
                 loop = self._call_with_view(callback, loop, event)
@@ -68,7 +70,8 @@ class Host:
         """What takes the rows of a dispatch in `phase`, in list order, each with its name in the ledger."""
         found: list[Observer] = []
         for callback in self.callbacks:
-            if Event.BATCH_END in callback.host_declaration.events and not self._cuts(callback, phase):
+            events = callback.host_declaration.events - self._cuts(callback, phase)
+            if Event.BATCH_END in events:
                 by_row = functools.partial(self._call_by_row, callback)
                 observe = functools.partial(_rows, callback) if hasattr(callback, "rows") else by_row
                 found.append((observe, self._laps[id(callback)]))
@@ -108,8 +111,9 @@ class Host:
     def _cuts(self, callback: Any, phase: Phase) -> frozenset[Event]:
         declaration = callback.host_declaration
         events = declaration.events & {Event.BATCH_START, phase.step_event, Event.BATCH_END}
-        observes = declaration.reads == "stats" and events == {Event.BATCH_END}
-        return frozenset() if observes else events
+        deeper = events.intersection(dict(declaration.deeper))
+        observes = declaration.reads == "stats" and events - deeper == {Event.BATCH_END}
+        return deeper if observes else events
 
     def _call_with_loop(self, callback: Any, loop: Loop, event: Event, *, in_step: bool) -> Loop:
         with noted(callback, event):
@@ -137,7 +141,7 @@ class Host:
     def _view(self, callback: Any, values: Any, event: Event) -> Scope:
         """Calls with a view of `values`; what the callback cancelled."""
         cancelled: list[Scope] = []
-        reads = callback.host_declaration.reads
+        reads = callback.host_declaration.reads_at(event)
         view = LoopView(values, reads=reads, name=name_of(callback), cancel=cancelled.append)
         with noted(callback, event):
             result = callback(view, event)

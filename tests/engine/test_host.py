@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxloop.callback import on_host
+from jaxloop.callback import HostDeclaration, on_host
 from jaxloop.engine.host import Host
 from jaxloop.events import Event, Phase, Scope
 from jaxloop.loop import COUNTERS, Loop
@@ -52,6 +52,54 @@ def test_a_phase_is_cut_at_its_own_events(phase, cuts):
 
 def test_who_is_asked_for_in_one_phase_does_not_cut_the_other():
     assert host(declared(Event.UPDATE_START, reads="step")).cuts(Phase.VALIDATION) == frozenset()
+
+
+def observer(*deeper, seen=None):
+    """A class that observes rows, and reads more at the events of `deeper`."""
+
+    class Observer:
+        host_declaration = HostDeclaration(
+            frozenset({Event.BATCH_END, Event.EPOCH_END, *dict(deeper)}), "stats", tuple(deeper)
+        )
+
+        def __call__(self, loop, event):
+            if seen is not None:
+                seen.append((type(loop), event))
+
+        def rows(self, columns):
+            raise AssertionError("not delivered in these tests")
+
+    return Observer()
+
+
+def test_an_observer_that_reads_the_loop_between_phases_cuts_nothing_and_is_given_rows():
+    one = host(observer((Event.EPOCH_END, "loop")))
+    assert one.cuts(Phase.TRAINING) == frozenset()
+    assert len(one.observers(Phase.TRAINING)) == 1
+    assert one.may_change_the_loop
+
+
+def test_an_observer_that_reads_the_step_at_one_event_cuts_there_alone_and_is_still_given_rows():
+    one = host(observer((Event.UPDATE_START, "step")))
+    assert one.cuts(Phase.TRAINING) == {Event.UPDATE_START}
+    assert one.cuts(Phase.VALIDATION) == frozenset()
+    assert [len(one.observers(phase)) for phase in Phase] == [1, 1]
+    assert not one.may_change_the_loop
+
+
+def test_an_observer_that_reads_more_at_the_end_of_a_batch_is_called_there_instead():
+    one = host(observer((Event.BATCH_END, "step")))
+    assert one.cuts(Phase.TRAINING) == {Event.BATCH_END}
+    assert one.observers(Phase.TRAINING) == []
+
+
+def test_an_observer_is_shown_what_it_reads_at_each_event(loop):
+    seen = []
+    one = host(observer((Event.UPDATE_START, "step"), (Event.EPOCH_END, "loop"), seen=seen))
+    one.fire(loop, Event.UPDATE_START, Phase.TRAINING)
+    one.fire(loop, Event.BATCH_END, Phase.TRAINING)
+    one.fire(loop, Event.EPOCH_END)
+    assert seen == [(LoopView, Event.UPDATE_START), (Loop, Event.EPOCH_END)]
 
 
 def test_cuts_of_several_callbacks_add_up():

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
-from jaxloop.callbacks.console_lines import EpochRow, Moment, bar_line, epoch_line, moment_line, table_lines
+from jaxloop.console.lines import EpochRow, Moment, bar_line, epoch_line, moment_line, table_lines
 
 _NOTEBOOK_WIDTH = 100
 

@@ -9,8 +9,8 @@ import types
 import pytest
 from tqdm import tqdm
 
-from jaxloop.callbacks.console_lines import EpochRow, Moment
-from jaxloop.callbacks.console_screen import Lines, Notebook, Terminal, screen_on
+from jaxloop.console.lines import EpochRow, Moment
+from jaxloop.console.screen import Lines, Notebook, Terminal, screen_on
 from jaxloop.events import Phase
 
 MOMENT = Moment(Phase.TRAINING, epoch_index=0, epoch_count=3, done=2, total=4, measured={"loss": 0.5})

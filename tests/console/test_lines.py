@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from jaxloop.callbacks.console_lines import (
+from jaxloop.console.lines import (
     EpochRow,
     Moment,
     bar_line,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jaxloop.callbacks.console_times import Times
+from jaxloop.console.times import Times
 from jaxloop.events import Phase
 
 TRAINING, VALIDATION = Phase.TRAINING, Phase.VALIDATION

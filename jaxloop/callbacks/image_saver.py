@@ -1,0 +1,134 @@
+"""Pictures of what a model is given and what it makes of it, one file for each epoch."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxloop.callback import on_host
+from jaxloop.events import Event, Plan
+from jaxloop.files.png import check_image_shape, encoded, pixels, require_pillow
+from jaxloop.views import LoopView
+
+_EVENTS = (Event.FIT_START, Event.INFERENCE_PREDICTION_END)
+
+
+@on_host(*_EVENTS, reads="step")
+class ImageSaver:
+    """Saves inputs of the model above its outputs, as an autoencoder has them, from the first validation batch.
+
+    `epoch_0001.png` and so on, by epoch over the loop's life: a row of inputs above a row of outputs. The first batch
+    is the same in each epoch, so the files can be laid side by side. A file of that name is replaced.
+
+    It looks into a step of validation, so validation takes one batch per dispatch; training stays as it is. It needs
+    Pillow: `pip install 'jaxloop[images]'`. A file that cannot be written is told once, and training goes on.
+
+    Args:
+      directory: of the files. It is made.
+      image_shape: (height, width), (height, width, 1) or (height, width, 3) of one image, where examples are flat; by
+        default that of an input. Floats reach from 0, black, to 1, and are cut off there; uint8 is taken as it is.
+      count: at most how many examples are shown, the first of the batch; its padding is left out.
+      every_n_epochs: an epoch is shown if its number is a multiple of this.
+
+    Raises:
+      ValueError: an argument is not what it must be; in the first validation, what is there makes no picture.
+      ModuleNotFoundError: at the start of a fit, Pillow is not installed.
+      OSError: at the start of a fit, the directory cannot be made.
+
+    Example:
+      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.ImageSaver(image_shape=(28, 28), every_n_epochs=5)])
+    """
+
+    def __init__(
+        self,
+        directory: str | Path = "run/images",
+        image_shape: Sequence[int] | None = None,
+        *,
+        count: int = 10,
+        every_n_epochs: int = 1,
+    ):
+        for name, value in (("count", count), ("every_n_epochs", every_n_epochs)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"ImageSaver: `{name}` must be a whole number of at least 1, got {value!r}.")
+        self.directory = Path(directory)
+        self.image_shape = None if image_shape is None else tuple(image_shape)
+        self.count = count
+        self.every_n_epochs = every_n_epochs
+        if self.image_shape is not None:
+            check_image_shape("ImageSaver: `image_shape`", self.image_shape)
+
+    def bind(self, plan: Plan) -> "_Saver":
+        require_pillow("ImageSaver")
+        return _Saver(self)
+
+    def __repr__(self) -> str:
+        return f"ImageSaver({str(self.directory)!r})"
+
+
+@on_host(*_EVENTS, reads="step")
+class _Saver:
+    """The files of one fit."""
+
+    def __init__(self, options: ImageSaver):
+        self._options = options
+        self._failed = False
+
+    def __call__(self, loop: LoopView, event: Event) -> None:
+        options = self._options
+        if event is Event.FIT_START:
+            self._make_directory()
+            return
+        epoch = int(loop.epoch)
+        if int(loop.batch_index) != 0 or epoch % options.every_n_epochs or self._failed:
+            return
+        shown = _real(loop)[: options.count]
+        if not len(shown):
+            return
+        picture = encoded(np.concatenate([self._row(field, loop, shown) for field in ("input", "output")]))
+        path = options.directory / f"epoch_{epoch:04d}.png"
+        try:
+            path.write_bytes(picture)
+        except OSError as error:
+            self._failed = True
+            warnings.warn(
+                f"ImageSaver: {str(path)!r} cannot be written, {error}. Training goes on, and this fit saves no more.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _make_directory(self) -> None:
+        directory = self._options.directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(
+                f"ImageSaver: the folder {str(directory)!r} cannot be made, {error}. Give another `directory`."
+            ) from error
+
+    def _row(self, field: str, loop: LoopView, shown: np.ndarray) -> np.ndarray:
+        """The images in one field of the loop, from left to right."""
+        array = getattr(loop, field)
+        if not hasattr(array, "shape"):
+            raise TypeError(
+                f"ImageSaver: the model's {field} must be one array of images, got {type(array).__name__}. "
+                "Write a callback of your own, by @jaxloop.on_host(Event.INFERENCE_PREDICTION_END, reads='step')."
+            )
+        examples = np.asarray(array)[shown]
+        shape = self._options.image_shape or loop.input.shape[1:]
+        if examples[0].size != np.prod(shape):
+            raise ValueError(
+                f"ImageSaver: an example of the model's {field} has shape {list(examples.shape[1:])}, which does not "
+                f"make an image of shape {list(shape)}. Give `image_shape`, or a model whose output is like its input."
+            )
+        who = f"ImageSaver: {field}"
+        return np.concatenate([pixels(who, example.reshape(shape)) for example in examples], axis=1)
+
+
+def _real(loop: LoopView) -> np.ndarray:
+    """int[examples]: the places in the batch of those that are not there to fill it up."""
+    if loop.weight is None:
+        return np.arange(jax.tree.leaves(loop.input)[0].shape[0])
+    weight = np.asarray(loop.weight)
+    return np.flatnonzero((weight.reshape(len(weight), -1) != 0).any(axis=1))

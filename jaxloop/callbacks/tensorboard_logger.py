@@ -1,0 +1,266 @@
+"""Event files for TensorBoard: a folder for each run, training and validation apart."""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxloop.callback import HostDeclaration, Reads
+from jaxloop.events import Event, Phase, Plan
+from jaxloop.files.event_file import EventFile, ScalarRows
+from jaxloop.files.png import require_pillow
+from jaxloop.files.summaries import histograms, images, plain_hyperparameters, scalars, session_end, session_start
+from jaxloop.loop import Loop
+from jaxloop.views import Columns
+
+_ROWS_AT_ONCE = 1024
+_SECONDS_AT_MOST = 1.0
+_EVENTS = (
+    *(Event.FIT_START, Event.TRAINING_START, Event.BATCH_END),
+    *(Event.TRAINING_END, Event.VALIDATION_END, Event.EPOCH_END, Event.FIT_END),
+)
+_FOLDERS = {Phase.TRAINING: "train", Phase.VALIDATION: "validation"}
+
+
+class TensorBoardLogger:
+    """Writes what TensorBoard shows: `tensorboard --logdir run/tensorboard/stats`.
+
+    Each fit has a folder of its own below `root`, named by its time, `20250131-235959`, and in it `train` and
+    `validation`, which share their tags, so that TensorBoard lays them over each other:
+
+    - `epoch_<metric>` at the index of the epoch over the loop's life, from 0, for both; in `train` also
+      `epoch_learning_rate`, if the optimizer exposes it, `epoch_examples_per_second`, compilation left out, and what
+      callbacks recorded, as it stood when the epoch was over;
+    - `batch_<metric>`, `batch_learning_rate` and what callbacks recorded at the index of the training batch over the
+      loop's life, from 0, each metric a mean over the epoch so far; none with `report="epoch"`.
+
+    Rows are written at the end of each phase, and in a phase once 1024 wait or the last were written a second ago. What
+    is written outlives the process, and no write waits for the disk. Where one fails, as on a full disk, a warning
+    tells it, what was written before stays readable, and training goes on without.
+
+    Args:
+      root: below which each fit makes its folder.
+      weight_histograms: after each how many epochs there are histograms of the parameters, `weights/<path>`. It
+        copies the loop once an epoch, and costs a step nothing.
+      gradient_histograms: after how many training steps there are histograms of the gradient, `gradients/<path>`. It
+        looks into the step, so training takes one step per dispatch, cut in two, whatever `steps_per_dispatch` says.
+      images: `(loop) -> {tag: image}`, called after each epoch, with a copy of the loop; images as in `ImageSaver`. It
+        needs Pillow.
+      hyperparameters: numbers, bools and strings by name, shown beside the last metrics in TensorBoard's HPARAMS.
+
+    Raises:
+      TypeError, ValueError: an argument is not what it must be.
+      ModuleNotFoundError: at the start of a fit, Pillow is needed and not installed.
+      OSError: at the start of a fit, the folder cannot be made.
+
+    Example:
+      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.TensorBoardLogger(hyperparameters={"batch_size": 128})])
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "run/tensorboard/stats",
+        *,
+        weight_histograms: int | None = None,
+        gradient_histograms: int | None = None,
+        images: Callable[[Loop], Mapping[str, Any]] | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+    ):
+        for name, value in (("weight_histograms", weight_histograms), ("gradient_histograms", gradient_histograms)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"TensorBoardLogger: `{name}` must be a whole number of at least 1, got {value!r}.")
+        if images is not None and not callable(images):
+            raise TypeError(f"TensorBoardLogger: `images` must be a function of the loop, got {images!r}.")
+        self.root = Path(root)
+        self.weight_histograms = weight_histograms
+        self.gradient_histograms = gradient_histograms
+        self.images = images
+        self.hyperparameters = plain_hyperparameters(hyperparameters or {})
+        self.host_declaration = self._declaration()
+
+    def _declaration(self) -> HostDeclaration:
+        """An observer of rows, that reads more at those events alone where it must."""
+        deeper: list[tuple[Event, Reads]] = []
+        if self.weight_histograms is not None or self.images is not None:
+            deeper.append((Event.EPOCH_END, "loop"))
+        if self.gradient_histograms is not None:
+            deeper.append((Event.UPDATE_START, "step"))
+        return HostDeclaration(frozenset({*_EVENTS, *dict(deeper)}), "stats", tuple(deeper))
+
+    def bind(self, plan: Plan) -> "_Run":
+        if self.images is not None:
+            require_pillow("TensorBoardLogger: `images`")
+        return _Run(self, plan)
+
+    def __repr__(self) -> str:
+        return f"TensorBoardLogger({str(self.root)!r})"
+
+
+class _Run:
+    """The files of one fit."""
+
+    def __init__(self, options: TensorBoardLogger, plan: Plan):
+        self.host_declaration = options.host_declaration
+        self._options = options
+        self._plan = plan
+        self._folder: Path | None = None
+        self._files: dict[str, EventFile] = {}
+        self._encoders: dict[tuple[str, ...], ScalarRows] = {}
+        self._recorded: list[str] = []  # names of statistics that are no metric
+        self._failed = self._completed = False
+        self._by_batch = plan.report == "batch"
+        self._began = self._compiling = 0.0
+        self._counted = 0  # rows of this phase
+        self._latest: Columns | None = None
+        self._bits = bytearray()  # of the rows that wait, see Columns.bits
+        self._times: list[float] = []  # when each of them came
+        self._written = 0.0  # when the last were written
+
+    def __call__(self, loop: Any, event: Event) -> None:
+        if event is Event.FIT_START:
+            self._open(loop)
+        elif event is Event.TRAINING_START:
+            self._began, self._compiling = time.perf_counter(), 0.0
+            self._written = time.time()
+        elif event is Event.UPDATE_START:
+            self._look_at_gradient(loop)
+        elif event in (Event.TRAINING_END, Event.VALIDATION_END):
+            self._end_phase(loop, loop.phase)
+        elif event is Event.EPOCH_END:
+            self._end_epoch(loop)
+        elif event is Event.FIT_END:
+            self._completed = True
+
+    def rows(self, columns: Columns) -> None:
+        count = columns.count
+        self._counted += count
+        self._latest = columns
+        if self._by_batch and columns.phase is Phase.TRAINING:
+            now = time.time()
+            self._times += [now] * count  # before the rows: where Ctrl-C falls in between, none has no time
+            self._bits += columns.bits()
+            if len(self._times) >= _ROWS_AT_ONCE or now - self._written >= _SECONDS_AT_MOST:
+                self._write_waiting()
+
+    def notice(self, text: str, seconds: float = 0.0) -> None:
+        self._compiling += seconds
+
+    def close(self) -> None:
+        if self._folder is None:
+            return
+        self._write_waiting()
+        if self._options.hyperparameters:
+            self._write("", lambda file: file.add(session_end(self._completed), 0))
+        for folder in self._files:
+            self._write(folder, EventFile.close)
+
+    def _open(self, loop: Any) -> None:
+        own = {phase.stat(name) for phase in Phase for name in self._plan.metrics}
+        self._recorded = sorted(set(loop.stats) - own)
+        root = self._options.root
+        try:
+            folder = _new_folder(root)
+            self._files["train"] = EventFile(folder / "train")
+        except OSError as error:
+            raise type(error)(
+                f"TensorBoardLogger: no folder can be made below {str(root)!r}, {error}. Give another `root`."
+            ) from error
+        self._folder = folder
+        if self._options.hyperparameters:
+            metrics = [(folder, f"epoch_{name}") for folder in _FOLDERS.values() for name in self._plan.metrics]
+            summary = session_start(self._options.hyperparameters, metrics)
+            self._write("", lambda file: file.add(summary, 0))
+
+    def _end_phase(self, loop: Any, phase: Phase) -> None:
+        self._write_waiting()
+        if self._counted and self._latest is not None:
+            values = {f"epoch_{name}": loop.stats[phase.stat(name)] for name in self._plan.metrics}
+            if phase is Phase.TRAINING:
+                seconds = time.perf_counter() - self._began - self._compiling
+                values["epoch_examples_per_second"] = self._counted * self._latest.batch_size / max(seconds, 1e-9)
+            self._write_summary(_FOLDERS[phase], scalars(values), loop)
+        self._counted = 0
+
+    def _end_epoch(self, loop: Any) -> None:
+        options = self._options
+        logged = {f"epoch_{name}": loop.stats[name] for name in self._logged(loop.stats)}
+        self._write_summary("train", scalars(logged), loop)
+        if options.weight_histograms is not None and int(loop.epoch) % options.weight_histograms == 0:
+            self._write_summary("train", histograms("weights", loop.model.params), loop)
+        if options.images is not None:
+            self._write_summary("train", images(options.images(loop)), loop)
+
+    def _look_at_gradient(self, loop: Any) -> None:
+        step = int(loop.step)
+        if step % (self._options.gradient_histograms or 1) == 0:
+            gradient = histograms("gradients", loop.gradient)
+            self._write("train", lambda file: file.add(gradient, step))
+
+    def _logged(self, stats: Mapping[str, Any]) -> list[str]:
+        """The names beside the metrics; without the learning rate where the optimizer exposes none."""
+        return [name for name in self._recorded if name != "learning_rate" or not np.isnan(stats[name]).all()]
+
+    def _write_summary(self, folder: str, summary: Any, loop: Any) -> None:
+        """Writes what belongs to an epoch, if there is anything."""
+        if summary.value:
+            step = int(loop.epoch) - 1
+            self._write(folder, lambda file: file.add(summary, step))
+
+    def _write_waiting(self) -> None:
+        if not self._bits or self._latest is None:
+            return
+        columns = self._latest.with_bits(bytes(self._bits))
+        times = np.array(self._times[: columns.count])
+        self._bits.clear()
+        self._times.clear()
+        names = [*self._plan.metrics, *self._logged(columns)]
+        values = np.stack([columns[name] for name in names], axis=1)
+        records = self._encoder([f"batch_{name}" for name in names]).encode(times, columns["step"], values)
+        self._write("train", lambda file: file.write(records))
+        self._written = time.time()
+
+    def _encoder(self, tags: list[str]) -> ScalarRows:
+        if tuple(tags) not in self._encoders:
+            self._encoders[tuple(tags)] = ScalarRows(tags)
+        return self._encoders[tuple(tags)]
+
+    def _write(self, folder: str, write: Callable[[EventFile], None]) -> None:
+        """Lets `write` write to the file in a folder of the run; where it cannot, tells it, and ends all writing."""
+        if self._failed:
+            return
+        assert self._folder is not None
+        try:
+            if folder not in self._files:
+                self._files[folder] = EventFile(self._folder / folder)
+            write(self._files[folder])
+        except OSError as error:
+            self._failed, self._by_batch = True, False
+            for file in self._files.values():
+                with suppress(OSError):
+                    file.close()
+            warnings.warn(
+                f"TensorBoardLogger: {str(self._folder / folder)!r} cannot be written, {error}. What was written "
+                "before is whole; training goes on, and this fit writes no more.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _new_folder(root: Path) -> Path:
+    """A folder below `root` that is named by the time and was not there before, whoever else makes one."""
+    root.mkdir(parents=True, exist_ok=True)
+    name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in count(1):
+        folder = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable")

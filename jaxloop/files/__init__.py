@@ -1,0 +1,1 @@
+"""What loggers write: event files of TensorBoard, summaries in them, and pictures."""

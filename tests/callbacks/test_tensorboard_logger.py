@@ -1,0 +1,456 @@
+"""The TensorBoard log, read back by TensorBoard's own reader."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxloop as jl
+from jaxloop.callbacks import CSVLogger, TensorBoardLogger, tensorboard_logger
+from jaxloop.events import Event, Phase, Plan
+from jaxloop.files.event_file import EventFile
+from tests import event_files, small
+
+STATS = {"loss": 0.5, "validation_loss": 0.25, "learning_rate": 0.1}
+
+
+def record_norm(loop, event):
+    if event is Event.UPDATE_START:
+        return loop.record("gradient_norm", optax.tree.norm(loop.gradient))
+    return loop
+
+
+def fit(root, epochs=2, *, callbacks=(), model_or_loop=None, **changes):
+    """A fit of the small task with a recorded scalar, logged below `root`; the loop and the history."""
+    logger = TensorBoardLogger(root)
+    training_loop = small.training_loop(callbacks=[record_norm, logger, *callbacks], **changes)
+    return training_loop.fit(model_or_loop or small.model(), epochs)
+
+
+def float32s(values):
+    return np.array(values, np.float32).tolist()
+
+
+@pytest.fixture
+def clock(clock_of):
+    clock = clock_of(tensorboard_logger)
+    clock.time = lambda: clock.now
+    return clock
+
+
+@pytest.fixture
+def log(tmp_path, clock):
+    """Makes the log of one fit, by hand, with a clock that stands still."""
+
+    def make(report="batch", **options):
+        return TensorBoardLogger(tmp_path / "stats", **options).bind(Plan(2, 3, ("loss",), report))
+
+    return make
+
+
+@pytest.fixture
+def run_of(tmp_path):
+    return lambda: event_files.only_run(tmp_path / "stats")
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 3])
+def test_tensorboard_reads_back_every_value_of_a_fit_bit_for_bit(steps_per_dispatch, tmp_path):
+    training = jl.TrainingEpochs(small.samples(40), batch_size=4)  # 10 steps: three dispatches of 3, one of 1
+    _, history = fit(tmp_path, training=training, steps_per_dispatch=steps_per_dispatch)
+    run = event_files.only_run(tmp_path)
+    train, validation = event_files.scalars(run / "train"), event_files.scalars(run / "validation")
+    names = ("loss", "accuracy", "learning_rate", "gradient_norm")
+    for name in names:
+        assert train[f"batch_{name}"] == dict(enumerate(history.batches[name].tolist()))
+        assert train[f"epoch_{name}"] == dict(enumerate(float32s(history.epochs[name])))
+    for name in ("loss", "accuracy"):
+        assert validation[f"epoch_{name}"] == dict(enumerate(float32s(history.epochs[f"validation_{name}"])))
+    expected = {f"{kind}_{name}" for kind in ("batch", "epoch") for name in names}
+    assert set(train) == expected | {"epoch_examples_per_second"}
+    assert set(validation) == {"epoch_loss", "epoch_accuracy"}
+
+
+def test_where_epochs_are_reported_there_are_no_tags_of_batches(tmp_path):
+    _, history = fit(tmp_path, report="epoch")
+    train = event_files.scalars(event_files.only_run(tmp_path) / "train")
+    names = {"epoch_loss", "epoch_accuracy", "epoch_learning_rate", "epoch_gradient_norm", "epoch_examples_per_second"}
+    assert set(train) == names
+    assert train["epoch_loss"] == dict(enumerate(float32s(history.epochs["loss"])))
+
+
+def test_without_validation_there_is_no_folder_for_it(tmp_path):
+    fit(tmp_path, validation=None)
+    assert [path.name for path in event_files.only_run(tmp_path).iterdir()] == ["train"]
+
+
+def test_an_optimizer_that_exposes_no_learning_rate_has_no_tag_of_it(tmp_path):
+    fit(tmp_path, optimizer=optax.sgd(0.1))
+    train = event_files.scalars(event_files.only_run(tmp_path) / "train")
+    assert "batch_loss" in train
+    assert not any("learning_rate" in tag for tag in train)
+
+
+def test_a_fit_that_goes_on_has_a_folder_of_its_own_and_its_steps_go_on(tmp_path):
+    loop, _ = fit(tmp_path, 2)
+    (first,) = tmp_path.iterdir()
+    _, history = fit(tmp_path, 1, model_or_loop=loop)
+    (second,) = set(tmp_path.iterdir()) - {first}
+    train, validation = event_files.scalars(second / "train"), event_files.scalars(second / "validation")
+    assert train["batch_loss"] == dict(enumerate(history.batches["loss"].tolist(), start=6))
+    assert train["epoch_loss"] == {2: np.float32(history.epochs["loss"][0])}
+    assert validation["epoch_loss"] == {2: np.float32(history.epochs["validation_loss"][0])}
+
+
+def test_runs_of_the_same_second_are_apart(log, view, tmp_path, monkeypatch):
+    class Stopped(tensorboard_logger.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2025, 1, 31, 23, 59, 58)
+
+    monkeypatch.setattr(tensorboard_logger, "datetime", Stopped)
+    for _ in range(3):
+        one = log()
+        one(view(stats=STATS), Event.FIT_START)
+        one.close()
+    found = sorted(path.name for path in (tmp_path / "stats").iterdir())
+    assert found == ["20250131-235958", "20250131-235958-2", "20250131-235958-3"]
+
+
+def test_examples_per_second_leave_compilation_out(log, view, columns, run_of, clock):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    one(view(Phase.TRAINING), Event.TRAINING_START)
+    one.notice("Compiled", 7.0)
+    one.rows(columns(loss=[0.5, 0.5], learning_rate=[0.1, 0.1], batch_size=16))
+    clock.now += 9.0
+    one(view(Phase.TRAINING, STATS, epoch=1), Event.TRAINING_END)
+    one.close()
+    assert event_files.scalars(run_of() / "train")["epoch_examples_per_second"] == {0: 16.0}  # 32 in 2 seconds
+
+
+def test_rows_of_a_phase_are_written_when_it_ends(log, view, columns, run_of):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    one(view(Phase.TRAINING), Event.TRAINING_START)
+    one.rows(columns(loss=[0.5, 0.25], learning_rate=[0.1, 0.1]))
+    assert event_files.scalars(run_of() / "train") == {}
+    one(view(Phase.TRAINING, STATS, epoch=1), Event.TRAINING_END)
+    assert event_files.scalars(run_of() / "train")["batch_loss"] == {0: 0.5, 1: 0.25}
+    one.close()
+
+
+def test_rows_are_written_once_1024_wait(log, view, columns, run_of):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    one(view(Phase.TRAINING), Event.TRAINING_START)
+    for step in range(0, 1200, 100):
+        one.rows(columns(step=step, loss=[0.5] * 100, learning_rate=[0.1] * 100))
+    assert list(event_files.scalars(run_of() / "train")["batch_loss"]) == list(range(1100))
+    one.close()
+    assert list(event_files.scalars(run_of() / "train")["batch_loss"]) == list(range(1200))
+
+
+def test_rows_are_written_once_the_last_were_a_second_ago_each_with_its_time(log, view, columns, run_of, clock):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    one(view(Phase.TRAINING), Event.TRAINING_START)
+    for step in range(4):
+        clock.now += 0.5
+        one.rows(columns(step=step, loss=[0.5], learning_rate=[0.1]))
+    assert [event.wall_time for event in event_files.read(run_of() / "train").Scalars("batch_loss")] == [
+        *(100.5, 101.0, 101.5, 102.0),
+    ]
+    one.close()
+
+
+def test_a_phase_without_rows_has_no_value_of_its_epoch(log, view, columns, run_of):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    one(view(Phase.TRAINING), Event.TRAINING_START)
+    one.rows(columns(loss=[0.5], learning_rate=[0.1]))
+    one(view(Phase.TRAINING, STATS, epoch=1), Event.TRAINING_END)
+    one(view(Phase.VALIDATION, STATS, epoch=1), Event.VALIDATION_END)
+    one.close()
+    assert event_files.scalars(run_of() / "train")["epoch_loss"] == {0: 0.5}
+    assert not (run_of() / "validation").exists()
+
+
+def test_a_loss_that_is_not_finite_is_written_as_it_is(log, view, columns, run_of):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    one.rows(columns(loss=[np.nan, np.inf], learning_rate=[0.1, 0.1]))
+    one.close()
+    np.testing.assert_array_equal(
+        list(event_files.scalars(run_of() / "train")["batch_loss"].values()), [np.nan, np.inf]
+    )
+
+
+def test_weights_have_histograms_after_every_so_many_epochs_and_steps_stay_fused(tmp_path):
+    logger = TensorBoardLogger(tmp_path, weight_histograms=2)
+    loop, history = small.training_loop(callbacks=[logger], steps_per_dispatch=3).fit(small.model(), 4)
+    assert "training_step x3" in history.compile_seconds
+    found = event_files.read(event_files.only_run(tmp_path) / "train")
+    assert found.Tags()["histograms"] == ["weights/bias", "weights/kernel"]
+    assert [event.step for event in found.Histograms("weights/kernel")] == [1, 3]
+    last = found.Histograms("weights/kernel")[-1].histogram_value
+    assert last.sum == pytest.approx(np.asarray(loop.model.params["kernel"], np.float64).sum())
+    assert len(event_files.scalars(event_files.only_run(tmp_path) / "train")["batch_loss"]) == 12
+
+
+def test_gradients_have_histograms_at_every_so_many_steps_and_every_row_is_there(tmp_path):
+    sums = {}
+
+    @jl.on_host(Event.UPDATE_START, reads="step")
+    def note(loop, event):
+        sums[int(loop.step)] = np.asarray(loop.gradient["kernel"], np.float64).sum()
+
+    logger = TensorBoardLogger(tmp_path, gradient_histograms=2)
+    training_loop = small.training_loop(callbacks=[note, logger], steps_per_dispatch=3)
+    _, history = training_loop.fit(small.model(), 2)
+    found = event_files.read(event_files.only_run(tmp_path) / "train")
+    read = {event.step: event.histogram_value.sum for event in found.Histograms("gradients/kernel")}
+    assert read == pytest.approx({step: sums[step] for step in (0, 2, 4)})
+    scalars = event_files.scalars(event_files.only_run(tmp_path) / "train")
+    assert scalars["batch_loss"] == dict(enumerate(history.batches["loss"].tolist()))
+
+
+def test_looking_at_weights_and_gradients_changes_nothing_in_the_training(tmp_path):
+    plain, _ = small.training_loop().fit(small.model(), 2)
+    logger = TensorBoardLogger(tmp_path, weight_histograms=1, gradient_histograms=1)
+    looked_at, _ = small.training_loop(callbacks=[logger]).fit(small.model(), 2)
+    small.assert_trees_equal(plain.model.params, looked_at.model.params)
+
+
+def test_images_are_made_of_the_loop_after_each_epoch(tmp_path):
+    pytest.importorskip("PIL")
+
+    def images(loop):
+        return {"kernel": jnp.ones((2, 3))} if int(loop.epoch_index) == 1 else {}
+
+    logger = TensorBoardLogger(tmp_path, images=images)
+    small.training_loop(callbacks=[logger], steps_per_dispatch=3).fit(small.model(), 3)
+    (event,) = event_files.read(event_files.only_run(tmp_path) / "train").Images("kernel")
+    assert (event.step, event.height, event.width) == (1, 2, 3)
+
+
+def test_where_pillow_is_missing_images_are_refused_before_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    TensorBoardLogger("unused").bind(Plan(1, 1))
+    with pytest.raises(ModuleNotFoundError, match=r"^TensorBoardLogger: `images`: it needs Pillow"):
+        TensorBoardLogger("unused", images=lambda loop: {}).bind(Plan(1, 1))
+
+
+def test_hyperparameters_stand_beside_the_last_metrics_of_both_phases(tmp_path):
+    logger = TensorBoardLogger(tmp_path, hyperparameters={"rate": 0.1, "name": "sgd"})
+    _, history = small.training_loop(callbacks=[logger]).fit(small.model(), 2)
+    run = event_files.only_run(tmp_path)
+    experiment, start, end = hyperparameter_data(run)
+    assert (start.hparams["rate"].number_value, start.hparams["name"].string_value) == (0.1, "sgd")
+    assert end.status == 1  # api.proto: STATUS_SUCCESS
+    metrics = [(info.name.group, info.name.tag) for info in experiment.metric_infos]
+    last = [list(event_files.scalars(run / folder)[tag].values())[-1] for folder, tag in metrics]
+    names = ("loss", "accuracy", "validation_loss", "validation_accuracy")
+    assert last == float32s([history.epochs[name][-1] for name in names])
+
+
+def test_a_fit_that_fails_is_marked_as_failed(tmp_path):
+    @jl.on_host(Event.EPOCH_START)
+    def fail(loop, event):
+        raise RuntimeError("out of luck")
+
+    logger = TensorBoardLogger(tmp_path, hyperparameters={"rate": 0.1})
+    with pytest.raises(RuntimeError, match="out of luck"):
+        small.training_loop(callbacks=[logger, fail]).fit(small.model(), 2)
+    *_, end = hyperparameter_data(event_files.only_run(tmp_path))
+    assert end.status == 2  # api.proto: STATUS_FAILURE
+
+
+def hyperparameter_data(run):
+    """What the HPARAMS view has of a run: experiment, start and end."""
+    metadata = pytest.importorskip("tensorboard.plugins.hparams.metadata")
+    parts = ("experiment", "session_start_info", "session_end_info")
+    found = event_files.read(run).summary_metadata
+    contents = [found[f"_hparams_/{part}"].plugin_data.content for part in parts]
+    return [
+        getattr(metadata, f"parse_{part}_plugin_data")(content) for part, content in zip(parts, contents, strict=True)
+    ]
+
+
+class Failing(EventFile):
+    """An event file whose writes fail from the third on, the version being the first."""
+
+    def __init__(self, folder):
+        self.left = 2
+        super().__init__(folder)
+
+    def write(self, records):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(28, "No space left on device")
+        super().write(records)
+
+
+def test_a_write_that_fails_warns_once_and_training_goes_on(tmp_path, monkeypatch):
+    plain, _ = small.training_loop(callbacks=[record_norm]).fit(small.model(), 3)
+    monkeypatch.setattr(tensorboard_logger, "EventFile", Failing)
+    with pytest.warns(RuntimeWarning, match=r"TensorBoardLogger: '.*train' cannot be written, .*No space") as warned:
+        loop, history = fit(tmp_path / "stats", 3, callbacks=[CSVLogger(tmp_path / "log.csv")])
+    assert len(warned) == 1
+    assert history.stopped == "completed"
+    small.assert_trees_equal(plain.model.params, loop.model.params)
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 3 * 5
+    train = event_files.scalars(event_files.only_run(tmp_path / "stats") / "train")
+    assert train["batch_loss"]
+    assert train["batch_loss"].items() <= dict(enumerate(history.batches["loss"].tolist())).items()
+
+
+def test_a_file_that_cannot_be_closed_warns_too(log, view, monkeypatch):
+    class Stuck(EventFile):
+        def close(self):
+            super().close()
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(tensorboard_logger, "EventFile", Stuck)
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    with pytest.warns(RuntimeWarning, match="Input/output error"):
+        one.close()
+
+
+def test_a_logger_that_failed_writes_again_in_the_next_fit(tmp_path, monkeypatch):
+    logger = TensorBoardLogger(tmp_path)
+    training_loop = small.training_loop(callbacks=[logger])
+    with monkeypatch.context() as patched:
+        patched.setattr(tensorboard_logger, "EventFile", Failing)
+        with pytest.warns(RuntimeWarning, match="writes no more"):
+            training_loop.fit(small.model(), 1)
+    (first,) = tmp_path.iterdir()
+    training_loop.fit(small.model(), 1)
+    (second,) = set(tmp_path.iterdir()) - {first}
+    assert len(event_files.scalars(second / "train")["batch_loss"]) == 3
+
+
+@pytest.mark.parametrize("root", ["file", "file/deep/stats"])
+def test_a_root_that_cannot_be_made_is_refused_before_training_and_left_untouched(root, log, view, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    one = TensorBoardLogger(tmp_path / root).bind(Plan(1, 1))
+    with pytest.raises(OSError, match=rf"TensorBoardLogger: no folder can be made below '.*{root}'.*another `root`"):
+        one(view(stats=STATS), Event.FIT_START)
+    one.close()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_closing_a_log_that_was_never_opened_is_fine(log, tmp_path):
+    log(hyperparameters={"rate": 0.1}).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_making_a_logger_touches_no_file(tmp_path):
+    TensorBoardLogger(tmp_path / "stats")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["weight_histograms", "gradient_histograms"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_a_number_of_epochs_or_steps_that_is_none_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"TensorBoardLogger: `{name}` must be a whole number of at least 1, got"):
+        TensorBoardLogger(**{name: value})
+
+
+def test_images_that_are_no_function_are_refused():
+    with pytest.raises(TypeError, match=r"TensorBoardLogger: `images` must be a function of the loop, got \[\]"):
+        TensorBoardLogger(images=[])
+
+
+def test_the_repr_of_a_logger_shows_its_root():
+    assert repr(TensorBoardLogger("run/here")) == "TensorBoardLogger('run/here')"
+
+
+def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs a script in a process of its own that has a minute to live."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"},
+    )
+
+
+def test_rows_delivered_before_a_kill_are_there_after_it(tmp_path):
+    done = run_script(
+        """
+        import os, signal, sys
+        import jaxloop as jl
+        from tests import small
+
+        @jl.on_host(jl.Event.BATCH_END)
+        def kill(loop, event):
+            if int(loop.epoch) == 2 and int(loop.batch_index) == 1200:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        training = jl.TrainingEpochs(small.samples(4 * 1500), 4)
+        callbacks = [jl.callbacks.TensorBoardLogger(sys.argv[1]), kill]
+        small.training_loop(training=training, callbacks=callbacks).fit(small.model(), 2)
+        """,
+        tmp_path,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    run = event_files.only_run(tmp_path)
+    train = event_files.scalars(run / "train")
+    steps = list(train["batch_loss"])
+    assert steps == list(range(len(steps)))
+    assert 1500 + 1201 - 1023 <= len(steps) <= 1500 + 1201  # at most 1023 rows wait
+    assert list(train["epoch_loss"]) == [0]
+    assert list(event_files.scalars(run / "validation")["epoch_loss"]) == [0]
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 64 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system takes root")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_warns_once_and_the_fit_comes_to_its_end(tiny_disk):
+    done = run_script(
+        """
+        import sys, warnings
+        import jaxloop as jl
+        from tests import small
+
+        training = jl.TrainingEpochs(small.samples(4 * 100), 4)
+        callbacks = [jl.callbacks.TensorBoardLogger(sys.argv[1])]
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            _, history = small.training_loop(training=training, callbacks=callbacks).fit(small.model(), 20)
+        print(history.stopped, len(history.batches["loss"]), *(warning.message for warning in warned), sep="|")
+        """,
+        tiny_disk / "stats",
+    )
+    assert done.returncode == 0, done.stderr
+    stopped, rows, *warned = done.stdout.strip().split("|")
+    assert (stopped, int(rows)) == ("completed", 2000)
+    assert len(warned) == 1
+    assert "No space left on device" in warned[0]
+    train = event_files.scalars(event_files.only_run(tiny_disk / "stats") / "train")
+    assert list(train["batch_loss"]) == list(range(len(train["batch_loss"])))
+    assert len(train["batch_loss"]) >= 100
