@@ -100,7 +100,7 @@ def test_segments_may_last_longer_than_the_fit():
         np.testing.assert_allclose(rates_of(WARMUP, total_steps), by_hand(WARMUP, 30)[:total_steps], atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", FORMULAS, ids=repr)
+@pytest.mark.parametrize("shape", FORMULAS, ids=["linear", "cosine", "exponential", "polynomial", "custom"])
 def test_steps_behind_the_last_keep_its_rate(shape):
     schedule = make_schedule([segment(shape, 0.5, 0.125, 5), segment(shape, None, 0.25)])(20)
     assert [float(schedule(step)) for step in (20, 21, 1000)] == [float(schedule(19))] * 3
@@ -204,7 +204,7 @@ def test_the_schedule_may_be_jitted_and_vmapped_and_takes_any_kind_of_step():
         assert float(schedule(step)) == 0.75
 
 
-@pytest.mark.parametrize("shape", FORMULAS, ids=repr)
+@pytest.mark.parametrize("shape", FORMULAS, ids=["linear", "cosine", "exponential", "polynomial", "custom"])
 def test_the_gradient_with_respect_to_a_rate_is_that_of_finite_differences(shape):
     def rate(peak, step):
         return make_schedule([segment(shape, 0.125, peak, 5), segment(shape, None, 0.0625)])(12)(step)
