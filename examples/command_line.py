@@ -1,6 +1,7 @@
 """The flags that every example takes."""
 
 import argparse
+from typing import Literal
 
 
 def make_parser(description: str | None, *, epochs: int, batch_size: int, csv: str) -> argparse.ArgumentParser:
@@ -19,4 +20,13 @@ def make_parser(description: str | None, *, epochs: int, batch_size: int, csv: s
     parser.add_argument("--device", help="a platform such as cpu or gpu, or one device of it as gpu:1")
     parser.add_argument("--limit-batches", type=int, help="at most this many batches in each phase, to try it out")
     parser.add_argument("--csv", default=csv, help="where the statistics are written")
+    parser.add_argument("--plot", help="where they are drawn, as run/history.png; needs the extra `plot`")
+    parser.add_argument(
+        "--steps-per-dispatch", type=steps_per_dispatch, default="auto", help="steps in one program: auto, or how many"
+    )
     return parser
+
+
+def steps_per_dispatch(text: str) -> int | Literal["auto"]:
+    """`"auto"`, or a whole number."""
+    return "auto" if text == "auto" else int(text)

@@ -28,11 +28,14 @@ def main() -> None:
         loss_fn=jl.losses.softmax_cross_entropy,
         metrics=["accuracy"],
         callbacks=[jl.callbacks.CSVLogger(arguments.csv)],
+        steps_per_dispatch=arguments.steps_per_dispatch,
     )
 
     _, history = training_loop.fit(
         model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
     )
+    if arguments.plot:
+        history.plot(arguments.plot)
     print(f"Validation accuracy: {history.epochs['validation_accuracy'][-1]:.2%}")
 
 

@@ -39,12 +39,15 @@ def main() -> None:
         loss_fn=jl.losses.softmax_cross_entropy,
         metrics=["accuracy"],
         callbacks=[jl.callbacks.CSVLogger(arguments.csv)],
+        steps_per_dispatch=arguments.steps_per_dispatch,
         report=arguments.report,
     )
 
     _, history = training_loop.fit(
         model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
     )
+    if arguments.plot:
+        history.plot(arguments.plot)
     print(f"Test accuracy: {history.epochs['validation_accuracy'][-1]:.2%}")
 
 

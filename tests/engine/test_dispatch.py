@@ -227,3 +227,73 @@ def test_the_time_of_a_fit_is_put_down_to_what_it_went_into() -> None:
     assert set(history.timing) >= {"setup", "compile", "data", "dispatch", "device", "events", "callback History"}
     assert any(name.startswith("callback ") and name.endswith("mine") for name in history.timing)
     assert all(seconds >= 0 for seconds in history.timing.values())
+
+
+# --- what the device is kept waiting by
+
+
+class Reads:
+    """Counts what waits for the device: reading an array in NumPy, and everything else that looks into one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.rows = self.others = 0
+        asarray = np.asarray
+        kind = type(jnp.zeros(()))
+
+        def counted_rows(array, *arguments, **options):
+            self.rows += isinstance(array, jax.Array)
+            return asarray(array, *arguments, **options)
+
+        def counted_other(function):
+            def call(*arguments, **options):
+                self.others += 1
+                return function(*arguments, **options)
+
+            return call
+
+        monkeypatch.setattr(np, "asarray", counted_rows)
+        for name in ("device_get", "block_until_ready", "device_put"):
+            monkeypatch.setattr(jax, name, counted_other(getattr(jax, name)))
+        for name in ("__float__", "__int__", "__bool__", "__index__", "item", "tolist", "block_until_ready"):
+            monkeypatch.setattr(kind, name, counted_other(getattr(kind, name)))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_dispatch_more_is_one_read_of_rows_more_and_nothing_else_waits(
+    steps: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    def reads_of(dispatches: int) -> tuple[int, int]:
+        data = jl.TrainingEpochs(small.samples(4 * steps * dispatches), 4)
+        callbacks = [jl.callbacks.CSVLogger(tmp_path / "log.csv"), jl.callbacks.TensorBoardLogger(tmp_path / "stats")]
+        training_loop = small.training_loop(
+            training=data, validation=None, steps_per_dispatch=steps, callbacks=callbacks
+        )
+        training_loop.fit(small.model(), 1)
+        with monkeypatch.context() as patched:
+            reads = Reads(patched)
+            training_loop.fit(small.model(), 1)
+        return reads.rows, reads.others
+
+    few, many = reads_of(5), reads_of(12)
+    assert many[0] - few[0] == 7
+    assert many[1] == few[1]
+
+
+def test_between_dispatches_nothing_goes_to_the_device_unasked() -> None:
+    """With resident data and indices that are sent as on an accelerator, guarded from the second dispatch on."""
+    from jaxloop.engine.feed import Feed
+
+    @jl.on_host(jl.Event.BATCH_END, jl.Event.TRAINING_END)
+    class Guard:
+        def __call__(self, loop, event):
+            jax.config.update("jax_transfer_guard_host_to_device", "allow")
+
+        def rows(self, columns):
+            jax.config.update("jax_transfer_guard_host_to_device", "disallow")
+
+    data = jl.TrainingEpochs(small.samples(4 * 24), 4, resident=True)
+    training_loop = small.training_loop(training=data, validation=None, steps_per_dispatch=4, callbacks=[Guard()])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Feed, "_placed", lambda self, batch: jax.device_put(batch, self.device))
+        loop, _ = training_loop.fit(small.model(), 2)
+    assert int(loop.step) == 48
