@@ -9,7 +9,7 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"events", "losses", "data", "adapters"},
+    {"events", "losses", "canonical", "data", "adapters"},
     {"model", "metrics", "placement"},
     {"loop"},
     {"callback", "views"},
