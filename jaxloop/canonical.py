@@ -5,6 +5,9 @@ kernel as space, input channels, output channels. Outside loops it brings them t
 a `cond` it does not, and falls back to a loop that is up to some seventy times slower. The gradient of a convolution
 always has other axes. So a step that is to be scanned is traced, each convolution with other axes is put between
 transposes, and what comes out is evaluated in the step's place. It is the change that XLA would have made.
+
+The backend's rule is `PotentiallyImplementedAsEigenConvolution` in XLA's `service/cpu/ir_emission_utils.cc`; the pass
+that sees to it outside loops is its `ConvCanonicalization`. See also https://github.com/jax-ml/jax/issues/12868.
 """
 
 import functools
@@ -29,6 +32,7 @@ _ENTERED = frozenset(
     }
 )
 """The primitives whose jaxprs are rewritten: each runs them as they stand."""
+_LOOKING_INTO_VALUES = ("jax_disable_jit", "jax_debug_nans")
 
 
 def canonical(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,8 +40,14 @@ def canonical(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Traces `function` with what it is called with. It may use loops, branches, `jit`, `remat`, custom derivatives,
     effects and typed keys, and be called under `jit`, `vmap` or `grad`; the derivative of the result is right, but
-    its convolutions are whatever JAX makes them. Results are those of `function` bit for bit wherever both
-    run on the same kernels, as they do outside loops.
+    its convolutions are whatever JAX makes of them.
+
+    Its convolutions give, in loops and outside, bit for bit what those of `function` give outside loops. Two things
+    round otherwise: batch groups inside a loop, which the kernel gradient of a grouped convolution has (XLA takes
+    another kernel there; by 3e-6 of the largest entry in what was tried), and now and then what XLA fuses around
+    the transposes (by 1e-7).
+
+    With `jax_disable_jit` or `jax_debug_nans` on, `function` itself is called, so that values and places are shown.
 
     Args:
       function: takes and gives PyTrees of arrays, all by position.
@@ -51,6 +61,8 @@ def canonical(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
+        if any(getattr(jax.config, name) for name in _LOOKING_INTO_VALUES):
+            return function(*arguments)
         closed, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
         leaves = jaxpr_as_fun(rewritten(closed))(*jax.tree.leaves(arguments))
         return jax.tree.unflatten(jax.tree.structure(result), leaves)

@@ -248,6 +248,14 @@ def test_names_and_places_in_the_source_stay():
     assert canonical(run).__name__ == "run"
 
 
+@pytest.mark.parametrize("mode", [jax.disable_jit, jax.debug_nans])
+def test_nothing_is_traced_where_values_are_to_be_looked_into(mode):
+    seen = []
+    with mode():
+        canonical(seen.append)(MAPS)
+    assert seen[0] is MAPS
+
+
 def test_a_jaxpr_that_is_used_twice_stays_one():
     inner = jax.jit(squared)
     closed = rewritten(jax.make_jaxpr(lambda maps: inner(inner(maps, KERNEL), KERNEL))(MAPS))
