@@ -9,7 +9,7 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"adapters", "data", "errors", "events", "losses", "schedules"},
+    {"adapters", "canonical", "data", "errors", "events", "losses", "schedules"},
     {"model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},
