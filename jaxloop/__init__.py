@@ -3,6 +3,7 @@
 from jaxloop import callbacks as callbacks
 from jaxloop import losses as losses
 from jaxloop import metrics as metrics
+from jaxloop.benchmark import benchmark as benchmark
 from jaxloop.callback import Callback as Callback
 from jaxloop.callback import on_host as on_host
 from jaxloop.data import Batches as Batches
@@ -18,6 +19,7 @@ from jaxloop.events import Plan as Plan
 from jaxloop.events import Scope as Scope
 from jaxloop.history import History as History
 from jaxloop.loop import Loop as Loop
+from jaxloop.measurement import Measurement as Measurement
 from jaxloop.model import Model as Model
 from jaxloop.placement import default_device as default_device
 from jaxloop.training_loop import TrainingLoop as TrainingLoop

@@ -9,13 +9,14 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"events", "losses", "data", "adapters"},
-    {"model", "metrics", "placement"},
-    {"loop"},
+    {"events", "losses", "data", "adapters", "costs"},
+    {"model", "metrics", "placement", "measurement"},
+    {"loop", "timing"},
     {"callback", "views"},
     {"steps", "wire", "history", "phases"},
     {"callbacks", "engine"},
     {"training_loop"},
+    {"benchmark"},
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {
