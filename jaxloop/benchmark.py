@@ -94,7 +94,7 @@ def _of_training_loop(
     count = len(epoch)
     if calls is None:
         _, tried = _fitted(alone, model, 2, min(count, _TRIED_STEPS))
-        calls = max(_FEWEST_STEPS, int(_ROUND_SECONDS / tried[-1]))
+        calls = max(_FEWEST_STEPS, int(_ROUND_SECONDS / max(1e-9, tried[-1])))
     calls = min(calls, count)
     loop, seconds = _fitted(alone, model, warmup + rounds, calls)
     batch = next(iter(epoch))

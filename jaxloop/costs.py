@@ -84,6 +84,7 @@ def costs_of(traced: Any) -> tuple[float | None, float | None]:
     Returns:
       FLOPs, or None, as `flops_of`; bytes on one device, or None where there is a loop, of which XLA counts one turn.
     """
+    traced = getattr(traced, "traced", traced)  # of `nnx.jit`: what it has inside
     program = getattr(traced, "jaxpr", None)
     if program is None:
         return None, None

@@ -36,7 +36,7 @@ def time_function(
     call = _caller(function, own, result, carry)
     del result
     most = _MOST_CARRIED_CALLS if carry else _MOST_CALLS
-    calls = calls or max(1, min(most, int(_ROUND_SECONDS / _timed(call, 1)[1])))
+    calls = calls or max(1, min(most, int(_ROUND_SECONDS / max(1e-9, _timed(call, 1)[1]))))
     for _ in range(warmup):
         _timed(call, 1)
         _timed(call, calls)

@@ -9,7 +9,7 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"events", "losses", "data", "adapters", "costs"},
+    {"events", "losses", "data", "adapters", "costs", "compile_cache"},
     {"model", "metrics", "placement", "measurement"},
     {"loop", "timing"},
     {"callback", "views"},
