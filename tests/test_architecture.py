@@ -23,7 +23,7 @@ ROOMS = {
     "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
     "engine": [{"checks", "feed", "programs", "probe", "host"}, {"run"}, {"setup"}],
     "data": [{"collate", "samples"}, {"epochs"}, {"nonuniform", "repeat"}],
-    "callbacks": [{"clipping", "csv_logger", "progress_bar"}],
+    "callbacks": [{"clipping", "csv_logger", "profiler", "progress_bar"}],
 }
 #: Upper floors within a floor: `phases` stands on `steps`, both below the callbacks and the engine.
 STAIRS = {("phases", "steps")}

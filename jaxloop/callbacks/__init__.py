@@ -2,4 +2,5 @@
 
 from jaxloop.callbacks.clipping import clip_by_global_norm as clip_by_global_norm
 from jaxloop.callbacks.csv_logger import CSVLogger as CSVLogger
+from jaxloop.callbacks.profiler import Profiler as Profiler
 from jaxloop.callbacks.progress_bar import ProgressBar as ProgressBar
