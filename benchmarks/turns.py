@@ -1,5 +1,6 @@
 """Contestants as processes of their own, each of which trains when it is told to, and says how long that took."""
 
+import contextlib
 import gc
 import json
 import os
@@ -76,7 +77,8 @@ class Worker:
     def close(self) -> None:
         """Ends the process, by force if it does not end by itself."""
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         try:
             self._process.wait(_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -89,11 +91,9 @@ class Worker:
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # then what it wrote says why
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:  # what it wrote says why
-            pass
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def benchmark(
     Example:
       >>> step = jax.jit(lambda params, batch: params - 0.1 * batch.mean(), donate_argnums=0)
       >>> measured = benchmark(step, jnp.ones(3), jnp.ones(8), examples=8)
-      >>> measured.seconds.median, measured.examples_per_second
+      >>> measured.examples_per_second > 0
+      True
     """
     for name, value in (("calls", calls), ("rounds", rounds), ("warmup", warmup), ("examples", examples)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):

@@ -23,6 +23,7 @@ _TPUS = {
 }
 #: The same by words of which `device_kind` holds all; the first that fit count.
 _GPUS = {
+    ("H200", "NVL"): 835e12,
     ("H200",): 989e12,
     ("H100", "PCIe"): 756e12,
     ("H100", "NVL"): 835e12,
@@ -30,7 +31,6 @@ _GPUS = {
     ("A100",): 312e12,
     ("L40S",): 362e12,
     ("L4",): 121e12,
-    ("A10G",): 70e12,
     ("T4",): 65e12,
 }
 

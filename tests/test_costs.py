@@ -80,6 +80,7 @@ def test_a_loop_is_seen_wherever_it_stands():
         ("NVIDIA H100 80GB HBM3", 989),
         ("NVIDIA H100 PCIe", 756),
         ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
         ("NVIDIA L4", 121),
         ("Tesla T4", 65),
     ],
