@@ -1,6 +1,7 @@
 """The command: chooses workloads and contestants, lets them take turns, prints the table."""
 
 import argparse
+import contextlib
 import json
 import re
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from benchmarks.contestants import CONTESTANTS, REFERENCE, Contestant
 from benchmarks.measuring import take_turns
-from benchmarks.report import Row, as_json, machine, rows_of, table
+from benchmarks.report import COLUMNS, DEFAULT_COLUMNS, Row, as_json, machine, rows_of, table
+from benchmarks.turns import Worker
 from benchmarks.workloads import WORKLOADS
 
 
@@ -26,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         if contestants:
             rows += _measured(name, contestants, options)
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
-    print(table(rows))
+    print(table(rows, options.columns))
     if options.json is not None:
-        settings = {"rounds": options.rounds, "warmup_rounds": options.warmup_rounds}
-        settings |= {"epochs": options.epochs, "steps": options.steps}
+        names = ("iterations", "warmup_iterations", "epochs", "steps")
+        settings = {name: getattr(options, name) for name in names}
         options.json.write_text(json.dumps(as_json(rows, settings), indent=1) + "\n")
     return rows
 
@@ -41,15 +43,33 @@ def chosen_for(workload: str, pattern: str | re.Pattern[str]) -> list[Contestant
     return [contestant for contestant in all_of_them if contestant in found or (found and contestant.name == REFERENCE)]
 
 
+def present(contestants: Sequence[Contestant]) -> list[Contestant]:
+    """Those whose packages are installed; of the others it is said what to install."""
+    for contestant in contestants:
+        if contestant.missing:
+            missing = ", ".join(contestant.missing)
+            print(f"{contestant.name} is left out: no {missing}. pip install '.[bench]'", file=sys.stderr, flush=True)
+    return [contestant for contestant in contestants if not contestant.missing]
+
+
 def _measured(name: str, contestants: list[Contestant], options: argparse.Namespace) -> list[Row]:
+    contestants = present(contestants)
     workload = WORKLOADS[name]()
-    if options.steps is not None:
-        workload = workload.shortened(options.steps)
+    workload = workload if options.steps is None else workload.shortened(options.steps)
     epochs = options.epochs or workload.epochs
     print(f"{name}: {', '.join(contestant.name for contestant in contestants)} ...", file=sys.stderr, flush=True)
-    turns = {contestant.name: contestant.prepare(workload, epochs) for contestant in contestants}
-    seconds = take_turns(turns, workload, rounds=options.rounds, warmup_rounds=options.warmup_rounds)
-    return rows_of(name, contestants, seconds, step_count=epochs * workload.step_count)
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for contestant in contestants:
+            workers[contestant] = Worker(contestant, workload, epochs=epochs, steps=options.steps)
+            stack.callback(workers[contestant].close)
+        for worker in workers.values():
+            worker.ready()
+        turns = {contestant: worker.turn for contestant, worker in workers.items()}
+        seconds = take_turns(
+            turns, workload, iterations=options.iterations, warmup_iterations=options.warmup_iterations
+        )
+    return rows_of(workload, contestants, seconds, epochs=epochs)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,12 +81,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="REGEX",
         help='those whose "workload/contestant" holds it, such as "W1" or "fit_1$"; the reference always runs along',
     )
-    parser.add_argument("--rounds", type=_positive, default=11, help="rounds that are timed (11)")
-    parser.add_argument("--warmup-rounds", type=_natural, default=2, help="rounds before that (2)")
+    parser.add_argument(
+        "--columns",
+        type=_columns,
+        default=DEFAULT_COLUMNS,
+        metavar="NAMES",
+        help=f"of the table, with commas between; of {', '.join(COLUMNS)} ({','.join(DEFAULT_COLUMNS)})",
+    )
+    parser.add_argument("--iterations", type=_positive, default=11, help="turns of each that are timed (11)")
+    parser.add_argument("--warmup-iterations", type=_natural, default=2, help="turns before those (2)")
     parser.add_argument("--epochs", type=_positive, help="epochs in one turn (by workload)")
     parser.add_argument("--steps", type=_positive, help="at most so many steps in an epoch, to try things out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep all that was measured")
     return parser
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in COLUMNS:
+            raise argparse.ArgumentTypeError(f"there is no column {name!r}; there are {', '.join(COLUMNS)}")
+    return names
 
 
 def _positive(text: str) -> int:

@@ -2,18 +2,21 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from benchmarks.contestants import REFERENCE, Contestant
-from benchmarks.measuring import Quartiles, ratios
+from benchmarks.measuring import ratios
+from benchmarks.workloads import Workload
+from jaxloop.benchmarking.measurement import Quartiles
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "keras", "torch", "lightning")
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,12 @@ class Row:
     Attributes:
       workload: its name.
       contestant: its name.
-      microseconds: of a step, over the rounds.
-      ratio: against the reference, round by round.
+      microseconds: of a step, over the iterations.
+      ratio: against the reference, iteration by iteration.
       rival: the other contestant it is compared with, or None.
       rival_ratio: against that one, or None.
+      batch_size: examples in a step.
+      steps: in a turn.
       seconds: of each turn.
     """
 
@@ -36,32 +41,36 @@ class Row:
     ratio: Quartiles
     rival: str | None
     rival_ratio: Quartiles | None
+    batch_size: int
+    steps: int
     seconds: Sequence[float]
 
 
 def rows_of(
-    workload: str, contestants: Sequence[Contestant], seconds: dict[str, list[float]], *, step_count: int
+    workload: Workload, contestants: Sequence[Contestant], seconds: dict[str, list[float]], *, epochs: int
 ) -> list[Row]:
     """A row for each contestant.
 
     Args:
-      workload: its name.
+      workload: what was trained.
       contestants: those that took part.
       seconds: of each turn, by contestant.
-      step_count: how many steps a turn had.
+      epochs: in a turn.
     """
-    rows = []
+    rows, steps = [], epochs * workload.step_count
     for contestant in contestants:
         own = seconds[contestant.name]
         rival = contestant.rival if contestant.rival in seconds else None
         rows.append(
             Row(
-                workload=workload,
+                workload=workload.name,
                 contestant=contestant.name,
-                microseconds=Quartiles.of([1e6 * turn / step_count for turn in own]),
+                microseconds=Quartiles.of([1e6 * turn / steps for turn in own]),
                 ratio=Quartiles.of(ratios(own, seconds[REFERENCE])),
                 rival=rival,
                 rival_ratio=None if rival is None else Quartiles.of(ratios(own, seconds[rival])),
+                batch_size=workload.batch_size,
+                steps=steps,
                 seconds=own,
             )
         )
@@ -76,14 +85,15 @@ def machine() -> dict[str, Any]:
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "device": f"{device.platform} ({device.device_kind})",
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in _PACKAGES},
+        **{name: version for name in _PACKAGES if (version := _version(name)) is not None},
     }
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table: medians, and quartiles in brackets."""
-    cells = [("workload", "contestant", "us/step", f"x {REFERENCE}", "x another")]
-    cells += [(row.workload, row.contestant, _microseconds(row), _ratio(row.ratio), _rival(row)) for row in rows]
+def table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+    """The rows as a Markdown table with these of `COLUMNS`, by default `DEFAULT_COLUMNS`."""
+    chosen = [COLUMNS[name] for name in columns or DEFAULT_COLUMNS]
+    cells = [tuple(title for title, _ in chosen)]
+    cells += [tuple(cell(row) for _, cell in chosen) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
     rule = "| " + " | ".join("-" * width for width in widths) + " |"
@@ -95,18 +105,44 @@ def as_json(rows: Sequence[Row], settings: dict[str, Any]) -> dict[str, Any]:
     return {"machine": machine(), "settings": settings, "rows": [asdict(row) for row in rows]}
 
 
+def _spread(quartiles: Quartiles, digits: int) -> str:
+    return f"{quartiles.median:.{digits}f} [{quartiles.low:.{digits}f}, {quartiles.high:.{digits}f}]"
+
+
 def _microseconds(row: Row) -> str:
-    digits = 1 if row.microseconds.median < 1000 else 0
-    low, median, high = (f"{value:.{digits}f}" for value in asdict(row.microseconds).values())
-    return f"{median} [{low}, {high}]"
-
-
-def _ratio(ratio: Quartiles) -> str:
-    return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+    return _spread(row.microseconds, 1 if row.microseconds.median < 1000 else 0)
 
 
 def _rival(row: Row) -> str:
-    return "" if row.rival_ratio is None else f"{_ratio(row.rival_ratio)} of {row.rival}"
+    return "" if row.rival_ratio is None else f"{_spread(row.rival_ratio, 2)} of {row.rival}"
+
+
+def _deviation(row: Row) -> str:
+    return f"{100 * np.std(row.seconds) / np.mean(row.seconds):.1f}%"
+
+
+#: What `--columns` chooses from: the title, and the cell of a row. Of spreads medians, and quartiles in brackets.
+COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "workload": ("workload", lambda row: row.workload),
+    "contestant": ("contestant", lambda row: row.contestant),
+    "time": ("us/step", _microseconds),
+    "ratio": (f"x {REFERENCE}", lambda row: _spread(row.ratio, 2)),
+    "rival": ("x another", _rival),
+    "fastest": ("fastest us/step", lambda row: f"{1e6 * min(row.seconds) / row.steps:.1f}"),
+    "deviation": ("deviation", _deviation),
+    "steps_per_second": ("steps/s", lambda row: f"{1e6 / row.microseconds.median:.0f}"),
+    "examples_per_second": ("examples/s", lambda row: f"{1e6 * row.batch_size / row.microseconds.median:.0f}"),
+    "steps": ("steps", lambda row: str(row.steps)),
+    "iterations": ("iterations", lambda row: str(len(row.seconds))),
+}
+DEFAULT_COLUMNS = ("workload", "contestant", "time", "ratio", "rival")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import jax
 import numpy as np
@@ -20,7 +21,8 @@ class Workload:
       model: the network with its first weights, as NumPy arrays, which nobody changes.
       samples: (input, target), NumPy arrays of one length: a whole number of batches.
       batch_size: examples in a batch.
-      optimizer: an optax transformation.
+      rule: of the optimizer, as all frameworks have it: plain, or Adam with an epsilon of 1e-8.
+      learning_rate: of that.
       epochs: how many epochs a turn has, unless the command line says otherwise.
     """
 
@@ -28,13 +30,19 @@ class Workload:
     model: jl.Model
     samples: tuple[np.ndarray, np.ndarray]
     batch_size: int
-    optimizer: optax.GradientTransformation
-    epochs: int
+    rule: Literal["sgd", "adam"]
+    learning_rate: float
+    epochs: int = 1
 
     @property
     def step_count(self) -> int:
         """Steps in an epoch."""
         return len(self.samples[0]) // self.batch_size
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The rule in optax."""
+        return {"sgd": optax.sgd, "adam": optax.adam}[self.rule](self.learning_rate)
 
     def training(self) -> jl.TrainingEpochs:
         """The epochs of batches, in an order that is the same for all."""
@@ -47,15 +55,14 @@ class Workload:
 
 
 def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross entropy of each example: what every contestant minimizes the mean of."""
+    """Cross entropy of each example or token: what every contestant minimizes the mean of."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def perceptron() -> Workload:
     """MLP 64-32-10 on noise, 1024 steps of 32 with SGD: the host's work decides."""
-    inputs, labels = _noise(1024 * 32, (64,))
     model = jl.Model(networks.perceptron, networks.perceptron_params())
-    return Workload("W1", model, (inputs, labels), 32, optax.sgd(0.1), epochs=10)
+    return Workload("W1", model, _noise(1024 * 32, (64,)), 32, "sgd", 0.1, epochs=10)
 
 
 def digits() -> Workload:
@@ -67,16 +74,50 @@ def digits() -> Workload:
     repeated = np.arange(128 * 128) % len(images)
     samples = images[repeated], labels.astype(np.int32)[repeated]
     model = jl.Model(networks.convolutional, networks.convolutional_params())
-    return Workload("W2", model, samples, 128, optax.adam(1e-3), epochs=2)
+    return Workload("W2", model, samples, 128, "adam", 1e-3, epochs=2)
 
 
 def residual() -> Workload:
     """ResNet-8 with batch norm on 32x32x3 noise, 16 steps of 64 with SGD: arithmetic decides."""
-    model = jl.Model(networks.resnet, *networks.resnet_params())
-    return Workload("W3", model, _noise(16 * 64, (32, 32, 3)), 64, optax.sgd(0.1), epochs=1)
+    network = networks.resnet_8()
+    return Workload("W3", jl.Model(network, *network.variables()), _noise(16 * 64, (32, 32, 3)), 64, "sgd", 0.1)
 
 
-WORKLOADS: dict[str, Callable[[], Workload]] = {"W1": perceptron, "W2": digits, "W3": residual}
+def lenet() -> Workload:
+    """LeNet-5 on noise of the shape of MNIST, 64 steps of 128 with SGD."""
+    model = jl.Model(networks.lenet, networks.lenet_params())
+    return Workload("LeNet", model, _noise(64 * 128, (28, 28, 1)), 128, "sgd", 0.1, epochs=2)
+
+
+def resnet_20() -> Workload:
+    """ResNet-20 on noise of the shape of CIFAR-10, 8 steps of 64 with SGD."""
+    network = networks.resnet_20()
+    return Workload("ResNet-20", jl.Model(network, *network.variables()), _noise(8 * 64, (32, 32, 3)), 64, "sgd", 0.1)
+
+
+def resnet_50() -> Workload:
+    """ResNet-50 on 64x64x3 noise, 2 steps of 8 with SGD."""
+    network = networks.resnet_50()
+    return Workload("ResNet-50", jl.Model(network, *network.variables()), _noise(2 * 8, (64, 64, 3)), 8, "sgd", 0.01)
+
+
+def transformer() -> Workload:
+    """Two layers, 64 wide, on 32 tokens of noise, 64 steps of 16 with Adam: many small arrays."""
+    network = networks.Transformer()
+    tokens = np.random.default_rng(0).integers(0, network.vocabulary, (64 * 16, network.length + 1)).astype(np.int32)
+    samples = np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
+    return Workload("Transformer", jl.Model(network, network.params()), samples, 16, "adam", 1e-3)
+
+
+WORKLOADS: dict[str, Callable[[], Workload]] = {
+    "W1": perceptron,
+    "W2": digits,
+    "W3": residual,
+    "LeNet": lenet,
+    "ResNet-20": resnet_20,
+    "ResNet-50": resnet_50,
+    "Transformer": transformer,
+}
 
 
 def _noise(count: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,8 +4,11 @@ from jaxloop import callbacks as callbacks
 from jaxloop import errors as errors
 from jaxloop import losses as losses
 from jaxloop import metrics as metrics
+from jaxloop.benchmark import benchmark as benchmark
+from jaxloop.benchmarking.measurement import Measurement as Measurement
 from jaxloop.callback import Callback as Callback
 from jaxloop.callback import on_host as on_host
+from jaxloop.compile_cache import compile_cache as compile_cache
 from jaxloop.data import Batches as Batches
 from jaxloop.data import NonuniformTrainingEpochs as NonuniformTrainingEpochs
 from jaxloop.data import TrainingEpochs as TrainingEpochs

@@ -9,21 +9,22 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"adapters", "canonical", "data", "errors", "events", "losses", "schedules"},
+    {"adapters", "benchmarking", "canonical", "compile_cache", "data", "errors", "events", "losses", "schedules"},
     {"model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},
     {"console", "files", "history", "phases", "steps", "wire"},
     {"callbacks", "engine"},
     {"training_loop"},
-    {"explain", "learning_rate_finder"},
+    {"benchmark", "explain", "learning_rate_finder"},
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {
     "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
+    "benchmarking": [{"costs"}, {"measurement"}, {"timing"}],
     "callbacks": [
         {"clipping", "csv_logger", "ema", "image_saver", "non_finite"}
-        | {"patience", "progress_bar", "scheduling", "tensorboard_logger"}
+        | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger"}
     ],
     "console": [{"lines", "times"}, {"screen"}],
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],

@@ -7,6 +7,7 @@ from jaxloop.callbacks.image_saver import ImageSaver as ImageSaver
 from jaxloop.callbacks.non_finite import stop_on_non_finite as stop_on_non_finite
 from jaxloop.callbacks.patience import early_stopping as early_stopping
 from jaxloop.callbacks.patience import reduce_on_plateau as reduce_on_plateau
+from jaxloop.callbacks.profiler import Profiler as Profiler
 from jaxloop.callbacks.progress_bar import ProgressBar as ProgressBar
 from jaxloop.callbacks.scheduling import hyperparameter_scheduler as hyperparameter_scheduler
 from jaxloop.callbacks.scheduling import learning_rate_scheduler as learning_rate_scheduler

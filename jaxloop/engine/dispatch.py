@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxloop.canonical import other_layouts
 from jaxloop.engine.feed import Feed
 from jaxloop.engine.fusing import Fusing, fixed, steps_per_dispatch
 from jaxloop.engine.host import Host
@@ -119,11 +120,14 @@ class Dispatches:
 
     def _decided(self, wire: Wire) -> Fusing:
         batch = self.feed.first()
+        platform = self.feed.device.platform
+        jaxpr = self.program(1).jaxpr(wire, batch, self.feed.resident)
         fusing = steps_per_dispatch(
             flops=self.cost(wire).get("flops", float("nan")),
             batch_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(batch)),
             batch_count=len(self.feed),
-            platform=self.feed.device.platform,
+            platform=platform,
+            slow_in_loops=platform == "cpu" and bool(other_layouts(jaxpr)),
         )
         self.ledger.lap("compile")
         return fusing

@@ -26,7 +26,7 @@ class Fusing:
 
 
 def steps_per_dispatch(
-    *, flops: float, batch_bytes: int, batch_count: int, platform: str, convolutions: bool | None = False
+    *, flops: float, batch_bytes: int, batch_count: int, platform: str, slow_in_loops: bool = False
 ) -> Fusing:
     """What `steps_per_dispatch="auto"` means for a phase. A pure function, so that a run can be repeated.
 
@@ -38,11 +38,10 @@ def steps_per_dispatch(
       batch_bytes: size of one batch.
       batch_count: batches in the phase.
       platform: `"cpu"`, `"gpu"` or `"tpu"`.
-      convolutions: whether the step has any that XLA's CPU backend would run slowly inside a loop: False if all can be
-        rewritten, True if some cannot, None if there are none at all.
+      slow_in_loops: whether the step has convolutions that the platform would run slowly inside a loop.
     """
-    if platform == "cpu" and convolutions:
-        return Fusing(1, "a CPU runs convolutions slowly inside of a loop, and these cannot be rewritten")
+    if slow_in_loops:
+        return Fusing(1, f"a {platform} runs convolutions slowly inside of a loop, and these cannot be rewritten")
     if not flops > 0:
         return Fusing(1, "the step's FLOPs are not known")
     worth = FLOPS_A_DISPATCH.get(platform, FLOPS_A_DISPATCH["gpu"])

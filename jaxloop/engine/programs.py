@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxloop.canonical import canonical
 from jaxloop.events import Event, Phase
 from jaxloop.loop import Loop
 from jaxloop.placement import Device
@@ -34,6 +35,7 @@ class Program:
         self.jitted: Any = jax.jit(named, **jit_options)
         self.compile_seconds: float | None = None
         self.compiled: Any = None
+        self._traced: Any = None
         self._lowered: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
@@ -44,17 +46,24 @@ class Program:
         self.compile_seconds = time.perf_counter() - start
         return result
 
+    def jaxpr(self, *arguments: Any) -> Any:
+        """What tracing makes of it, for `arguments` of just these shapes and dtypes; they may be abstract."""
+        if self._traced is None:
+            self._traced = self.jitted.trace(*arguments)
+        return self._traced.jaxpr
+
     def lowered(self, *arguments: Any) -> Any:
-        """The program before XLA compiles it, for `arguments` of just these shapes and dtypes; they may be abstract."""
+        """The program before XLA compiles it, for arguments as `jaxpr` takes them."""
         if self._lowered is None:
-            self._lowered = self.jitted.lower(*arguments)
+            self.jaxpr(*arguments)
+            self._lowered = self._traced.lower()
         return self._lowered
 
     def compile(self, *arguments: Any) -> None:
         """Compiles ahead, for arguments as `lowered` takes them."""
         start = time.perf_counter()
         self.compiled = self.lowered(*arguments).compile()
-        self._lowered = None
+        self._traced = self._lowered = None
         self.compile_seconds = time.perf_counter() - start
 
     def cost(self, *arguments: Any) -> dict[str, float]:
@@ -134,9 +143,13 @@ def _steps(parts: Parts, layout: Layout, phase: Phase, count: int, device: Devic
         return run_steps(lambda wire, batch: one(wire, batch, resident), wire, batches, count)
 
     name = STEP_NAMES[phase] + (f" x{count}" if count > 1 else "")
+    platform = jax.default_backend() if device is None else device.platform
+    function: Callable[..., Any] = one if count == 1 else many
+    if platform == "cpu":  # where convolutions inside a loop want their axes in one order
+        function = canonical(function)
     place = None if device is None else jax.sharding.SingleDeviceSharding(device)
     options = {} if place is None else {"in_shardings": (place, place, place)}
-    return Program(name, one if count == 1 else many, donate_argnums=0, **options)
+    return Program(name, function, donate_argnums=0, **options)
 
 
 def _event(parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]:

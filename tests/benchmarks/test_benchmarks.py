@@ -1,40 +1,131 @@
 """The benchmark command runs, compares like with like, and does its arithmetic right."""
 
 import json
+import sys
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import chosen_for, main
-from benchmarks.contestants import CONTESTANTS, REFERENCE, Contestant, by_hand
-from benchmarks.measuring import Quartiles, check_same, ratios, take_turns
-from benchmarks.report import rows_of, table
+from benchmarks.__main__ import chosen_for, main, present
+from benchmarks.contestants import CONTESTANTS, REFERENCE, Contestant, Outcome
+from benchmarks.measuring import check_same, ratios, take_turns
+from benchmarks.networks import ResNet, resnet_20, resnet_50
+from benchmarks.report import COLUMNS, rows_of, table
+from benchmarks.turns import Worker, timed
 from benchmarks.workloads import WORKLOADS
+from jaxloop.benchmarking.measurement import Quartiles
 
-TINY = ["--rounds", "1", "--warmup-rounds", "1", "--epochs", "1", "--steps", "34"]
+BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
 
 
-def test_the_command_prints_a_row_for_each_contestant_and_keeps_every_turn(tmp_path, capsys):
-    main([*TINY, "--filter", "W1", "--json", str(tmp_path / "measured.json")])
+def tiny(workload, steps=2):
+    return WORKLOADS[workload]().shortened(steps)
 
-    printed = capsys.readouterr().out
+
+def trained(contestant, workload, epochs=1):
+    return BY_NAME[contestant].prepare(workload, epochs)()
+
+
+def test_the_command_prints_the_columns_asked_for_and_keeps_every_turn(tmp_path, capsys):
+    options = ["--iterations", "1", "--warmup-iterations", "1", "--epochs", "1", "--steps", "2"]
+    columns = "contestant,ratio,steps_per_second"
+
+    main([*options, "--filter", "W1/fit_1$", "--columns", columns, "--json", str(tmp_path / "measured.json")])
+
+    printed = capsys.readouterr().out.splitlines()
     kept = json.loads((tmp_path / "measured.json").read_text())
-    expected = [REFERENCE, "scan_32", "fit_1", "fit_1_logged", "fit_32", "fit_32_logged"]
-    assert [row["contestant"] for row in kept["rows"]] == expected
-    assert all(f"| {name} " in printed for name in expected)
+    assert [cell.strip() for cell in printed[1].split("|")[1:-1]] == ["contestant", "x by_hand", "steps/s"]
+    assert [row["contestant"] for row in kept["rows"]] == [REFERENCE, "fit_1"]
     assert all(len(row["seconds"]) == 1 and row["seconds"][0] > 0 for row in kept["rows"])
     assert kept["machine"]["cpu_count"] >= 1
-    assert kept["settings"] == {"rounds": 1, "warmup_rounds": 1, "epochs": 1, "steps": 34}
+    assert kept["settings"] == {"iterations": 1, "warmup_iterations": 1, "epochs": 1, "steps": 2}
 
 
-@pytest.mark.parametrize("workload", ["W2", "W3"])
-def test_fit_trains_the_convolutional_workloads_as_the_loop_by_hand_does(workload):
-    tiny = [*TINY[:-1], "2"]
+@pytest.mark.parametrize(
+    ("workload", "contestant", "steps"),
+    [
+        ("W1", "scan_32", 34),
+        ("W1", "fit_32_logged", 34),
+        ("W1", "nnx", 2),
+        ("W1", "nnx_cached", 2),
+        ("W2", "fit_1", 2),
+        ("W2", "unrolled_8", 2),
+        ("W2", "nnx", 2),
+        ("LeNet", "fit_auto", 2),
+        ("Transformer", "fit_32", 2),
+    ],
+)
+def test_contestants_train_as_the_loop_by_hand_does_in_every_turn(workload, contestant, steps):
+    workload = tiny(workload, steps)
+    reference = trained(REFERENCE, workload, epochs=2)
+    turn = BY_NAME[contestant].prepare(workload, 2)
 
-    rows = main([*tiny, "--filter", f"{workload}/fit_1$"])  # which raises where the parameters differ
+    for _ in range(2):
+        check_same(BY_NAME[contestant], turn(), reference, workload)
 
-    assert [row.contestant for row in rows] == [REFERENCE, "fit_1"]
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contestant", ["fit_1", "unrolled_8", "nnx"])
+def test_residual_networks_are_trained_alike(contestant):
+    workload = tiny("W3")
+
+    check_same(BY_NAME[contestant], trained(contestant, workload), trained(REFERENCE, workload), workload)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["W1", "W2", "W3"])
+@pytest.mark.parametrize("contestant", ["keras", "torch", "lightning"])
+def test_other_libraries_train_as_the_loop_by_hand_does(workload, contestant):
+    if BY_NAME[contestant].missing:
+        pytest.skip("needs the extra `bench`")
+    workload = tiny(workload)
+    worker = Worker(BY_NAME[contestant], workload, epochs=2, steps=2)
+    try:
+        worker.ready()
+        check_same(BY_NAME[contestant], worker.turn()[1], trained(REFERENCE, workload, epochs=2), workload)
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize(("network", "parameters"), [(resnet_20(), 269_722 + 2_752), (resnet_50(), 23_528_522)])
+def test_residual_networks_have_as_many_parameters_as_published(network: ResNet, parameters):
+    """ResNet-20: 269,722 without projections, and two of these; ResNet-50: torchvision's, with ten classes."""
+    params, state = network.variables()
+
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+    image = np.zeros((2, 64, 64, 3), np.float32)
+    logits, after = jax.eval_shape(lambda: network(params, state, image, training=True, key=None))
+    assert logits.shape == (2, 10)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_a_worker_takes_turns_in_a_process_of_its_own_and_tells_its_parameters_once():
+    workload = tiny("W1")
+    worker = Worker(BY_NAME[REFERENCE], workload, epochs=1, steps=2)
+    try:
+        worker.ready()
+        seconds, first = worker.turn()
+        _, second = worker.turn()
+    finally:
+        worker.close()
+
+    here = trained(REFERENCE, workload)
+    assert seconds > 0
+    check_same(BY_NAME[REFERENCE], first, here, workload)
+    assert first.params is not None
+    assert second.params is None
+    np.testing.assert_array_equal(second.loss, first.loss)
+
+
+def test_a_worker_that_fails_says_why():
+    worker = Worker(replace(BY_NAME[REFERENCE], name="nobody"), tiny("W1"), epochs=1, steps=2)
+    try:
+        with pytest.raises(RuntimeError, match=r"(?s)W1/nobody: its process has ended with status 1:.*StopIteration"):
+            worker.ready()
+    finally:
+        worker.close()
 
 
 def test_a_filter_chooses_by_workload_and_contestant_and_brings_the_reference():
@@ -54,24 +145,33 @@ def test_a_filter_that_matches_nothing_lists_what_there_is(capsys):
     assert "W3/scan_32" not in message
 
 
-def test_every_rival_takes_part_wherever_it_is_compared_with():
-    by_name = {contestant.name: contestant for contestant in CONTESTANTS}
+def test_who_needs_what_is_not_installed_is_left_out_and_that_is_said(capsys):
+    stranger = replace(BY_NAME["keras"], needs=("no_such_package",))
 
+    assert present([BY_NAME[REFERENCE], stranger]) == [BY_NAME[REFERENCE]]
+    assert "keras is left out: no no_such_package. pip install '.[bench]'" in capsys.readouterr().err
+
+
+def test_every_rival_takes_part_wherever_it_is_compared_with():
     for contestant in CONTESTANTS:
         if contestant.rival is not None:
-            assert set(contestant.workloads) <= set(by_name[contestant.rival].workloads)
+            assert set(contestant.workloads) <= set(BY_NAME[contestant.rival].workloads)
 
 
-def test_ratios_are_taken_within_each_round():
+def test_naming_the_contestants_imports_none_of_their_libraries():
+    assert not {"keras", "torch", "lightning"} & set(sys.modules)
+
+
+def test_ratios_are_taken_within_each_iteration():
     assert ratios([3.0, 10.0, 4.0], [2.0, 20.0, 1.0]) == [1.5, 0.5, 4.0]
 
 
 def test_a_row_has_microseconds_per_step_and_the_median_of_the_ratios_not_the_ratio_of_medians():
-    contestants = [Contestant(REFERENCE, by_hand), Contestant("other", by_hand), Contestant("third", by_hand)]
-    contestants[2] = replace(contestants[2], rival="other")
+    contestants = [Contestant(REFERENCE, ""), Contestant("other", ""), Contestant("third", "", rival="other")]
     seconds = {REFERENCE: [1.0, 2.0, 4.0], "other": [3.0, 2.0, 2.0], "third": [6.0, 6.0, 2.0]}
+    workload = replace(tiny("W1", 500), name="W0")
 
-    _, other, third = rows_of("W0", contestants, seconds, step_count=1000)
+    _, other, third = rows_of(workload, contestants, seconds, epochs=2)
 
     assert other.microseconds == Quartiles(2000.0, 2000.0, 2500.0)
     assert other.ratio == Quartiles(0.75, 1.0, 2.0)  # of 0.5, 1 and 3
@@ -86,38 +186,78 @@ def test_a_row_has_microseconds_per_step_and_the_median_of_the_ratios_not_the_ra
     ]
 
 
-def test_contestants_take_turns_and_only_rounds_behind_the_warm_up_count():
-    workload = WORKLOADS["W1"]().shortened(2)
-    turn = by_hand(workload, 1)
+def test_every_column_is_computed_from_the_row():
+    seconds = {REFERENCE: [1.0, 2.0, 3.0]}
+    (row,) = rows_of(tiny("W1", 500), [BY_NAME[REFERENCE]], seconds, epochs=2)
+
+    assert {name: cell(row) for name, (_, cell) in COLUMNS.items()} == {
+        "workload": "W1",
+        "contestant": "by_hand",
+        "time": "2000 [1500, 2500]",
+        "ratio": "1.00 [1.00, 1.00]",
+        "rival": "",
+        "fastest": "1000.0",
+        "deviation": "40.8%",  # sqrt(2/3) of 2
+        "steps_per_second": "500",
+        "examples_per_second": "16000",
+        "steps": "1000",
+        "iterations": "3",
+    }
+
+
+def test_a_column_that_there_is_not_is_refused_with_those_that_there_are(capsys):
+    with pytest.raises(SystemExit):
+        main(["--columns", "contestant,beauty"])
+
+    assert "there is no column 'beauty'; there are workload, contestant, time" in capsys.readouterr().err
+
+
+def test_contestants_take_turns_and_only_iterations_behind_the_warm_up_count():
+    workload = tiny("W1")
+    outcome = Outcome(workload.model.params, np.zeros(1), np.zeros(1))
     called = []
 
     def noted(name):
-        def noted_turn():
+        def turn():
             called.append(name)
-            return turn()
+            return len(called), outcome
 
-        return noted_turn
+        return turn
 
-    seconds = take_turns({REFERENCE: noted("a"), "b": noted("b")}, workload, rounds=2, warmup_rounds=1)
+    turns = {BY_NAME[REFERENCE]: noted("a"), BY_NAME["fit_1"]: noted("b")}
+    seconds = take_turns(turns, workload, iterations=2, warmup_iterations=1)
 
     assert called == ["a", "b", "b", "a", "a", "b"]
-    assert [len(times) for times in seconds.values()] == [2, 2]
+    assert seconds == {REFERENCE: [4, 5], "fit_1": [3, 6]}
+
+
+def test_a_turn_is_timed_until_its_parameters_are_there():
+    outcome = Outcome(None, np.zeros(1), np.zeros(1))
+
+    seconds, same = timed(lambda: outcome)
+
+    assert seconds >= 0
+    assert same is outcome
 
 
 def test_who_trains_something_else_is_refused():
-    workload = WORKLOADS["W1"]().shortened(2)
-    honest = by_hand(workload, 1)()
-    slower = by_hand(workload.shortened(1), 1)()
+    workload = tiny("W1")
+    honest = trained(REFERENCE, workload)
+    slower = trained(REFERENCE, workload.shortened(1))
+    lazy = replace(BY_NAME["fit_1"], name="lazy")
 
-    check_same("honest", honest, honest, workload)
+    check_same(lazy, honest, honest, workload)
     with pytest.raises(ValueError, match=r"W1/lazy: it must train as by_hand does.*Give it the same data"):
-        check_same("lazy", replace(honest, params=slower.params), honest, workload)
-    with pytest.raises(ValueError, match=r"W1/blind: .*loss or accuracy nan"):
-        check_same("blind", replace(honest, accuracy=np.array([np.nan])), honest, workload)
+        check_same(lazy, replace(honest, params=slower.params), honest, workload)
+    with pytest.raises(ValueError, match=r"W1/lazy: .*loss or accuracy nan"):
+        check_same(lazy, replace(honest, accuracy=np.array([np.nan])), honest, workload)
+    with pytest.raises(ValueError, match=r"up to 1e-03, .*loss or accuracy 1\.0e-02"):
+        check_same(lazy, replace(honest, loss=honest.loss + 0.01), honest, workload)
+    check_same(replace(lazy, tolerance=2e-2), replace(honest, loss=honest.loss + 0.01), honest, workload)
 
 
-def test_a_number_of_rounds_below_one_is_refused(capsys):
+def test_a_number_of_iterations_below_one_is_refused(capsys):
     with pytest.raises(SystemExit):
-        main(["--rounds", "0"])
+        main(["--iterations", "0"])
 
     assert "it must be at least 1, got 0" in capsys.readouterr().err

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from jaxloop.engine.fusing import MOST_STEPS, fixed, steps_per_dispatch
 
 
-def decided(flops=1e5, batch_bytes=8192, batch_count=1024, platform="cpu", convolutions=None):
+def decided(flops=1e5, batch_bytes=8192, batch_count=1024, platform="cpu", slow_in_loops=False):
     return steps_per_dispatch(
         flops=flops,
         batch_bytes=batch_bytes,
         batch_count=batch_count,
         platform=platform,
-        convolutions=convolutions,
+        slow_in_loops=slow_in_loops,
     )
 
 
@@ -36,9 +36,7 @@ def decided(flops=1e5, batch_bytes=8192, batch_count=1024, platform="cpu", convo
         ({"flops": 1e9, "platform": "tpu"}, 32),
         ({"batch_bytes": 2**24}, 4),
         ({"batch_bytes": 2**30}, 1),
-        ({"convolutions": True}, 1),
-        ({"convolutions": False}, 32),
-        ({"convolutions": True, "platform": "gpu"}, 32),
+        ({"slow_in_loops": True}, 1),
     ],
 )
 def test_steps_follow_from_the_work_the_platform_and_the_phase(changes, steps):
@@ -58,7 +56,7 @@ def test_there_are_never_fewer_than_one_nor_more_than_are_allowed(flops, batch_b
         ({}, r"a step has 1e\+05 FLOPs; 32 of them, which divide the phase, make a dispatch worth sending to a cpu"),
         ({"flops": math.nan}, "FLOPs are not known"),
         ({"flops": 1e13}, "sending it costs nothing"),
-        ({"convolutions": True}, "cannot be rewritten"),
+        ({"slow_in_loops": True}, "cannot be rewritten"),
     ],
 )
 def test_it_says_why(changes, why):

@@ -1,0 +1,156 @@
+"""A profile of some steps of a fit, as TensorBoard and Perfetto show it."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloop.callback import on_host
+from jaxloop.events import Event, Phase, Plan
+from jaxloop.views import Columns, LoopView
+
+_EVENTS = (Event.FIT_START, Event.TRAINING_START, Event.BATCH_END, Event.TRAINING_END, Event.FIT_END)
+
+
+@on_host(*_EVENTS)
+class Profiler:
+    """Traces what host and device do during a window of training steps, by `jax.profiler`.
+
+    The window is whole dispatches: all that have a step of it. The trace begins before the first of them is sent, and
+    ends once the last is done; whatever else happens meanwhile, such as a validation, is in it. Nothing waits for the
+    device: as an observer it is told of a dispatch when that is done, and the next has been sent. So a window among the
+    first two dispatches of a fit, whose length is not known before, is moved behind them, at its length, so that no
+    compiling is in it; only from step 0 or 1 the trace begins with the fit. A fit that ends inside of the window leaves
+    a shorter trace; one that ends before, none. Every fit is traced, each into a folder of its own below `directory`.
+
+    In the trace the sending of each dispatch by the host is marked as a step, `training`, with the number of its first
+    step; one too many where another callback cuts the steps apart, since then it is told of each at once.
+
+    To look at it: `tensorboard --logdir run/profile`, with xprof installed; or open `perfetto_trace.json.gz`, in
+    `run/profile/plugins/profile/<time>`, on ui.perfetto.dev.
+
+    Args:
+      directory: where traces go. Folders are made.
+      steps: (first, end): training steps of the fit, counted from 0, `end` not among them.
+      python: whether calls of Python functions are traced too, which slows the host down.
+
+    Raises:
+      ValueError: `steps` are not two whole numbers, of which the second is larger.
+      OSError: at the start of a fit, the folder cannot be made.
+      RuntimeError: when the window begins, another trace is running.
+
+    Example:
+      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.Profiler(steps=(100, 110))])
+    """
+
+    def __init__(self, directory: str | Path = "run/profile", steps: tuple[int, int] = (10, 20), python: bool = False):
+        if not (_are_two_whole_numbers(steps) and 0 <= steps[0] < steps[1]):
+            raise ValueError(
+                "Profiler: `steps` must be (first, end), two whole numbers with 0 <= first < end, such as (10, 20), "
+                f"got {steps!r}."
+            )
+        self.directory = Path(directory)
+        self.steps = (int(steps[0]), int(steps[1]))
+        self.python = python
+
+    def bind(self, plan: Plan) -> "_Profile":
+        return _Profile(self.directory, self.steps, self.python)
+
+    def __repr__(self) -> str:
+        return f"Profiler({str(self.directory)!r}, steps={self.steps})"
+
+
+@on_host(*_EVENTS)
+class _Profile:
+    """The trace of one fit."""
+
+    def __init__(self, directory: Path, steps: tuple[int, int], python: bool):
+        self._directory = directory
+        self._first, self._end = steps
+        self._python = python
+        self._tracing = self._over = False
+        self._mark: Any = None
+        self._done = 0  # training steps of the fit, as far as it has been told
+        self._left = 0  # steps of this phase that are not done
+        self._per_dispatch = 1
+
+    def __call__(self, loop: LoopView, event: Event) -> None:
+        if event is Event.FIT_START:
+            _make(self._directory)
+        elif event is Event.TRAINING_START:
+            self._left = int(loop.batch_count)
+            self._consider(sent=0)
+        elif event is Event.TRAINING_END:
+            self._unmark()
+        else:
+            self.close()
+
+    def rows(self, columns: Columns) -> None:
+        if self._over or columns.phase is not Phase.TRAINING:
+            return
+        self._done += columns.count
+        self._left -= columns.count
+        self._per_dispatch = max(self._per_dispatch, columns.count)
+        if self._tracing and self._done >= self._end:
+            self.close()
+        else:
+            self._consider(sent=min(self._per_dispatch, self._left))
+
+    def close(self) -> None:
+        """Ends the trace, if there is one, and with it the work of this fit."""
+        self._over = True
+        self._unmark()
+        if self._tracing:
+            self._tracing = False
+            jax.profiler.stop_trace()
+
+    def _consider(self, *, sent: int) -> None:
+        """Begins the trace if the next dispatch to be sent, or one that is sent before rows come again, is to be in it.
+
+        Args:
+          sent: steps under way.
+        """
+        self._unmark()
+        if self._over or self._left <= sent:  # nothing more is sent in this phase
+            return
+        if not self._tracing and self._first < self._done + 2 * self._per_dispatch:
+            self._begin(self._done + sent)
+        if self._tracing:
+            self._mark = jax.profiler.StepTraceAnnotation("training", step_num=self._done + sent)
+            self._mark.__enter__()
+
+    def _begin(self, next_step: int) -> None:
+        self._end += max(0, next_step - self._first)
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = int(self._python)
+        try:
+            jax.profiler.start_trace(self._directory, create_perfetto_trace=True, profiler_options=options)
+        except RuntimeError as error:
+            self._over = True
+            raise RuntimeError(
+                f"Profiler: the trace cannot begin, {error} Stop the other one first, or leave one of the two out."
+            ) from error
+        self._tracing = True
+
+    def _unmark(self) -> None:
+        if self._mark is not None:
+            self._mark.__exit__(None, None, None)
+            self._mark = None
+
+
+def _are_two_whole_numbers(steps: Any) -> bool:
+    return (
+        isinstance(steps, (tuple, list))
+        and len(steps) == 2
+        and all(isinstance(step, (int, np.integer)) and not isinstance(step, bool) for step in steps)
+    )
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"Profiler: the folder {str(directory)!r} cannot be made, {error}. Give another path."
+        ) from error
