@@ -53,9 +53,9 @@ def test_there_are_never_fewer_than_one_nor_more_than_are_allowed(flops, batch_b
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({}, r"a step has 1e\+05 FLOPs; 32 of them, which divide the phase, make a dispatch worth sending to a cpu"),
+        ({}, r"a step has 1e\+05 FLOPs; 32 of them, which divide the phase, make a dispatch for a cpu"),
         ({"flops": math.nan}, "FLOPs are not known"),
-        ({"flops": 1e13}, "sending it costs nothing"),
+        ({"flops": 1e13}, "work enough for a dispatch"),
         ({"slow_in_loops": True}, "cannot be rewritten"),
     ],
 )
