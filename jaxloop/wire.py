@@ -58,17 +58,27 @@ class Layout:
         """Length of the vector."""
         return 1 + sum(slot is not None for slot in self.slots)
 
-    def pack(self, loop: Loop, counted: Any) -> Wire:
-        """The wire of a traced loop. By selects that fuse into one loop, where a concatenation would not."""
-        places = jax.lax.iota(jnp.int32, self.size)
-        vector = jnp.where(places == 0, jnp.asarray(counted, jnp.int32), 0)
-        leaves = []
-        for slot, leaf in zip(self.slots, jax.tree.leaves(loop), strict=True):
+    def pack(self, loop: Loop, counted: Any, vector: Any = None, before: Loop | None = None) -> Wire:
+        """The wire of a traced loop.
+
+        Args:
+          loop: of this layout.
+          counted: whether the step counted: a bool or bool[].
+          vector: of the wire from which `loop` has come; None for one of zeros.
+          before: what `unpack` gave of that wire; a scalar that is the very same object still is not written.
+        """
+        vector = jnp.zeros(self.size, jnp.int32) if vector is None else vector
+        old = [None] * len(self.slots) if before is None else jax.tree.leaves(before)
+        changed, others = {0: jnp.asarray(counted, jnp.int32)}, []
+        for slot, leaf, old_leaf in zip(self.slots, jax.tree.leaves(loop), old, strict=True):
             if slot is None:
-                leaves.append(_raw(leaf))
-            else:
-                vector = jnp.where(places == slot, jax.lax.bitcast_convert_type(leaf, jnp.int32), vector)
-        return vector, leaves
+                others.append(_raw(leaf))
+            elif leaf is not old_leaf:
+                changed[slot] = jax.lax.bitcast_convert_type(leaf, jnp.int32)
+        for slots in _neighbours(sorted(changed)):
+            part = _vector_of([changed[slot] for slot in slots])
+            vector = jax.lax.dynamic_update_slice(vector, part, (slots[0],))
+        return vector, others
 
     def unpack(self, wire: Wire) -> Loop:
         """The loop of a traced wire."""
@@ -207,6 +217,35 @@ def _is_key(leaf: Any) -> bool:
 def _typed(leaf: Any, kind: Kind) -> Any:
     """The leaf of this kind that travelled as `_raw`."""
     return leaf if kind.key is None else jax.random.wrap_key_data(leaf, impl=kind.key)
+
+
+_AT_ONCE = 4
+
+
+def _neighbours(slots: list[int]) -> list[list[int]]:
+    """The slots, ascending, in runs of neighbours of at most `_AT_ONCE`.
+
+    Four 4-byte numbers fill a register. On a CPU one such update in place costs as much as one of a single scalar, and
+    one select over a long vector more, since it computes each scalar anew for every place.
+    """
+    runs: list[list[int]] = []
+    for slot in slots:
+        if runs and runs[-1][-1] == slot - 1 and len(runs[-1]) < _AT_ONCE:
+            runs[-1].append(slot)
+        else:
+            runs.append([slot])
+    return runs
+
+
+def _vector_of(numbers: list[Any]) -> Any:
+    """int32[numbers]. By selects, which fuse into what computes the numbers, where a concatenation would not."""
+    if len(numbers) == 1:
+        return numbers[0][None]
+    places = jax.lax.iota(jnp.int32, len(numbers))
+    vector = jnp.broadcast_to(numbers[0], (len(numbers),))
+    for place, number in enumerate(numbers[1:], start=1):
+        vector = jnp.where(places == place, number, vector)
+    return vector
 
 
 def _is_kind(node: Any) -> bool:

@@ -136,15 +136,15 @@ class Feed:
     def chunks(self, steps: int) -> Chunks:
         """The batches in order, `steps` at once: how many, and the batches stacked (a single one is not).
 
-        They are read ahead by a thread where that pays: not on a CPU one at a time, where a batch goes straight from
-        where it was gathered into the program.
+        For an accelerator they are read ahead, and sent, by a thread. Not for a CPU: there the next are gathered while
+        the device is at work on those that were sent, and a thread only takes its time.
 
         Raises:
           ValueError: there are fewer than the data's length says, or one is not like the first.
           Whatever the data raises, with a note of the batch.
         """
         chunks = self._noted(steps)
-        return chunks if steps == 1 and self._on_cpu else prefetched(chunks, _DEPTH)
+        return chunks if self._on_cpu else prefetched(chunks, _DEPTH)
 
     def _noted(self, steps: int) -> Chunks:
         done = 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: Work that a dispatch may carry: FLOPs, by platform. On accelerators so much that sending it costs next to nothing
-#: beside it. On a CPU, where a step inside a loop runs as fast as one alone or faster whatever its size, about a second.
+#: beside it. On a CPU, where a step in a loop runs as fast as one alone or faster whatever its size, about a second.
 FLOPS_A_DISPATCH = {"cpu": 4e10, "gpu": 2e10, "tpu": 1e11}
 #: More steps than this bring nothing more.
 MOST_STEPS = 32

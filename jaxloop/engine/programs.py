@@ -136,7 +136,8 @@ class Programs:
 def _steps(parts: Parts, layout: Layout, phase: Phase, count: int, device: Device | None, prepare: Any) -> Program:
     def one(wire: Wire, batch: Any, resident: Any) -> tuple[Wire, Any]:
         batch = batch if prepare is None else prepare(resident, batch)
-        wire = layout.pack(*step(parts, layout.unpack(wire), batch))
+        before = layout.unpack(wire)
+        wire = layout.pack(*step(parts, before, batch), wire[0], before)
         return wire, wire[0][: layout.row]
 
     def many(wire: Wire, batches: Any, resident: Any) -> tuple[Wire, Any]:
