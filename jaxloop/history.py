@@ -121,16 +121,16 @@ class Recorder:
         self._epochs: list[dict[str, Any]] = []
         self._began = self._training_began = 0.0
         self._compiling = 0.0
-        self._examples = 0
+        self._by_batch = plan.report == "batch"
+        self._counted = 0  # training rows of this epoch
         self._rate = float("nan")
-        self._last: Columns | None = None  # the latest rows, of this phase if `_fresh`
-        self._fresh = False
+        self._last: Columns | None = None  # the latest training rows
 
     def rows(self, columns: Columns) -> None:
         if columns.phase is Phase.TRAINING:
-            self._examples += columns.count * columns.batch_size
-            self._last, self._fresh = columns, True
-            if self._plan.report == "batch":
+            self._counted += columns.count
+            self._last = columns
+            if self._by_batch:
                 self._bits += columns.bits()
 
     def __call__(self, loop: LoopView, event: Event) -> None:
@@ -138,12 +138,13 @@ class Recorder:
         if event is Event.EPOCH_START:
             self._began, self._rate = now, float("nan")
         elif event is Event.TRAINING_START:
-            self._training_began, self._examples, self._fresh = now, 0, False
+            self._training_began, self._counted = now, 0
             self._compiling = sum(self._compile_seconds.values())
         elif event is Event.TRAINING_END:
             compiling = sum(self._compile_seconds.values()) - self._compiling
-            self._rate = self._examples / max(now - self._training_began - compiling, 1e-9)
-            if self._plan.report == "epoch" and self._fresh and self._last is not None:
+            examples = self._counted * (self._last.batch_size if self._last is not None else 0)
+            self._rate = examples / max(now - self._training_began - compiling, 1e-9)
+            if not self._by_batch and self._counted and self._last is not None:
                 self._bits += self._last.last().bits()
         elif event is Event.EPOCH_END:
             row = {name: float(loop.stats[name]) for name in _in_order(self._plan, loop.stats)}

@@ -68,9 +68,7 @@ class Columns(Mapping[str, np.ndarray]):
 
     __slots__ = ("_decoded", "_matrix", "_places", "batch_size", "phase")
 
-    def __init__(
-        self, matrix: np.ndarray, places: Mapping[str, tuple[int, np.dtype]], *, phase: Phase, batch_size: int
-    ):
+    def __init__(self, matrix: np.ndarray, places: Mapping[str, tuple[int, np.dtype]], phase: Phase, batch_size: int):
         self._matrix = matrix
         self._places = places
         self._decoded: dict[str, np.ndarray] = {}
@@ -84,7 +82,7 @@ class Columns(Mapping[str, np.ndarray]):
 
     def last(self) -> "Columns":
         """The last row alone."""
-        return Columns(self._matrix[-1:], self._places, phase=self.phase, batch_size=self.batch_size)
+        return Columns(self._matrix[-1:], self._places, self.phase, self.batch_size)
 
     def bits(self) -> bytes:
         """The rows as bytes, which cost the least to keep: rows themselves hold on to device buffers."""
@@ -93,7 +91,7 @@ class Columns(Mapping[str, np.ndarray]):
     def with_bits(self, bits: bytes | bytearray) -> "Columns":
         """Columns like these over the rows that `bits` were taken of, one after the other."""
         matrix = np.frombuffer(bits, np.int32).reshape(-1, self._matrix.shape[1])
-        return Columns(matrix, self._places, phase=self.phase, batch_size=self.batch_size)
+        return Columns(matrix, self._places, self.phase, self.batch_size)
 
     @property
     def count(self) -> int:

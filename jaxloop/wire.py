@@ -10,6 +10,7 @@ wire of an open loop and `opened` the open loop of a wire, neither copying anyth
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -121,24 +122,24 @@ class Layout:
         ]
         return jax.tree.unflatten(self.tree, leaves)
 
-    def read(self, rows: np.ndarray, phase: Phase, batch_size: int) -> tuple[Columns | None, int]:
-        """What a dispatch left: the rows that count by column, None if none does; and `stop` behind the last step.
+    def reader(self, phase: Phase, batch_size: int) -> Callable[[np.ndarray], tuple[Columns | None, int]]:
+        """What reads the rows that a dispatch in `phase` left: int32[row] of one step, or int32[steps, row].
 
-        Args:
-          rows: int32[row] of one step, or int32[steps, row].
+        Returns:
+          `read(rows)`: those that count by column, None if none does; and `stop` behind the last step.
         """
-        if rows.ndim == 1:
-            stop = rows.item(self._stop_place)
-            if not rows.item(0):
-                return None, stop
-            matrix = rows[np.newaxis]
-        else:
-            stop = rows.item(-1, self._stop_place)
+        places, stop_place = self._places, self.names.index("stop")
+
+        def read(rows: np.ndarray) -> tuple[Columns | None, int]:
+            if rows.ndim == 1:
+                columns = Columns(rows[np.newaxis], places, phase, batch_size) if rows.item(0) else None
+                return columns, rows.item(stop_place)
             counted = rows[:, 0]
             matrix = rows if counted.all() else rows[counted != 0]
-            if not len(matrix):
-                return None, stop
-        return Columns(matrix, self._places, phase=phase, batch_size=batch_size), stop
+            columns = Columns(matrix, places, phase, batch_size) if len(matrix) else None
+            return columns, rows.item(-1, stop_place)
+
+        return read
 
     def difference(self, before: "Layout") -> str:
         """In which leaf this layout, which is not equal to `before`, differs from it; for messages."""
@@ -151,10 +152,6 @@ class Layout:
     def _named(self) -> dict[str, Kind]:
         paths, _ = jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(self.tree, self.kinds), is_leaf=_is_kind)
         return {"loop" + jax.tree_util.keystr(path): kind for path, kind in paths}
-
-    @functools.cached_property
-    def _stop_place(self) -> int:
-        return self.names.index("stop")
 
     @functools.cached_property
     def _places(self) -> dict[str, tuple[int, Any]]:

@@ -83,7 +83,7 @@ def columns() -> Callable[..., Columns]:
         values = counters | {name: np.array(column, np.float32) for name, column in stats.items()}
         matrix = np.stack([np.ones(count, np.int32), *(column.view(np.int32) for column in values.values())], axis=1)
         places = {name: (place, column.dtype) for place, (name, column) in enumerate(values.items(), start=1)}
-        return Columns(matrix, places, phase=phase, batch_size=batch_size)
+        return Columns(matrix, places, phase, batch_size)
 
     return make
 

@@ -166,23 +166,23 @@ def layout(base):
 
 
 def test_reading_a_row_gives_its_columns_and_stop(base, layout):
-    columns, stop = layout.read(rows_of(layout, base, (True, 4, 0.5))[0], Phase.TRAINING, 8)
+    columns, stop = layout.reader(Phase.TRAINING, 8)(rows_of(layout, base, (True, 4, 0.5))[0])
     assert (columns["loss"].tolist(), columns.phase, columns.batch_size, stop) == ([0.5], Phase.TRAINING, 8, 4)
 
 
 def test_reading_a_row_that_does_not_count_gives_its_stop_alone(base, layout):
-    assert layout.read(rows_of(layout, base, (False, 16, 0.5))[0], Phase.TRAINING, 8) == (None, 16)
+    assert layout.reader(Phase.TRAINING, 8)(rows_of(layout, base, (False, 16, 0.5))[0]) == (None, 16)
 
 
 def test_reading_many_rows_leaves_out_those_that_do_not_count(base, layout):
     rows = rows_of(layout, base, (True, 0, 0.5), (False, 0, 0.25), (True, 2, 0.125))
-    columns, stop = layout.read(rows, Phase.TRAINING, 8)
+    columns, stop = layout.reader(Phase.TRAINING, 8)(rows)
     assert (columns["loss"].tolist(), stop) == ([0.5, 0.125], 2)
 
 
 def test_reading_many_rows_of_which_none_counts_gives_their_stop_alone(base, layout):
     rows = rows_of(layout, base, (False, 0, 0.5), (False, 2, 0.125))
-    assert layout.read(rows, Phase.TRAINING, 8) == (None, 2)
+    assert layout.reader(Phase.TRAINING, 8)(rows) == (None, 2)
 
 
 def test_an_opened_loop_has_numpy_scalars_of_its_types(base):

@@ -56,21 +56,23 @@ class Dispatches:
           wire: is donated.
           steps: how many at once, or `"auto"`.
         """
-        known: dict[Any, Program] = {}
-        deliver, lap, on_cpu = self._delivery(), self.ledger.lap, self.feed.device.platform == "cpu"
+        known: dict[Any, Any] = {}  # all that each step needs at hand: here the host's time decides
+        deliver, lap, check, latest = self._delivery(), self.ledger.lap, self.interrupts.check, self.latest
+        many_kinds, resident, on_cpu = self.feed.many_kinds, self.feed.resident, self.feed.device.platform == "cpu"
         held, reading = None, True
         chunks = self.feed.chunks(self.prepared(wire, steps))
+        latest[:] = self.layout, wire
         lap("data")
         try:
             with closing(chunks):
                 for count, batch in chunks:
                     reading = False
                     lap("data")
-                    key = (count, kind_of(batch)) if self.feed.many_kinds else count
+                    key = (count, kind_of(batch)) if many_kinds else count
                     if key not in known:
-                        known[key] = self._compiled(count, wire, batch)
-                    wire, rows = known[key].jitted(wire, batch, self.feed.resident)
-                    self.latest[:] = self.layout, wire
+                        known[key] = self._compiled(count, wire, batch).jitted
+                    wire, rows = known[key](wire, batch, resident)
+                    latest[1] = wire
                     if not on_cpu:
                         rows.copy_to_host_async()
                     lap("dispatch")
@@ -79,7 +81,7 @@ class Dispatches:
                     if not goes_on:
                         break
                     reading = True
-                    self.interrupts.check()
+                    check()
         except BaseException:
             if reading and held is not None:  # the data failed: what was sent counts, and is told
                 deliver(held)
@@ -150,14 +152,15 @@ class Dispatches:
 
     def _delivery(self) -> Callable[[Any], bool]:
         """What hands the rows of a dispatch to the observers, and says whether the phase goes on."""
-        observers, host, layout = self.host.observers(self.phase), self.host, self.layout
-        phase, batch_size, lap = self.phase, self.feed.batch_size, self.ledger.lap
+        host, phase, lap = self.host, self.phase, self.ledger.lap
+        hand_over, read = host.delivery(phase), self.layout.reader(phase, self.feed.batch_size)
 
         def deliver(rows: Any) -> bool:
             rows = np.asarray(rows)
             lap("device")
-            columns, stop = layout.read(rows, phase, batch_size)
-            host.deliver(observers, columns)
+            columns, stop = read(rows)
+            if columns is not None:
+                hand_over(columns)
             stop |= host.requests
             return stop == 0 or bool(should_run(stop, phase))
 

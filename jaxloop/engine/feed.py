@@ -143,8 +143,22 @@ class Feed:
           ValueError: there are fewer than the data's length says, or one is not like the first.
           Whatever the data raises, with a note of the batch.
         """
+        if steps == 1 and self._on_cpu and self._as_they_are:
+            return self._straight()
         chunks = self._noted(steps)
         return chunks if self._on_cpu else prefetched(chunks, _DEPTH)
+
+    def _straight(self) -> Chunks:
+        """Our own batches one by one, of which only the first is looked into. Each step takes this way: it is short."""
+        batches = iter(self.batches)
+        first = self._ready(next(batches))
+        yield 1, first
+        if self.batch_keys is None and self.prepare is None and first[2] is None:
+            for input, target in batches:
+                yield 1, (input, target, None)
+        else:
+            for batch in batches:
+                yield 1, self._parts(batch)
 
     def _noted(self, steps: int) -> Chunks:
         done = 0
@@ -163,8 +177,10 @@ class Feed:
 
     def _chunks(self, steps: int) -> Iterator[tuple[int, Batch]]:
         if steps == 1:
-            for batch in self._singles():
-                yield 1, batch
+            if self._as_they_are:
+                yield from self._straight()
+            else:
+                yield from ((1, self._ready(batch)) for batch in itertools.islice(self.batches, len(self)))
             return
         rest = iter(self.batches) if not isinstance(self.batches, Batches) else None
         for start in range(0, len(self), steps):
@@ -180,14 +196,10 @@ class Feed:
             else:  # our own batches are alike by construction: only the first are looked into
                 yield count, self._parts(stacked)
 
-    def _singles(self) -> Iterator[Batch]:
-        """The batches one by one, ready; of our own, again only the first is looked into."""
-        if not isinstance(self.batches, Batches) or self.batches.transforms or self.padded:
-            yield from map(self._ready, itertools.islice(self.batches, len(self)))
-            return
-        batches = iter(self.batches)
-        yield self._ready(next(batches))
-        yield from map(self._parts, batches)
+    @functools.cached_property
+    def _as_they_are(self) -> bool:
+        """Whether the batches are our own, alike by construction, and go into the program as they come."""
+        return isinstance(self.batches, Batches) and not self.batches.transforms and not self.padded
 
     def _stacked(self, batches: Iterable[Any], steps: int) -> Iterator[tuple[int, Batch]]:
         """The batches along a new leading axis, each made ready as it is read; only what is of one shape is mixed.

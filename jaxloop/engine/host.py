@@ -13,8 +13,6 @@ from jaxloop.loop import Loop
 from jaxloop.views import Columns, LoopView
 from jaxloop.wire import handed_over, opened_by_copy
 
-Observer = tuple[Callable[[Columns], None], str]
-
 
 class Host:
     """The host callbacks of one fit, in tables by event.
@@ -66,23 +64,33 @@ class Host:
             self.ledger.lap(self._laps[id(callback)])
         return loop
 
-    def observers(self, phase: Phase) -> list[Observer]:
-        """What takes the rows of a dispatch in `phase`, in list order, each with its name in the ledger."""
-        found: list[Observer] = []
-        for callback in self.callbacks:
-            events = callback.host_declaration.events - self._cuts(callback, phase)
-            if Event.BATCH_END in events:
-                by_row = functools.partial(self._call_by_row, callback)
-                observe = functools.partial(_rows, callback) if hasattr(callback, "rows") else by_row
-                found.append((observe, self._laps[id(callback)]))
-        return found
+    def observes(self, phase: Phase) -> list[Any]:
+        """The observers in `phase`, in list order."""
+        return [
+            callback
+            for callback in self.callbacks
+            if Event.BATCH_END in callback.host_declaration.events - self._cuts(callback, phase)
+        ]
 
-    def deliver(self, observers: list[Observer], columns: Columns | None) -> None:
-        """Hands rows to the observers; None if no step counted."""
-        if columns is not None:
-            for observe, name in observers:
-                observe(columns)
-                self.ledger.lap(name)
+    def delivery(self, phase: Phase) -> Callable[[Columns], None]:
+        """What hands the rows of a dispatch in `phase` to the observers, each by row or all at once."""
+        takers = [
+            (callback.rows if hasattr(callback, "rows") else functools.partial(self._call_by_row, callback), callback)
+            for callback in self.observes(phase)
+        ]
+        observers = [(take, self._laps[id(callback)], callback) for take, callback in takers]
+        lap = self.ledger.lap
+
+        def deliver(columns: Columns) -> None:
+            for take, name, callback in observers:
+                try:  # on the hot path: a context manager would cost more than most callbacks
+                    take(columns)
+                except Exception as error:
+                    add_note(error, callback, Event.BATCH_END)
+                    raise
+                lap(name)
+
+        return deliver
 
     def take_requests(self, loop: Loop) -> Loop:
         """`loop` with what observers have cancelled since this was last asked."""
@@ -129,7 +137,8 @@ class Host:
         return handed_over(own, self.device) if in_step else own
 
     def _call_with_view(self, callback: Any, loop: Loop, event: Event) -> Loop:
-        cancelled = self._view(callback, _Fields(loop), event)
+        with noted(callback, event):
+            cancelled = self._view(callback, _Fields(loop), event)
         return loop.replace(stop=loop.stop | np.int32(cancelled)) if cancelled else loop
 
     def _call_by_row(self, callback: Any, columns: Columns) -> None:
@@ -143,8 +152,7 @@ class Host:
         cancelled: list[Scope] = []
         reads = callback.host_declaration.reads_at(event)
         view = LoopView(values, reads=reads, name=name_of(callback), cancel=cancelled.append)
-        with noted(callback, event):
-            result = callback(view, event)
+        result = callback(view, event)
         if result is not None and not isinstance(result, LoopView):
             raise TypeError(
                 f"callback {name_of(callback)!r} at {event.name}: with reads={reads!r} it can change nothing, and "
@@ -154,14 +162,6 @@ class Host:
         for scope in cancelled:
             total |= scope
         return total
-
-
-def _rows(callback: Any, columns: Columns) -> None:
-    try:  # on the hot path: a context manager would cost more than most callbacks
-        callback.rows(columns)
-    except Exception as error:
-        add_note(error, callback, Event.BATCH_END)
-        raise
 
 
 class _Fields:

@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 
 class Ledger:
@@ -11,14 +12,22 @@ class Ledger:
       seconds: by name: `"setup"`, `"compile"`, `"data"` (waiting for batches), `"dispatch"`, `"device"` (waiting for
         rows and for the loop), `"events"` (compiled callbacks between steps), and `"callback <name>"` for each on
         the host.
+      lap: `lap(name)` puts the time since the last lap down to `name`. Called several times a step.
     """
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.since = time.perf_counter()
+        self.lap = _laps(self.seconds)
 
-    def lap(self, name: str) -> None:
-        """Puts the time since the last lap down to `name`."""
-        now = time.perf_counter()
-        self.seconds[name] += now - self.since
-        self.since = now
+
+def _laps(seconds: dict[str, float]) -> Callable[[str], None]:
+    clock = time.perf_counter
+    since = clock()
+
+    def lap(name: str) -> None:
+        nonlocal since
+        now = clock()
+        seconds[name] += now - since
+        since = now
+
+    return lap

@@ -152,7 +152,7 @@ class Run:
     def _apart(self, loop: Loop, phase: Phase, feed: Feed, cuts: frozenset[Event]) -> Loop:
         """The steps one by one, their stages apart, with the host callbacks in between."""
         layout = layout_of(loop)
-        observers = self.host.observers(phase)
+        hand_over, read = self.host.delivery(phase), layout.reader(phase, feed.batch_size)
         loop = handed_over(loop, self.device)
         for _, batch in feed.chunks(1):
             self.ledger.lap("data")
@@ -160,9 +160,10 @@ class Run:
                 batch = self._call(self.programs.preparing(feed.prepare), feed.resident, batch)
             loop, counted = self._step_apart(loop, phase, batch, cuts)
             self._latest[:] = None, loop
-            rows = layout.row_of(loop, counted)
+            columns, _ = read(layout.row_of(loop, counted))
             self.ledger.lap("device")
-            self.host.deliver(observers, layout.read(rows, phase, feed.batch_size)[0])
+            if columns is not None:
+                hand_over(columns)
             loop = self.host.take_requests(loop)
             if not should_run(int(loop.stop), phase):
                 break

@@ -75,7 +75,7 @@ def observer(*deeper, seen=None):
 def test_an_observer_that_reads_the_loop_between_phases_cuts_nothing_and_is_given_rows():
     one = host(observer((Event.EPOCH_END, "loop")))
     assert one.cuts(Phase.TRAINING) == frozenset()
-    assert len(one.observers(Phase.TRAINING)) == 1
+    assert len(one.observes(Phase.TRAINING)) == 1
     assert one.may_change_the_loop
 
 
@@ -83,14 +83,14 @@ def test_an_observer_that_reads_the_step_at_one_event_cuts_there_alone_and_is_st
     one = host(observer((Event.UPDATE_START, "step")))
     assert one.cuts(Phase.TRAINING) == {Event.UPDATE_START}
     assert one.cuts(Phase.VALIDATION) == frozenset()
-    assert [len(one.observers(phase)) for phase in Phase] == [1, 1]
+    assert [len(one.observes(phase)) for phase in Phase] == [1, 1]
     assert not one.may_change_the_loop
 
 
 def test_an_observer_that_reads_more_at_the_end_of_a_batch_is_called_there_instead():
     one = host(observer((Event.BATCH_END, "step")))
     assert one.cuts(Phase.TRAINING) == {Event.BATCH_END}
-    assert one.observers(Phase.TRAINING) == []
+    assert one.observes(Phase.TRAINING) == []
 
 
 def test_an_observer_is_shown_what_it_reads_at_each_event(loop):
@@ -210,8 +210,7 @@ def test_a_reader_of_the_loop_that_returns_something_else_is_refused(loop):
 def observe(callback, columns):
     """Gives rows to a host of one observer, and the host."""
     one = host(callback)
-    for observer, _ in one.observers(Phase.TRAINING):
-        observer(columns)
+    one.delivery(Phase.TRAINING)(columns)
     return one
 
 
@@ -251,11 +250,11 @@ def test_an_observer_that_takes_rows_is_given_them_at_once(columns):
 
 
 def test_who_does_not_declare_the_end_of_a_batch_is_given_no_rows():
-    assert host(declared(Event.EPOCH_END)).observers(Phase.TRAINING) == []
+    assert host(declared(Event.EPOCH_END)).observes(Phase.TRAINING) == []
 
 
 def test_who_cuts_the_step_is_given_no_rows():
-    assert host(declared(Event.BATCH_END, reads="step")).observers(Phase.TRAINING) == []
+    assert host(declared(Event.BATCH_END, reads="step")).observes(Phase.TRAINING) == []
 
 
 def test_what_an_observer_cancels_is_taken_once(loop, columns):

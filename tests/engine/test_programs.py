@@ -85,7 +85,7 @@ def test_one_step_over_the_wire_is_the_step(in_training):
     expected = stepwise(parts, loop)[0]
     wire, row = Programs().steps(parts, layout, Phase.TRAINING, 1)(layout.closed(loop), batch(0), None)
     jax.tree.map(np.testing.assert_array_equal, layout.opened(wire).model.params, expected.model.params)
-    columns, stop = layout.read(np.asarray(row), Phase.TRAINING, 4)
+    columns, stop = layout.reader(Phase.TRAINING, 4)(np.asarray(row))
     assert (columns["loss"].item(), columns["step"].item(), stop) == (expected.stats["loss"].item(), 0, 0)
 
 
@@ -95,7 +95,7 @@ def test_many_steps_over_the_wire_are_the_steps_one_by_one(in_training):
     expected = stepwise(parts, loop)
     wire, rows = Programs().steps(parts, layout, Phase.TRAINING, 3)(layout.closed(loop), BATCHES, None)
     jax.tree.map(np.testing.assert_array_equal, layout.opened(wire).model.params, expected[-1].model.params)
-    columns, _ = layout.read(np.asarray(rows), Phase.TRAINING, 4)
+    columns, _ = layout.reader(Phase.TRAINING, 4)(np.asarray(rows))
     assert columns["loss"].tolist() == [after.stats["loss"].item() for after in expected]
     assert columns["step"].tolist() == [0, 1, 2]
 
