@@ -13,7 +13,7 @@ import optax
 
 from jaxloop.callback import bound, name_of, sort_out
 from jaxloop.callbacks import ProgressBar
-from jaxloop.data import Batches
+from jaxloop.engine.arguments import check_choice, check_data, check_positive, check_step
 from jaxloop.engine.compiled import Compiled, compiled
 from jaxloop.engine.feed import OnRecompile
 from jaxloop.engine.host import Host
@@ -82,14 +82,12 @@ class TrainingLoop:
         differentiable_step: DifferentiableStep | None = None,
         on_recompile: OnRecompile = "raise",
     ):
-        if on_recompile not in ("raise", "warn"):
-            raise ValueError(f"TrainingLoop: `on_recompile` must be 'raise' or 'warn', got {on_recompile!r}.")
-        _check_arguments(optimizer, loss_fn, differentiable_step, report, steps_per_dispatch)
-        if isinstance(training, Batches):
-            raise TypeError(
-                "TrainingLoop: `training` must be epochs of batches, got the batches of one epoch. "
-                "Give TrainingEpochs(samples, batch_size), or [batches] * epochs for the same order each time."
-            )
+        check_data(training)
+        check_step(optimizer, loss_fn, differentiable_step)
+        check_choice("report", report, ("batch", "epoch"))
+        check_choice("on_recompile", on_recompile, ("raise", "warn"))
+        if steps_per_dispatch != "auto":
+            check_positive("steps_per_dispatch", steps_per_dispatch)
         sort_out(callbacks)
         self.training = training
         self.validation = validation
@@ -135,9 +133,9 @@ class TrainingLoop:
           Whatever data and callbacks raise, KeyboardInterrupt too: of the same type, with notes that say where, and
             with the loop behind the last dispatch as `error.loop`. Host callbacks are closed first.
         """
-        _check_positive("epochs", epochs)
+        check_positive("epochs", epochs)
         if limit_batches is not None:
-            _check_positive("limit_batches", limit_batches)
+            check_positive("limit_batches", limit_batches)
         ledger = Ledger()
         start = self._setup.fit(model_or_loop, epochs, callbacks=callbacks, on=on, seed=seed, limit=limit_batches)
         compile_seconds: dict[str, float] = {}
@@ -226,7 +224,7 @@ class TrainingLoop:
         Example:
           >>> print(training_loop.compile(model))
         """
-        _check_positive("epochs", epochs)
+        check_positive("epochs", epochs)
         start = self._setup.fit(model_or_loop, epochs, callbacks=(), on=on, seed=0, limit=None)
         return compiled(self._setup.run(start, Host((), start.device)), start)
 
@@ -243,7 +241,7 @@ class TrainingLoop:
           ...         loop = training_loop.train_step(loop, batch)
           ...     loop = training_loop.end_epoch(loop)
         """
-        _check_positive("epochs", epochs)
+        check_positive("epochs", epochs)
         start = self._setup.fit(model_or_loop, epochs, callbacks=(), on=on, seed=seed, limit=None)
         run = self._setup.run(start, Host((), start.device))
         return handed_over(run.event(start.loop, Event.FIT_START), start.device)
@@ -322,28 +320,6 @@ def _leave_loop(error: BaseException, run: Run) -> None:
     phase = f", {loop.phase.value} batch {int(loop.batch_index)}" if loop.phase else ""
     error.add_note(f"jaxloop: in epoch {int(loop.epoch_index)}{phase} (counted from 0); error.loop is the loop then")
     error.loop = handed_over(opened_by_copy(loop, run.device), run.device)  # type: ignore[attr-defined]
-
-
-def _check_arguments(
-    optimizer: Any, loss_fn: Any, differentiable_step: Any, report: str, steps_per_dispatch: Any
-) -> None:
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(
-            f"TrainingLoop: `optimizer` must be an optax transformation, got {optimizer!r}. Write optax.sgd(0.1)."
-        )
-    if loss_fn is None and differentiable_step is None:
-        raise ValueError("TrainingLoop: give `loss_fn`, or `differentiable_step` in its place.")
-    if loss_fn is not None and not callable(loss_fn):
-        raise TypeError(f"TrainingLoop: `loss_fn` must be a function of (output, target), got {loss_fn!r}.")
-    if report not in ("batch", "epoch"):
-        raise ValueError(f"TrainingLoop: `report` must be 'batch' or 'epoch', got {report!r}.")
-    if steps_per_dispatch != "auto":
-        _check_positive("steps_per_dispatch", steps_per_dispatch)
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}: it must be a whole number of at least 1, got {value!r}.")
 
 
 def _name(device: Device) -> str:

@@ -29,7 +29,7 @@ ROOMS = {
     "console": [{"lines", "times"}, {"screen"}],
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "engine": [
-        {"checks", "fusing", "interrupts", "ledger", "probe", "programs", "source", "specification"},
+        {"arguments", "checks", "fusing", "interrupts", "ledger", "probe", "programs", "source", "specification"},
         {"feed", "host"},
         {"dispatch"},
         {"run"},

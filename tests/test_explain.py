@@ -8,7 +8,7 @@ import pytest
 import jaxloop as jl
 from jaxloop import Event
 from tests import small
-from tests.test_training_loop import counted_compiles, steps_in
+from tests.compiling import counted_compiles, steps_in
 
 
 def explained(training_loop: jl.TrainingLoop, *arguments: Any, **options: Any) -> str:

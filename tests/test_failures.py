@@ -11,7 +11,7 @@ import pytest
 import jaxloop as jl
 from jaxloop import Event
 from tests import event_files, small
-from tests.test_training_loop import counted_compiles, steps_in
+from tests.compiling import counted_compiles, steps_in
 
 IMAGES, LABELS = np.zeros((4, 4), np.float32), np.zeros(4, np.int32)
 

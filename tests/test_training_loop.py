@@ -1,11 +1,9 @@
 """`TrainingLoop`: fits, second fits, evaluation, ownership, programs, errors."""
 
-import collections
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +17,7 @@ from flax import nnx
 import jaxloop as jl
 from jaxloop import Event
 from tests import small
-
-
-@contextmanager
-def counted_compiles() -> Iterator[collections.Counter[str]]:
-    """Counts the programs that XLA compiles, by name."""
-    counts: collections.Counter[str] = collections.Counter()
-
-    def count(event: str, duration: float, **details: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            counts[details["fun_name"]] += 1
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        yield counts
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
-
-
-def steps_in(counts: collections.Counter[str]) -> dict[str, int]:
-    return {name: count for name, count in counts.items() if "_step" in name}
+from tests.compiling import counted_compiles, steps_in
 
 
 class Module(nnx.Module):
@@ -369,42 +348,6 @@ def test_a_fit_stays_on_the_device_it_was_given() -> None:
         cwd=root,
     )
     assert run.returncode == 0, run.stderr
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"training": jl.in_batches(small.samples(8), 4)}, "`training` must be epochs of batches"),
-        ({"loss_fn": None}, "give `loss_fn`, or `differentiable_step`"),
-        ({"loss_fn": 3}, "`loss_fn` must be a function"),
-        ({"optimizer": 0.1}, "`optimizer` must be an optax transformation, got 0.1"),
-        ({"report": "step"}, "`report` must be 'batch' or 'epoch', got 'step'"),
-        ({"steps_per_dispatch": 0}, "steps_per_dispatch: .* at least 1, got 0"),
-        ({"metrics": ["acuracy"]}, "'acuracy' is not known. Known by name: accuracy, loss"),
-        ({"callbacks": jl.callbacks.clip_by_global_norm(1.0)}, "Put it in brackets"),
-        ({"callbacks": [3]}, "a function of .loop, event., got 3"),
-        ({"callbacks": [jl.callbacks.CSVLogger]}, r"CSVLogger is a class; call it: CSVLogger\(\.\.\.\)"),
-    ],
-)
-def test_a_wrong_argument_is_refused_before_anything_else(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        small.training_loop(**changes)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"epochs": 0}, "epochs: .* at least 1, got 0"),
-        ({"epochs": 1.5}, "epochs: .* got 1.5"),
-        ({"limit_batches": 0}, "limit_batches: .* at least 1"),
-        ({"on": "tpu:7"}, "no device 'tpu:7' here; there are: cpu:0"),
-        ({"model_or_loop": object()}, "expected a jaxloop.Model, a jaxloop.Loop, a flax.nnx.Module.* got object"),
-    ],
-)
-def test_a_wrong_argument_of_fit_is_refused(arguments: dict[str, Any], message: str) -> None:
-    arguments = {"model_or_loop": small.model(), "epochs": 1} | arguments
-    with pytest.raises((TypeError, ValueError), match=message):
-        small.training_loop().fit(arguments.pop("model_or_loop"), **arguments)
 
 
 def test_a_batch_of_another_shape_names_the_leaf_what_was_and_what_came() -> None:

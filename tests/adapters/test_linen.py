@@ -14,7 +14,7 @@ import jaxloop as jl
 from jaxloop.loop import new_loop
 from jaxloop.model import Model
 from tests import small
-from tests.test_training_loop import counted_compiles
+from tests.compiling import counted_compiles
 
 INPUT = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
 STEPS_PER_EPOCH, EPOCHS = 10, 5

@@ -11,7 +11,7 @@ import pytest
 import jaxloop as jl
 from jaxloop.model import Model, as_model
 from tests import small
-from tests.test_training_loop import counted_compiles
+from tests.compiling import counted_compiles
 
 INPUT = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 

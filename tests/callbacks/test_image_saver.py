@@ -9,7 +9,7 @@ import pytest
 import jaxloop as jl
 from jaxloop.callbacks import ImageSaver
 from tests import small
-from tests.test_training_loop import counted_compiles, steps_in
+from tests.compiling import counted_compiles, steps_in
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -17,7 +17,7 @@ from jaxloop import Event, Scope
 from jaxloop.callbacks import early_stopping, reduce_on_plateau
 from jaxloop.loop import new_loop
 from tests import small
-from tests.test_training_loop import counted_compiles, steps_in
+from tests.compiling import counted_compiles, steps_in
 
 NAN, INF = float("nan"), float("inf")
 SCORES = st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.25, 1.5, 2.0, NAN, INF, -INF]), min_size=1, max_size=12)

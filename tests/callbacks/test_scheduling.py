@@ -1,10 +1,7 @@
 """Schedules of hyperparameters: what is set, when, what the log says of it, and what is refused."""
 
-import collections
-import contextlib
 import functools
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +14,7 @@ import jaxloop as jl
 from jaxloop.callbacks import hyperparameter_scheduler, learning_rate_scheduler
 from jaxloop.events import Event, Phase
 from tests import small
+from tests.compiling import counted_compiles
 
 RISE_AND_FALL = jl.make_schedule(
     [
@@ -49,22 +47,6 @@ def spy(learning_rate: Any) -> optax.GradientTransformation:
 
 def given_to_the_spy(loop: jl.Loop) -> list[float]:
     return np.asarray(loop.opt_state.inner_state.rates)[: int(loop.step)].tolist()
-
-
-@contextlib.contextmanager
-def counted_compiles() -> Iterator[collections.Counter[str]]:
-    """Counts compilations by the name of the jitted function."""
-    counts: collections.Counter[str] = collections.Counter()
-
-    def count(event: str, duration: float, **details: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            counts[details["fun_name"]] += 1
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        yield counts
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
 
 
 def scheduled(*callbacks: Any, **changes: Any) -> jl.TrainingLoop:

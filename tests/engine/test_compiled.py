@@ -6,7 +6,7 @@ import pytest
 
 import jaxloop as jl
 from tests import small
-from tests.test_training_loop import counted_compiles, steps_in
+from tests.compiling import counted_compiles, steps_in
 
 
 @pytest.mark.parametrize("steps", [1, 2, "auto"])

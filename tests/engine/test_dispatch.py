@@ -10,7 +10,7 @@ import pytest
 
 import jaxloop as jl
 from tests import small
-from tests.test_training_loop import counted_compiles, steps_in
+from tests.compiling import counted_compiles, steps_in
 
 
 def fitted(epochs: int = 2, **changes: Any) -> tuple[jl.Loop, jl.History]:

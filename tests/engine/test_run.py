@@ -9,7 +9,7 @@ import pytest
 import jaxloop as jl
 from jaxloop import Event
 from tests import small
-from tests.test_training_loop import counted_compiles, steps_in
+from tests.compiling import counted_compiles, steps_in
 
 TRAIN_STEP = [Event.BATCH_START, Event.UPDATE_START, Event.BATCH_END]
 EVAL_STEP = [Event.BATCH_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END]

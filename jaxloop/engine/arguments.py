@@ -1,0 +1,58 @@
+"""What the arguments of a training loop and of a fit must be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxloop.data import Batches
+
+
+def check_data(training: Any) -> None:
+    """Refuses the batches of one epoch where epochs are meant.
+
+    Raises:
+      TypeError: `training` is one epoch.
+    """
+    if isinstance(training, Batches):
+        raise TypeError(
+            "TrainingLoop: `training` must be epochs of batches, got the batches of one epoch. "
+            "Give TrainingEpochs(samples, batch_size), or [batches] * epochs for the same order each time."
+        )
+
+
+def check_step(optimizer: Any, loss_fn: Any, differentiable_step: Any) -> None:
+    """Refuses what a step cannot be made of.
+
+    Raises:
+      TypeError: the optimizer is none, or the loss is no function.
+      ValueError: there is no loss.
+    """
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"TrainingLoop: `optimizer` must be an optax transformation, got {optimizer!r}. Write optax.sgd(0.1)."
+        )
+    if loss_fn is None and differentiable_step is None:
+        raise ValueError("TrainingLoop: give `loss_fn`, or `differentiable_step` in its place.")
+    if loss_fn is not None and not callable(loss_fn):
+        raise TypeError(f"TrainingLoop: `loss_fn` must be a function of (output, target), got {loss_fn!r}.")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuses what is none of `choices`.
+
+    Raises:
+      ValueError: it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"TrainingLoop: `{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuses what is no whole number of at least 1.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: it must be a whole number of at least 1, got {value!r}.")
