@@ -249,7 +249,7 @@ class Feed:
     def _own(self, leaf: Any) -> Any:
         """A copy in NumPy; a JAX array as it is, moved here if it lies elsewhere: programs are of one device."""
         if not isinstance(leaf, jax.Array):
-            return np.array(leaf)
+            return np.array(np.asarray(leaf))  # in two steps: not every array of others can be asked for a copy
         return leaf if leaf.devices() == {self.device} else jax.device_put(leaf, self.device)
 
     @functools.cached_property

@@ -125,3 +125,24 @@ def test_by_hand_and_as_one_program_they_give_the_same_parameters() -> None:
     measured = made.eval_step(stepped, epoch[0])
     assert measured.phase is Phase.VALIDATION
     small.assert_trees_equal(measured.model.params, stepped.model.params)
+
+
+EACH = {
+    "clip_by_global_norm": lambda: jl.callbacks.clip_by_global_norm(0.5),
+    "learning_rate_scheduler": lambda: jl.callbacks.learning_rate_scheduler(jl.make_schedule(jl.one_cycle(0.5))),
+    "hyperparameter_scheduler": lambda: jl.callbacks.hyperparameter_scheduler("b1", optax.linear_schedule(0.5, 0.9, 9)),
+    "ema": lambda: jl.callbacks.ema(0.9, evaluate=True),
+    "early_stopping": lambda: jl.callbacks.early_stopping(patience=1, min_delta=100.0, restore_best=True),
+    "reduce_on_plateau": lambda: jl.callbacks.reduce_on_plateau(factor=0.5, patience=1, min_delta=100.0),
+    "stop_on_non_finite": lambda: jl.callbacks.stop_on_non_finite(skip=True),
+}
+
+
+@pytest.mark.parametrize("make", EACH.values(), ids=EACH)
+def test_each_alone_gives_fused_what_it_gives_in_single_steps(make: Any) -> None:
+    (single, rows), (fused, fused_rows) = (
+        training_loop(make(), steps_per_dispatch=steps).fit(small.model(), 3) for steps in (1, 3)
+    )
+    small.assert_trees_equal(single, fused)
+    for name in rows.batches:
+        np.testing.assert_array_equal(rows.batches[name], fused_rows.batches[name])

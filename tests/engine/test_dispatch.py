@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxloop as jl
@@ -53,6 +54,31 @@ def test_a_program_that_was_compiled_to_count_its_work_is_not_compiled_again() -
     with counted_compiles() as counts:
         fitted(1, training=one_batch, validation=None, steps_per_dispatch="auto")
     assert steps_in(counts) == {"jit(training_step)": 1}
+
+
+def convolutional(params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
+    """Two convolutions with a stride and a normalization in between, then the mean over space."""
+    for name in ("first", "second"):
+        input = jax.lax.conv_general_dilated(
+            input, params[name], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        input = jax.nn.relu(input - input.mean((0, 1, 2)))
+    return input.mean((1, 2)), state
+
+
+def test_a_network_of_convolutions_is_fused_on_a_cpu_and_gives_what_single_steps_give() -> None:
+    random = np.random.default_rng(0)
+    kernels = {"first": random.normal(size=(3, 3, 2, 4)), "second": random.normal(size=(3, 3, 4, 3))}
+    model = jl.Model(convolutional, {name: kernel.astype(np.float32) / 3 for name, kernel in kernels.items()}, {})
+    samples = random.normal(size=(4 * 16, 8, 8, 2)).astype(np.float32), random.integers(0, 3, 4 * 16).astype(np.int32)
+    loops, programs = [], []
+    for steps in (1, "auto"):
+        changes = {"training": jl.TrainingEpochs(samples, 4), "validation": None, "optimizer": optax.adam(1e-2)}
+        with counted_compiles() as counts:
+            loops.append(small.training_loop(**changes, steps_per_dispatch=steps).fit(model, 2)[0])
+        programs.append(steps_in(counts))
+    assert programs == [{"jit(training_step)": 1}, {"jit(training_step_x16)": 1}]
+    small.assert_trees_equal(*loops)
 
 
 # --- samples on the device, and maps in the program
