@@ -159,6 +159,18 @@ def _companion(callback: Any) -> Any:
     return companion
 
 
+def within_steps(callback: Any) -> Any:
+    """A compiled callback at FIT_START and at the events of steps alone, without its companion: for trial runs."""
+
+    def call(loop: Loop, event: Event) -> Loop:
+        return callback(loop, event) if event.in_step or event is Event.FIT_START else loop
+
+    call.__name__ = call.__qualname__ = name_of(callback)
+    if hasattr(callback, "bind"):
+        setattr(call, "bind", lambda plan: within_steps(callback.bind(plan)))  # noqa: B010 functions may have attributes
+    return call
+
+
 def name_of(callback: Any) -> str:
     """The name of a callback for messages: the function's, or the class's."""
     name = getattr(callback, "__qualname__", None) or getattr(callback, "__name__", None)

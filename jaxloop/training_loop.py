@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxloop.callback import bound, name_of, sort_out
+from jaxloop.callback import bound, name_of, sort_out, within_steps
 from jaxloop.callbacks import ProgressBar
 from jaxloop.engine.arguments import check_choice, check_data, check_positive, check_step
 from jaxloop.engine.compiled import Compiled, compiled
@@ -19,7 +19,7 @@ from jaxloop.engine.feed import OnRecompile
 from jaxloop.engine.host import Host
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.ledger import Ledger
-from jaxloop.engine.programs import Program, Programs
+from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.run import Run
 from jaxloop.engine.setup import Setup
 from jaxloop.engine.specification import parts_of
@@ -285,10 +285,17 @@ class TrainingLoop:
         return self._compiled(loop, run_phase)(loop, self._batch_count(loop, Phase.TRAINING), batches)
 
     def _on_trial(self, training: Any) -> "TrainingLoop":
-        """One like it over other epochs, without validation, host callbacks and console. They share programs."""
+        """One like it over other epochs, its compiled callbacks in steps alone, without validation, host and console.
+
+        They share programs.
+        """
         trial = copy.copy(self)
-        compiled = sort_out(self._setup.callbacks).compiled
-        changes = {"training": training, "validation": None, "callbacks": compiled, "report": "batch"}
+        programs = self._setup.programs
+        callbacks = tuple(
+            programs.get(("within steps", Same(callback)), functools.partial(within_steps, callback))
+            for callback in sort_out(self._setup.callbacks).compiled
+        )
+        changes = {"training": training, "validation": None, "callbacks": callbacks, "report": "batch"}
         trial.training, trial.validation, trial.progress = training, None, False
         trial._setup = dataclasses.replace(self._setup, **changes)
         return trial

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxloop.callback import HostDeclaration, bound, fire, name_of, on_host, sort_out
+from jaxloop.callback import HostDeclaration, bound, fire, name_of, on_host, sort_out, within_steps
 from jaxloop.events import Event, Phase, Plan, Scope
 
 
@@ -317,3 +317,32 @@ def test_between_steps_a_dtype_alone_cannot_change_but_a_structure_can(loop, eve
     with pytest.raises(TypeError, match=rf"whole' at {event.name}: field 'callback_state'\['best'\] must stay float32"):
         fire([whole], before, event)
     assert fire([more], before, event).callback_state["more"].shape == (3,)
+
+
+def test_within_steps_a_callback_is_called_at_fit_start_and_in_steps_alone(loop):
+    seen = []
+
+    def note(loop, event):
+        seen.append(event)
+        return loop.cancel(Scope.FIT)
+
+    inner = within_steps(note)
+    assert name_of(inner) == name_of(note)
+    assert not hasattr(inner, "bind")
+    for event in Event:
+        changed = inner(loop, event).stop != loop.stop
+        assert changed == (event.in_step or event is Event.FIT_START)
+    assert set(seen) == {Event.FIT_START, *(event for event in Event if event.in_step)}
+
+
+def test_within_steps_a_callback_is_bound_and_has_no_companion(loop):
+    class Bound:
+        companion = on_host(Event.FIT_END)(lambda loop, event: None)
+
+        def bind(self, plan):
+            return lambda loop, event: loop.record("count", plan.epoch_count)
+
+    inner = within_steps(Bound())
+    assert not hasattr(inner, "companion")
+    assert inner.bind(Plan(7, 3))(loop, Event.BATCH_END).stats["count"] == 7
+    assert inner.bind(Plan(7, 3))(loop, Event.EPOCH_END) is loop

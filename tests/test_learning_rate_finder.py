@@ -368,3 +368,15 @@ def test_on_the_digits_it_suggests_a_rate_near_the_best_of_a_grid(make, grid, se
         reached.append(given.fit(loop, epochs=5)[1].epochs["validation_loss"][-1])
     best = grid[int(np.argmin(reached))]
     assert best / 3 <= test.suggestion <= best * 3
+
+
+def test_callbacks_that_wait_for_validation_or_raise_at_the_end_do_not_disturb_it(plain):
+    callbacks = [
+        jl.callbacks.stop_on_non_finite(),
+        jl.callbacks.early_stopping("validation_loss", patience=1),
+        jl.callbacks.reduce_on_plateau("validation_accuracy", patience=1),
+        jl.callbacks.learning_rate_scheduler(jl.make_schedule(jl.one_cycle(0.1))),
+    ]
+    test = find(training_loop(callbacks=callbacks))
+    assert test.suggestion == plain.suggestion
+    np.testing.assert_array_equal(test.losses, plain.losses)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax.extend import core
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun  # pyright: ignore[reportPrivateImportUsage]
 
 #: FLOP/s in bfloat16, without sparsity, of one JAX device by its `device_kind`. Of TPU v2, v3 and 7x a device is one of
 #: the chip's two cores, and so has half of the chip's figure. Sources: docs.cloud.google.com/tpu/docs, on each version;
@@ -51,7 +51,7 @@ def peak_flops(device_kind: str) -> float | None:
     return next((peak for words, peak in _GPUS.items() if found.issuperset(words)), None)
 
 
-def flops_of(program: core.ClosedJaxpr) -> float | None:
+def flops_of(program: ClosedJaxpr) -> float | None:
     """The FLOPs of a traced program, as XLA counts them before it optimizes; nothing is compiled.
 
     XLA counts the body of a loop once. Here the body of a `scan` counts as often as it runs.
@@ -94,18 +94,19 @@ def costs_of(traced: Any) -> tuple[float | None, float | None]:
     return flops_of(program), counts.get("bytes accessed")
 
 
-def has_loop(program: core.ClosedJaxpr) -> bool:
+def has_loop(program: ClosedJaxpr) -> bool:
     """Whether a traced program holds a loop, so that XLA's own counts are of one turn."""
     return any(True for _ in _scans(program.jaxpr))
 
 
-def _counted_once(program: core.ClosedJaxpr) -> float:
-    arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in program.in_avals]
-    costs = jax.jit(core.jaxpr_as_fun(program)).lower(*arguments).cost_analysis()
+def _counted_once(program: ClosedJaxpr) -> float:
+    avals: list[Any] = list(program.in_avals)
+    arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+    costs = jax.jit(jaxpr_as_fun(program)).lower(*arguments).cost_analysis()
     return float((costs or {}).get("flops", 0.0))
 
 
-def _scans(program: core.Jaxpr, *, in_branch: bool = False) -> Iterator[tuple[int, core.ClosedJaxpr | None]]:
+def _scans(program: Jaxpr, *, in_branch: bool = False) -> Iterator[tuple[int, ClosedJaxpr | None]]:
     """The outermost loops of a program: length and body; None for one whose turns cannot be told."""
     for equation in program.eqns:
         name, params = equation.primitive.name, equation.params
@@ -120,10 +121,10 @@ def _scans(program: core.Jaxpr, *, in_branch: bool = False) -> Iterator[tuple[in
 
 
 def _is_program(value: Any) -> bool:
-    return isinstance(value, (core.ClosedJaxpr, core.Jaxpr))
+    return isinstance(value, (ClosedJaxpr, Jaxpr))
 
 
-def _program_in(value: Any) -> core.Jaxpr | None:
-    if isinstance(value, core.ClosedJaxpr):
+def _program_in(value: Any) -> Jaxpr | None:
+    if isinstance(value, ClosedJaxpr):
         return value.jaxpr
-    return value if isinstance(value, core.Jaxpr) else None
+    return value if isinstance(value, Jaxpr) else None

@@ -184,8 +184,13 @@ class _Piece(NamedTuple):
     def behind_its_joint(self) -> optax.Schedule:
         """Its rate, counted from the step behind the joint."""
         schedule = self.shape.between(self.start, self.end, self.width)
-        # Where another segment counts this one is computed too, and must stay finite: a gradient takes 0 times it.
-        return lambda count: schedule(jnp.clip(count + 1, 0, self.width))
+
+        def rate(count: Any) -> Any:
+            # Where another segment counts this one is computed too, and must stay finite: a gradient takes 0 times it.
+            inside = schedule(jnp.clip(count + 1, 0, self.width))
+            return jnp.where(count + 1 >= self.width, self.end, inside)  # exact, where a division may be rounded
+
+        return rate
 
 
 def _ends(segments: Sequence[ScheduleSegment], total_steps: int) -> list[int]:
