@@ -1,9 +1,8 @@
 """`benchmark`: how fast a jitted step, any function or the `fit` of a training loop runs."""
 
-import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 from jaxloop.benchmarking.costs import costs_of
 from jaxloop.benchmarking.measurement import Measurement, Quartiles
 from jaxloop.benchmarking.timing import devices_of, time_function
-from jaxloop.callback import on_host, sort_out
+from jaxloop.callback import on_host
 from jaxloop.data import repeat
 from jaxloop.engine.feed import parts_of
 from jaxloop.events import Event
@@ -91,7 +90,7 @@ def _of_training_loop(
     training_loop: TrainingLoop, model: Any, batches: Any = None, *, calls: int | None, rounds: int, warmup: int
 ) -> Measurement:
     epoch = _first_epoch(training_loop.training) if batches is None else batches
-    alone = _alone(training_loop, epoch)
+    alone = training_loop._on_trial(repeat(epoch))
     count = len(epoch)
     if calls is None:
         _, tried = _fitted(alone, model, 2, min(count, _TRIED_STEPS))
@@ -124,15 +123,6 @@ def _first_epoch(training: Any) -> Any:
             "batches, as benchmark(training_loop, model, batches)."
         )
     return next(iter(training))
-
-
-def _alone(training_loop: TrainingLoop, epoch: Any) -> TrainingLoop:
-    """The training loop on one epoch's batches again and again: no validation, no console, no host callbacks."""
-    alone = copy.copy(training_loop)
-    alone.training, alone.validation, alone.progress = repeat(epoch), None, False
-    compiled = sort_out(training_loop._setup.callbacks).compiled
-    alone._setup = replace(training_loop._setup, training=alone.training, validation=None, callbacks=compiled)
-    return alone
 
 
 def _fitted(training_loop: TrainingLoop, model: Any, epochs: int, steps: int) -> tuple[Loop, list[float]]:

@@ -119,7 +119,7 @@ def find_learning_rate(
     _check_arguments(training_loop, start_rate, end_rate, steps)
     first = int(model_or_loop.epoch) if isinstance(model_or_loop, Loop) else 0
     batches = _Chain(_epochs_for(steps, training_loop.training, first), steps)
-    trial = training_loop._on_trial(itertools.repeat(batches))
+    trial = training_loop._on_trial(itertools.repeat(batches), report="batch")
     ramp = _ramp(float(start_rate), float(end_rate), int(steps))
     _, history = trial.fit(model_or_loop, epochs=1, callbacks=[ramp], on=on, seed=seed)
     if not len(history.batches.get(_LOSS, ())):

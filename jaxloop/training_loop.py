@@ -284,10 +284,10 @@ class TrainingLoop:
         batches = parts_of(batches, self._setup.batch_keys, "batches")
         return self._compiled(loop, run_phase)(loop, self._batch_count(loop, Phase.TRAINING), batches)
 
-    def _on_trial(self, training: Any) -> "TrainingLoop":
+    def _on_trial(self, training: Any, **changes: Any) -> "TrainingLoop":
         """One like it over other epochs, its compiled callbacks in steps alone, without validation, host and console.
 
-        They share programs.
+        They share programs. `changes` are of the setup.
         """
         trial = copy.copy(self)
         programs = self._setup.programs
@@ -295,7 +295,7 @@ class TrainingLoop:
             programs.get(("within steps", Same(callback)), functools.partial(within_steps, callback))
             for callback in sort_out(self._setup.callbacks).compiled
         )
-        changes = {"training": training, "validation": None, "callbacks": callbacks, "report": "batch"}
+        changes |= {"training": training, "validation": None, "callbacks": callbacks}
         trial.training, trial.validation, trial.progress = training, None, False
         trial._setup = dataclasses.replace(self._setup, **changes)
         return trial

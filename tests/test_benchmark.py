@@ -143,3 +143,8 @@ def test_what_is_for_functions_is_refused_for_a_training_loop(options):
 def test_a_training_loop_takes_a_model_and_perhaps_batches(arguments):
     with pytest.raises(TypeError, match=rf"a model or a loop, and perhaps batches, got {len(arguments)} arguments"):
         benchmark(training_loop(), *arguments)
+
+
+def test_callbacks_that_wait_for_validation_do_not_disturb_it():
+    waiting = training_loop(callbacks=[jl.callbacks.early_stopping("validation_loss", patience=1)])
+    assert benchmark(waiting, model(), **LITTLE).examples == 4

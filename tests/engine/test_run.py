@@ -261,7 +261,8 @@ def test_text_of_three_lengths_has_three_programs_announced_before_the_first_ste
                 assert not seen
 
     model = jl.Model(apply, {"kernel": np.zeros((50, 3), np.float32)}, {})
-    training_loop = small.training_loop(training=epochs, validation=None, callbacks=[Listener()])
+    changes = {"training": epochs, "validation": None, "steps_per_dispatch": "auto"}
+    training_loop = small.training_loop(**changes, callbacks=[Listener()])
     with counted_compiles() as counts:
         _, history = training_loop.fit(model, 3)
     assert steps_in(counts) == {"jit(training_step)": 3}
