@@ -150,4 +150,4 @@ def _texts(column: np.ndarray) -> list[str]:
     """The shortest texts that read back as the same numbers; made once where all are the same."""
     if (column == column[0]).all():
         return [str(column[0])] * len(column)
-    return list(map(str, column))
+    return list(map(str, column.tolist() if column.dtype.kind == "i" else column))  # float32's own text is shorter
