@@ -80,8 +80,9 @@ def _compiled_step(run: Run, loop: Any, phase: Phase, feed: Any) -> CompiledStep
     dispatches = run.dispatches(loop, phase, feed)
     wire = dispatches.layout.closed(loop)
     fusing = dispatches.fusing(wire, run.steps_per_dispatch)
-    cost = dispatches.cost(wire)
-    program = dispatches.ahead(wire, fusing.steps)
+    first = feed.first()
+    cost = dispatches.cost(wire, first)
+    program = dispatches.ahead(wire, first, fusing.steps)
     return CompiledStep(
         name=program.name,
         steps=fusing.steps,

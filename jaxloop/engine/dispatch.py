@@ -107,17 +107,16 @@ class Dispatches:
         key = ("fusing", self.parts, self.layout, self.phase, self.feed.device, self.feed.prepare, len(self.feed))
         return self.programs.get(key, lambda: self._decided(wire))
 
-    def cost(self, wire: Wire) -> dict[str, float]:
-        """What XLA counts of a single step before it compiles, such as `"flops"`; empty where it does not."""
-        batch = self.feed.first()
+    def cost(self, wire: Wire, batch: Batch) -> dict[str, float]:
+        """What XLA counts of a step over `batch` before it compiles, such as `"flops"`; empty where it does not."""
         return self.program(1, batch).cost(wire, batch, self.feed.resident)
 
-    def ahead(self, wire: Wire, count: int) -> Program:
-        """The program of `count` steps over batches like the first, compiled."""
-        batch = stacked(abstract(self.feed.first()), count)
-        program = self.program(count, batch)
+    def ahead(self, wire: Wire, batch: Batch, count: int) -> Program:
+        """The program of `count` steps over batches like `batch`, compiled."""
+        batches = stacked(abstract(batch), count)
+        program = self.program(count, batches)
         if program.compiled is None:
-            program.compile(wire, batch, self.feed.resident)
+            program.compile(wire, batches, self.feed.resident)
         return program
 
     def _decided(self, wire: Wire) -> Fusing:
@@ -125,7 +124,7 @@ class Dispatches:
         platform = self.feed.device.platform
         jaxpr = self.program(1).jaxpr(wire, batch, self.feed.resident)
         fusing = steps_per_dispatch(
-            flops=self.cost(wire).get("flops", float("nan")),
+            flops=self.cost(wire, batch).get("flops", float("nan")),
             batch_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(batch)),
             batch_count=len(self.feed),
             platform=platform,
