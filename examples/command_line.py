@@ -1,15 +1,20 @@
 """The flags that every example takes."""
 
 import argparse
+import os
+from pathlib import Path
 from typing import Literal
 
 
-def make_parser(description: str | None, *, epochs: int, batch_size: int, csv: str) -> argparse.ArgumentParser:
+def make_parser(
+    description: str | None, *, epochs: int, batch_size: int, csv: str, data: str | None = None
+) -> argparse.ArgumentParser:
     """A parser with the flags of every example; a script adds its own.
 
     Args:
       description: what the example does, for `--help`.
       epochs, batch_size, csv: what holds where the flag is left out.
+      data: what the data directory must hold, as "the folder mnist", for an example that reads files.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
@@ -24,6 +29,13 @@ def make_parser(description: str | None, *, epochs: int, batch_size: int, csv: s
     parser.add_argument(
         "--steps-per-dispatch", type=steps_per_dispatch, default="auto", help="steps in one program: auto, or how many"
     )
+    if data is not None:
+        parser.add_argument(
+            "--data-dir",
+            type=Path,
+            default=os.environ.get("JAXLOOP_DATA") or None,
+            help=f"what holds {data}, else $JAXLOOP_DATA; without either the files are downloaded",
+        )
     return parser
 
 

@@ -1,8 +1,5 @@
 """Trains LeNet-5 on MNIST, as the LeNet-MNIST sample of Swift for TensorFlow's model garden does."""
 
-import os
-from pathlib import Path
-
 import optax
 from command_line import make_parser
 from datasets.mnist import load_mnist
@@ -18,13 +15,7 @@ CSV = "run/lenet_mnist/log.csv"
 
 
 def main() -> None:
-    parser = make_parser(__doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, csv=CSV)
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=os.environ.get("JAXLOOP_DATA") or None,
-        help="what holds the folder mnist, else $JAXLOOP_DATA; without either the files are downloaded",
-    )
+    parser = make_parser(__doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, csv=CSV, data="the folder mnist")
     parser.add_argument("--report", choices=["epoch", "batch"], default="epoch", help="when there are statistics")
     arguments = parser.parse_args()
 
