@@ -1,7 +1,7 @@
 """A CSV file with a row for each batch at which there are statistics."""
 
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.views import Columns, LoopView
 
-_ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE = 128  # many, since each time costs as much as some ten rows; but no long pause, in which the device idles
 _EVENTS = (Event.FIT_START, Event.BATCH_END, Event.TRAINING_END, Event.VALIDATION_END)
 
 
@@ -134,20 +134,30 @@ class _CSVLog:
         assert self._file is not None
         phase = columns.phase
         taken = 1 if phase is Phase.TRAINING else 0
-        cells = [columns["epoch"], columns["batch_index"] + 1]
+        cells: list[Any] = [columns["epoch"], columns["batch_index"] + 1]
         cells += [columns[phase.stat(name)] for name in self._plan.metrics]
-        names = [phase.value] * columns.count
-        rest = [columns["step"] + taken, *(columns[name] for name in ("learning_rate", *self._recorded))]
-        texts = [*map(_texts, cells), names, *map(_texts, rest)]
-        self._file.writelines(",".join(row) + "\n" for row in zip(*texts, strict=True))
+        cells += [phase.value, columns["step"] + taken]
+        cells += [columns[name] for name in ("learning_rate", *self._recorded)]
+        self._file.write(_lines(cells, columns.count))
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\n\r') else name
 
 
-def _texts(column: np.ndarray) -> list[str]:
-    """The shortest texts that read back as the same numbers; made once where all are the same."""
-    if (column == column[0]).all():
-        return [str(column[0])] * len(column)
-    return list(map(str, column.tolist() if column.dtype.kind == "i" else column))  # float32's own text is shorter
+def _lines(cells: list[Any], count: int) -> str:
+    """`count` lines of the cells, each a column or a text of every line; all are made by one formatting.
+
+    Floats are the shortest texts that read back as the same float32. What is the same in all rows is made once.
+    """
+    line, varying = [], []
+    for cell in cells:
+        if isinstance(cell, str) or (cell == cell[0]).all():
+            line.append(cell if isinstance(cell, str) else str(cell[0]))
+        else:
+            line.append("%s")
+            varying.append(cell.tolist() if cell.dtype.kind == "i" else list(cell))  # float32's own text is shorter
+    values: list[Any] = [None] * (len(varying) * count)
+    for index, column in enumerate(varying):
+        values[index :: len(varying)] = column
+    return (",".join(line) + "\n") * count % tuple(values)
