@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.views import Columns, LoopView
 
-_ROWS_AT_ONCE = 128  # many, since each time costs as much as some ten rows; but no long pause, in which the device idles
+_ROWS_AT_ONCE = 128  # each time costs as much as some ten rows; but a long pause would let the device idle
 _EVENTS = (Event.FIT_START, Event.BATCH_END, Event.TRAINING_END, Event.VALIDATION_END)
 
 
