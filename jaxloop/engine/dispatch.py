@@ -1,4 +1,4 @@
-"""The steps of one phase over the wire: batches go out, rows come back one dispatch late."""
+"""The steps of one phase over the wire: batches go out, rows come back late."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -50,17 +50,22 @@ class Dispatches:
     latest: list[Any]
 
     def run(self, wire: Wire, steps: Any) -> Wire:
-        """The wire behind all batches, or behind those up to a cancel; rows are delivered exactly one dispatch late.
+        """The wire behind all batches, or behind those up to a cancel.
+
+        Rows are delivered exactly one dispatch late, or, as `rows_at_once` says, in groups of dispatches and one late.
 
         Args:
           wire: is donated.
           steps: how many at once, or `"auto"`.
         """
         known: dict[Any, Any] = {}  # all that each step needs at hand: here the host's time decides
-        deliver, lap, check, latest = self._delivery(), self.ledger.lap, self.interrupts.check, self.latest
+        lap, check, latest = self.ledger.lap, self.interrupts.check, self.latest
         many_kinds, resident, on_cpu = self.feed.many_kinds, self.feed.resident, self.feed.device.platform == "cpu"
-        held, reading = None, True
-        chunks = self.feed.chunks(self.prepared(wire, steps))
+        count = self.prepared(wire, steps)
+        at_once = self.rows_at_once(wire, count)
+        chunks, deliver = self.feed.chunks(count), self._delivery()
+        held: list[Any] = []
+        reading, most = True, 2 * at_once
         latest[:] = self.layout, wire
         lap("data")
         try:
@@ -76,19 +81,30 @@ class Dispatches:
                     if not on_cpu:
                         rows.copy_to_host_async()
                     lap("dispatch")
-                    goes_on = held is None or deliver(held)
-                    held = rows
-                    if not goes_on:
+                    held.append(rows)
+                    if len(held) == most and not deliver(held, at_once):
                         break
                     reading = True
                     check()
         except BaseException:
-            if reading and held is not None:  # the data failed: what was sent counts, and is told
-                deliver(held)
+            if reading and held:  # the data failed: what was sent counts, and is told
+                deliver(held, len(held))
             raise
-        if held is not None:
-            deliver(held)
+        if held:
+            deliver(held, len(held))
         return wire
+
+    def rows_at_once(self, wire: Wire, steps: int) -> int:
+        """Of how many dispatches rows are read at once.
+
+        To turn to each row between two small steps costs as much as some lines of Python do when nothing of them is
+        in the processor's caches. So single steps' rows are read in groups, as many as `"auto"` would fuse; not where
+        each may end the phase: by a compiled callback that cancels, or an observer that is called row by row.
+        """
+        if steps > 1 or self.feed.many_kinds or self.feed.short_last or self.host.observes_by_row(self.phase):
+            return 1
+        at_once = self._fusing(wire).steps
+        return 1 if self.program(1).cancels else at_once
 
     def prepared(self, wire: Wire, steps: Any) -> int:
         """How many steps a dispatch takes; the programs that the data announce are compiled by then."""
@@ -104,6 +120,9 @@ class Dispatches:
             return fixed(steps, "as given")
         if self.feed.many_kinds or self.feed.short_last:
             return fixed(1, "batches of several shapes")
+        return self._fusing(wire)
+
+    def _fusing(self, wire: Wire) -> Fusing:
         key = ("fusing", self.parts, self.layout, self.phase, self.feed.device, self.feed.prepare, len(self.feed))
         return self.programs.get(key, lambda: self._decided(wire))
 
@@ -149,13 +168,14 @@ class Dispatches:
             self.tell(program, f" for {shapes}" if announced else "")
         return program
 
-    def _delivery(self) -> Callable[[Any], bool]:
-        """What hands the rows of a dispatch to the observers, and says whether the phase goes on."""
+    def _delivery(self) -> Callable[[list[Any], int], bool]:
+        """What hands the rows of the first few dispatches held to the observers, and says whether the phase goes on."""
         host, phase, lap = self.host, self.phase, self.ledger.lap
         hand_over, read = host.delivery(phase), self.layout.reader(phase, self.feed.batch_size)
 
-        def deliver(rows: Any) -> bool:
-            rows = np.asarray(rows)
+        def deliver(held: list[Any], count: int) -> bool:
+            rows = np.asarray(held[0]) if count == 1 else np.concatenate(held[:count]).reshape(count, -1)
+            del held[:count]
             lap("device")
             columns, stop = read(rows)
             if columns is not None:

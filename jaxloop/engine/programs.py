@@ -24,6 +24,7 @@ class Program:
       jitted: the function; calling it takes what was compiled ahead for arguments of that kind.
       compile_seconds: tracing and compiling, None before.
       compiled: what was compiled ahead, for its report; None before.
+      cancels: whether a compiled callback can cancel in it: of a step's program, known once it is traced.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], **jit_options: Any):
@@ -35,6 +36,7 @@ class Program:
         self.jitted: Any = jax.jit(named, **jit_options)
         self.compile_seconds: float | None = None
         self.compiled: Any = None
+        self.cancels = False
         self._traced: Any = None
         self._lowered: Any = None
 
@@ -137,7 +139,9 @@ def _steps(parts: Parts, layout: Layout, phase: Phase, count: int, device: Devic
     def one(wire: Wire, batch: Any, resident: Any) -> tuple[Wire, Any]:
         batch = batch if prepare is None else prepare(resident, batch)
         before = layout.unpack(wire)
-        wire = layout.pack(*step(parts, before, batch), wire[0], before)
+        loop, counted = step(parts, before, batch)
+        program.cancels = counted is not True
+        wire = layout.pack(loop, counted, wire[0], before)
         return wire, wire[0][: layout.row]
 
     def many(wire: Wire, batches: Any, resident: Any) -> tuple[Wire, Any]:
@@ -150,7 +154,8 @@ def _steps(parts: Parts, layout: Layout, phase: Phase, count: int, device: Devic
         function = canonical(function)
     place = None if device is None else jax.sharding.SingleDeviceSharding(device)
     options = {} if place is None else {"in_shardings": (place, place, place)}
-    return Program(name, function, donate_argnums=0, **options)
+    program = Program(name, function, donate_argnums=0, **options)  # which `one` tells what it finds when it is traced
+    return program
 
 
 def _event(parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]:

@@ -1,6 +1,7 @@
 """The run: every event in its place, whichever way the steps are dispatched."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -80,7 +81,7 @@ def test_callbacks_are_called_in_list_order_with_compiled_ones_first() -> None:
     assert order == ["a", "b", "first host", "second host"]
 
 
-def test_an_observer_is_handed_every_row_in_order_and_one_dispatch_late() -> None:
+def test_an_observer_is_handed_every_row_in_order() -> None:
     steps: list[int] = []
     sent: list[int] = []
 
@@ -99,6 +100,48 @@ def test_an_observer_is_handed_every_row_in_order_and_one_dispatch_late() -> Non
     )
     assert steps == list(range(14))
     assert sent == [3, 3, 1, 3, 3, 1]
+
+
+@jl.on_host(Event.BATCH_END)
+class Groups:
+    """Writes down the steps of each group of rows that it is given."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[int]] = []
+
+    def __call__(self, loop, event):
+        raise AssertionError("rows come through `rows`")
+
+    def rows(self, columns):
+        self.steps.append(columns["step"].tolist())
+
+
+def groups_of(step_count: int, *callbacks: Any) -> list[int]:
+    """How many rows come at once of single steps, all of them in order, beside these callbacks."""
+    groups = Groups()
+    data = jl.TrainingEpochs(small.samples(4 * step_count), 4)
+    small.training_loop(training=data, validation=None, callbacks=[*callbacks, groups]).fit(small.model(), 1)
+    assert [step for steps in groups.steps for step in steps] == list(range(step_count))
+    return [len(steps) for steps in groups.steps]
+
+
+def test_rows_of_small_single_steps_are_read_as_many_at_once_as_auto_would_fuse() -> None:
+    assert groups_of(75) == [25, 25, 25]
+
+
+def test_beside_an_observer_by_row_each_row_is_read_alone() -> None:
+    @jl.on_host(Event.BATCH_END)
+    def observe(loop, event):
+        pass
+
+    assert groups_of(75, observe) == [1] * 75
+
+
+def test_where_a_compiled_callback_can_cancel_each_row_is_read_alone() -> None:
+    def never(loop: jl.Loop, event: Event) -> jl.Loop:
+        return loop.cancel(jl.Scope.FIT, when=loop.step < 0) if event is Event.BATCH_END else loop
+
+    assert groups_of(75, never) == [1] * 75
 
 
 def test_rows_come_exactly_one_dispatch_late(monkeypatch: pytest.MonkeyPatch) -> None:
