@@ -61,9 +61,9 @@ class Dispatches:
         known: dict[Any, Any] = {}  # all that each step needs at hand: here the host's time decides
         lap, check, latest = self.ledger.lap, self.interrupts.check, self.latest
         many_kinds, resident, on_cpu = self.feed.many_kinds, self.feed.resident, self.feed.device.platform == "cpu"
-        count = self.prepared(wire, steps)
-        at_once = self.rows_at_once(wire, count)
-        chunks, deliver = self.feed.chunks(count), self._delivery()
+        fused = self.prepared(wire, steps)
+        at_once = self.rows_at_once(wire, fused)
+        chunks, deliver = self.feed.chunks(fused), self._delivery()
         held: list[Any] = []
         reading, most = True, 2 * at_once
         latest[:] = self.layout, wire
