@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 RunExample = Callable[..., str]
+SameCurve = Callable[..., pd.DataFrame]
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +24,29 @@ def run_example() -> RunExample:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stderr if fails else done.stdout
+
+    return run
+
+
+@pytest.fixture
+def same_curve(run_example: RunExample, tmp_path: Path) -> SameCurve:
+    """Runs a script by single steps, then with three in a dispatch: their CSVs must agree in every bit.
+
+    `same_curve(script, *flags)` gives back the rows they agree on. The flags need not limit batches: five in a phase,
+    which three do not divide, and two epochs hold where they say nothing else.
+    """
+
+    def run(script: str, *flags: str) -> pd.DataFrame:
+        contents = []
+        for steps in (1, 3):
+            folder = tmp_path / f"steps_{steps}"
+            folder.mkdir()
+            options = ["--epochs=2", "--limit-batches=5", *flags, f"--steps-per-dispatch={steps}", "--csv=log.csv"]
+            run_example(script, *options, folder=folder)
+            contents.append((folder / "log.csv").read_text())
+        single, fused = contents
+        assert fused == single
+        return pd.read_csv(tmp_path / "steps_1/log.csv")
 
     return run
 

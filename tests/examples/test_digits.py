@@ -66,3 +66,8 @@ def test_the_absence_of_scikit_learn_says_which_extra_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[examples\]'"):
         load_digits()
+
+
+def test_three_steps_in_a_dispatch_log_bit_for_bit_what_single_steps_do(same_curve):
+    rows = same_curve("digits.py")
+    assert rows["phase"].tolist() == (["training"] * 5 + ["validation"] * 5) * 2
