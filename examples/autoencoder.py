@@ -1,0 +1,45 @@
+"""Trains an autoencoder on MNIST, as the Autoencoder1D sample of Swift for TensorFlow's model garden does on
+Fashion-MNIST, and saves images above what it makes of them after each epoch."""
+
+import optax
+from command_line import make_parser
+from datasets.mnist import load_mnist
+from flax import nnx
+from models.autoencoder import Autoencoder
+
+import jaxloop as jl
+
+EPOCHS = 10
+BATCH_SIZE = 32
+LEARNING_RATE = 1e-3
+CSV = "run/autoencoder/log.csv"
+
+
+def main() -> None:
+    parser = make_parser(__doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, csv=CSV, data="the folder mnist")
+    parser.add_argument("--images", default="run/autoencoder", help="the folder of the images, one file an epoch")
+    arguments = parser.parse_args()
+
+    (training_images, _), (test_images, _) = load_mnist(arguments.data_dir)
+
+    model = Autoencoder(rngs=nnx.Rngs(arguments.seed))
+
+    training_loop = jl.TrainingLoop(
+        training=jl.TrainingEpochs((training_images, training_images), arguments.batch_size, seed=arguments.seed),
+        validation=jl.in_batches((test_images, test_images), arguments.batch_size),
+        optimizer=optax.inject_hyperparams(optax.rmsprop)(learning_rate=LEARNING_RATE),
+        loss_fn=jl.losses.mean_squared_error,
+        callbacks=[jl.callbacks.ImageSaver(arguments.images), jl.callbacks.CSVLogger(arguments.csv)],
+        steps_per_dispatch=arguments.steps_per_dispatch,
+    )
+
+    _, history = training_loop.fit(
+        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+    )
+    if arguments.plot:
+        history.plot(arguments.plot)
+    print(f"Test mean squared error: {history.epochs['validation_loss'][-1]:.4f}")
+
+
+if __name__ == "__main__":
+    main()
