@@ -10,11 +10,11 @@ from models.mlp import MLP
 
 import jaxloop as jl
 
-EPOCHS = 30
+EPOCHS = 20
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3
-WEIGHT_DECAY = 1e-2
-SIZES = (10, 32, 32, 1)
+WEIGHT_DECAY = 1.0
+SIZES = (10, 16, 1)
 CSV = "run/regression/log.csv"
 
 
