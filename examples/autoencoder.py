@@ -1,5 +1,7 @@
-"""Trains an autoencoder on MNIST, as the Autoencoder1D sample of Swift for TensorFlow's model garden does on
-Fashion-MNIST, and saves images above what it makes of them after each epoch."""
+"""Trains an autoencoder on MNIST, and saves images above what it makes of them after each epoch.
+
+It is the Autoencoder1D sample of Swift for TensorFlow's model garden, which takes Fashion-MNIST.
+"""
 
 import optax
 from command_line import make_parser
@@ -10,8 +12,8 @@ from models.autoencoder import Autoencoder
 import jaxloop as jl
 
 EPOCHS = 10
-BATCH_SIZE = 32
-LEARNING_RATE = 1e-3
+BATCH_SIZE = 128
+LEARNING_RATE = 3e-3
 CSV = "run/autoencoder/log.csv"
 
 
@@ -27,7 +29,7 @@ def main() -> None:
     training_loop = jl.TrainingLoop(
         training=jl.TrainingEpochs((training_images, training_images), arguments.batch_size, seed=arguments.seed),
         validation=jl.in_batches((test_images, test_images), arguments.batch_size),
-        optimizer=optax.inject_hyperparams(optax.rmsprop)(learning_rate=LEARNING_RATE),
+        optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=LEARNING_RATE),
         loss_fn=jl.losses.mean_squared_error,
         callbacks=[jl.callbacks.ImageSaver(arguments.images), jl.callbacks.CSVLogger(arguments.csv)],
         steps_per_dispatch=arguments.steps_per_dispatch,

@@ -1,5 +1,7 @@
 """Predicts from ten measurements of a patient how far diabetes goes within a year, and compares with what is simpler.
-Takes seconds, downloads nothing."""
+
+Takes seconds, downloads nothing.
+"""
 
 import numpy as np
 import optax

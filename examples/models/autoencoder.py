@@ -10,8 +10,8 @@ class Autoencoder(nnx.Module):
     """Four dense layers that narrow an image of 28x28 grey pixels to three numbers, its code, and four that widen it.
 
     Hinton, Salakhutdinov: Reducing the dimensionality of data with neural networks, Science 313, 2006. Rectifiers
-    stand between the layers. The original has one behind the code too, where it can leave a number of it at 0 for good,
-    and ends in tanh; here the code is linear, and a sigmoid keeps to pixels from 0 to 1.
+    stand between the layers. The original has one behind the code too, which can leave numbers of it at 0 for good, and
+    ends in tanh; here the code is linear, and a sigmoid keeps to pixels from 0 to 1.
 
     Args:
       rngs: of the first weights.

@@ -74,9 +74,9 @@ def test_three_steps_in_a_dispatch_log_and_draw_what_single_steps_do(same_curve,
 
 
 @pytest.mark.slow
-def test_two_epochs_bring_the_loss_below_115_nats(run_example, mnist_dir, tmp_path):
+def test_two_epochs_bring_the_loss_below_110_nats(run_example, mnist_dir, tmp_path):
     printed = run_example("vae.py", f"--data-dir={mnist_dir}", "--epochs=2", folder=tmp_path)
-    assert float(printed.splitlines()[-1].removeprefix("Test loss: ").split()[0]) < 115
+    assert float(printed.splitlines()[-1].removeprefix("Test loss: ").split()[0]) < 110
 
 
 @pytest.mark.parametrize(
