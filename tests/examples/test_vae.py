@@ -1,6 +1,7 @@
 """The variational autoencoder: its losses by hand, its step, and what the example leaves behind."""
 
 import importlib
+import sys
 from pathlib import Path
 
 import jax
@@ -26,9 +27,12 @@ def short_run(run_example, mnist_dir, tmp_path_factory):
 
 @pytest.fixture
 def variational_step(monkeypatch):
-    """The step of the script."""
+    """The step of the script, which is imported as if it ran; afterwards its modules are forgotten."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
-    return importlib.import_module("vae").variational_step
+    yield importlib.import_module("vae").variational_step
+    for name in list(sys.modules):
+        if name.split(".")[0] in ("vae", "command_line", "datasets", "models", "pictures"):
+            del sys.modules[name]
 
 
 @pytest.fixture
