@@ -29,6 +29,9 @@ def make_parser(
     parser.add_argument(
         "--steps-per-dispatch", type=steps_per_dispatch, default="auto", help="steps in one program: auto, or how many"
     )
+    parser.add_argument(
+        "--explain", action="store_true", help="tell which programs there are, what callbacks do, and train nothing"
+    )
     if data is not None:
         parser.add_argument(
             "--data-dir",

@@ -71,3 +71,10 @@ def test_the_absence_of_scikit_learn_says_which_extra_to_install(monkeypatch):
 def test_three_steps_in_a_dispatch_log_bit_for_bit_what_single_steps_do(same_curve):
     rows = same_curve("digits.py")
     assert rows["phase"].tolist() == (["training"] * 5 + ["validation"] * 5) * 2
+
+
+def test_asked_to_explain_it_tells_its_programs_and_trains_nothing(run_example, tmp_path):
+    printed = run_example("digits.py", "--explain", folder=tmp_path)
+    assert "training_step: " in printed
+    assert "Validation accuracy" not in printed
+    assert not list(tmp_path.iterdir())
