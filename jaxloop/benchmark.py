@@ -16,6 +16,7 @@ from jaxloop.data import repeat
 from jaxloop.engine.feed import parts_of
 from jaxloop.events import Event
 from jaxloop.loop import Loop
+from jaxloop.placement import Device
 from jaxloop.training_loop import TrainingLoop
 from jaxloop.views import LoopView
 
@@ -31,6 +32,7 @@ def benchmark(
     warmup: int = 2,
     carry: bool | None = None,
     examples: int | None = None,
+    on: Device | str | None = None,
 ) -> Measurement:
     """Times a function or a training loop; waits for the device after each round. Arrays it is given stay as they were.
 
@@ -53,11 +55,12 @@ def benchmark(
       carry: whether the result, or the first of a tuple of results, is the first argument of the next call. None: yes
         where a jitted function donates.
       examples: in one call; a training loop knows its own.
+      on: the device of a training loop, as in `fit`; a function runs where its arguments lie.
 
     Raises:
       TypeError: `subject` cannot be called, or is given what only the other kind of subject takes.
-      ValueError: a number below its least; a function that deletes arguments that are not carried, or whose result
-        cannot be; a fit that was cancelled.
+      ValueError: a number below its least; `on` names no device that there is; a function that deletes arguments that
+        are not carried, or whose result cannot be; a fit that was cancelled.
 
     Example:
       >>> step = jax.jit(lambda params, batch: params - 0.1 * batch.mean(), donate_argnums=0)
@@ -71,6 +74,11 @@ def benchmark(
     if not isinstance(subject, TrainingLoop):
         if not callable(subject):
             raise TypeError(f"benchmark: expected a function or a TrainingLoop, got {type(subject).__name__}.")
+        if on is not None:
+            raise TypeError(
+                "benchmark: `on` is for training loops; a function runs where its arguments lie. Put them there by "
+                "jax.device_put."
+            )
         return time_function(
             subject, arguments, calls=calls, rounds=rounds, warmup=warmup, carry=carry, examples=examples
         )
@@ -83,22 +91,29 @@ def benchmark(
             "benchmark: of a training loop it takes a model or a loop, and perhaps batches, got "
             f"{len(arguments)} arguments."
         )
-    return _of_training_loop(subject, *arguments, calls=calls, rounds=rounds, warmup=warmup)
+    return _of_training_loop(subject, *arguments, calls=calls, rounds=rounds, warmup=warmup, on=on)
 
 
 def _of_training_loop(
-    training_loop: TrainingLoop, model: Any, batches: Any = None, *, calls: int | None, rounds: int, warmup: int
+    training_loop: TrainingLoop,
+    model: Any,
+    batches: Any = None,
+    *,
+    calls: int | None,
+    rounds: int,
+    warmup: int,
+    on: Device | str | None,
 ) -> Measurement:
     epoch = _first_epoch(training_loop.training) if batches is None else batches
     alone = training_loop._on_trial(repeat(epoch))
     count = len(epoch)
     if calls is None:
-        _, tried = _fitted(alone, model, 2, min(count, _TRIED_STEPS))
+        _, tried = _fitted(alone, model, 2, min(count, _TRIED_STEPS), on=on)
         calls = max(_FEWEST_STEPS, int(_ROUND_SECONDS / max(1e-9, tried[-1])))
     calls = min(calls, count)
-    loop, seconds = _fitted(alone, model, warmup + rounds, calls)
+    loop, seconds = _fitted(alone, model, warmup + rounds, calls, on=on)
     batch = next(iter(epoch))
-    loop = alone.begin_epoch(alone.start(loop, epochs=1))
+    loop = alone.begin_epoch(alone.start(loop, epochs=1, on=on))
     flops, traffic = costs_of(jax.jit(alone.train_step).trace(loop, batch))
     device_kind, device_count = devices_of(loop.model.params)
     return Measurement(
@@ -125,14 +140,16 @@ def _first_epoch(training: Any) -> Any:
     return next(iter(training))
 
 
-def _fitted(training_loop: TrainingLoop, model: Any, epochs: int, steps: int) -> tuple[Loop, list[float]]:
+def _fitted(
+    training_loop: TrainingLoop, model: Any, epochs: int, steps: int, *, on: Device | str | None
+) -> tuple[Loop, list[float]]:
     """The loop after a fit, and seconds per step in each of its epochs.
 
     Raises:
       ValueError: the fit was cancelled.
     """
     clock = _Clock()
-    loop, _ = training_loop.fit(model, epochs, callbacks=[clock], limit_batches=steps)
+    loop, _ = training_loop.fit(model, epochs, callbacks=[clock], on=on, limit_batches=steps)
     if clock.steps != [steps] * epochs:
         raise ValueError(
             "benchmark: a callback has cancelled a part of the fit, so that its epochs are not alike. Leave it out."

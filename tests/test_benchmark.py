@@ -104,6 +104,17 @@ def test_a_loop_that_was_trained_may_come_in(measured_loop):
     assert int(trained.step) == 6
 
 
+def test_a_training_loop_runs_on_the_device_it_is_given():
+    assert benchmark(training_loop(), model(), on="cpu:0", **LITTLE).device_count == 1
+    with pytest.raises(ValueError, match="on: there is no device 'cpu:9' here"):
+        benchmark(training_loop(), model(), on="cpu:9", **LITTLE)
+
+
+def test_a_function_is_told_to_run_where_its_arguments_lie():
+    with pytest.raises(TypeError, match=r"`on` is for training loops.*Put them there by jax\.device_put"):
+        benchmark(jax.jit(jnp.sin), jnp.ones(3), on="cpu")
+
+
 def test_a_fit_that_is_cancelled_is_refused():
     def stop(loop, event):
         return loop.cancel(jl.Scope.EPOCH, when=loop.batch_index == 1) if event is jl.Event.BATCH_END else loop

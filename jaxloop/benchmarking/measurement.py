@@ -116,6 +116,8 @@ class Measurement:
             ]
         if self.utilization is not None:
             rows += [("MFU", f"{self.utilization:.1%}", f"of {_amount(self.peak_flops)} FLOP/s in bfloat16")]
+        elif self.flops is not None and self.device_kind is not None:
+            rows += [("MFU", "not known", f"the peak of {self.device_kind} is not known")]
         return rows
 
     def _per_second(self, amount: float | None) -> float | None:

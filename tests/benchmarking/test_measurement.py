@@ -63,6 +63,19 @@ def test_it_prints_a_table_with_a_line_for_each_thing_known(measured):
     ]
 
 
+def test_the_table_says_where_the_peak_of_a_device_is_not_known(measured):
+    bare = Measurement(**vars(measured) | {"device_kind": "cpu", "device_count": 1})
+
+    assert repr(bare).splitlines()[-1] == (
+        "  MFU                  not known                    the peak of cpu is not known"
+    )
+
+
+def test_without_flops_or_a_device_the_table_is_silent_on_the_share_of_the_peak(measured):
+    for unknown in ({"flops": None}, {"device_kind": None, "device_count": 0}):
+        assert "MFU" not in repr(Measurement(**vars(measured) | unknown))
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [(0.0, "0 s"), (2e-10, "0.2 ns"), (4.16e-5, "41.6 us"), (0.001, "1 ms"), (1.0, "1 s"), (90.0, "90 s")],
