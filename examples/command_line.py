@@ -7,13 +7,13 @@ from typing import Literal
 
 
 def make_parser(
-    description: str | None, *, epochs: int, batch_size: int, csv: str, data: str | None = None
+    description: str | None, *, epochs: int, batch_size: int | None, csv: str, data: str | None = None
 ) -> argparse.ArgumentParser:
     """A parser with the flags of every example; a script adds its own.
 
     Args:
       description: what the example does, for `--help`.
-      epochs, batch_size, csv: what holds where the flag is left out.
+      epochs, batch_size, csv: what holds where the flag is left out; None leaves it to the script.
       data: what the data directory must hold, as "the folder mnist", for an example that reads files.
     """
     parser = argparse.ArgumentParser(

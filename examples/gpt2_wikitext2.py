@@ -1,0 +1,70 @@
+"""Trains GPT-2 on WikiText-2, from the first weights or from a checkpoint, as the sample of swift-models does."""
+
+import optax
+from command_line import make_parser
+from datasets.byte_pairs import load_byte_pairs
+from datasets.wikitext2 import load_wikitext2
+from flax import nnx
+from jax import numpy as jnp
+from models.gpt2 import CONFIGURATIONS, GPT2, load_checkpoint
+from models.sampling import sample
+
+import jaxloop as jl
+
+EPOCHS = 10
+BATCH_SIZES = {"tiny": 4, "small": 2, "medium": 2}
+LEARNING_RATE = 0.001
+CSV = "run/gpt2_wikitext2/log.csv"
+TENSORBOARD = "run/gpt2_wikitext2/tensorboard"
+PROMPT, SAMPLE_LENGTH = "The", 40
+
+
+def main() -> None:
+    parser = make_parser(__doc__, epochs=EPOCHS, batch_size=None, csv=CSV, data="the folders wikitext2 and vocab")
+    parser.add_argument("--config", choices=CONFIGURATIONS, default="tiny", help="the model's size; tiny is for a CPU")
+    parser.add_argument("--checkpoint", help="a .safetensors file of the published GPT-2 of that size, to start from")
+    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16; weights stay float32")
+    parser.add_argument("--tensorboard", default=TENSORBOARD, help="below which folder TensorBoard's files are written")
+    arguments = parser.parse_args()
+    configuration = CONFIGURATIONS[arguments.config]
+    batch_size = BATCH_SIZES[arguments.config] if arguments.batch_size is None else arguments.batch_size
+
+    tokenizer = load_byte_pairs(arguments.data_dir)
+    training, validation = load_wikitext2(tokenizer, configuration.context_length, arguments.data_dir)
+
+    dtype = jnp.bfloat16 if arguments.bfloat16 else jnp.float32
+    model = GPT2(configuration, dtype=dtype, rngs=nnx.Rngs(arguments.seed))
+    if arguments.checkpoint:
+        load_checkpoint(model, arguments.checkpoint)
+
+    @jl.on_host(jl.Event.EPOCH_END, reads="loop")
+    def show_text(loop: jl.Loop, event: jl.Event) -> None:
+        prompt = tokenizer.encode(PROMPT).ids
+        tokens = sample(loop.model.unwrap(), prompt, SAMPLE_LENGTH, key=loop.step_key("sample"), temperature=0.8)
+        print(f"Sample: {PROMPT + tokenizer.decode(tokens)!r}")
+
+    training_loop = jl.TrainingLoop(
+        training=jl.TrainingEpochs(training, batch_size, seed=arguments.seed),
+        validation=jl.in_batches(validation, batch_size),
+        optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=LEARNING_RATE),
+        loss_fn=jl.losses.softmax_cross_entropy,
+        metrics=["accuracy", "perplexity"],
+        callbacks=[
+            show_text,
+            jl.callbacks.TensorBoardLogger(arguments.tensorboard),
+            jl.callbacks.CSVLogger(arguments.csv),
+        ],
+        steps_per_dispatch=arguments.steps_per_dispatch,
+    )
+
+    loop, history = training_loop.fit(
+        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+    )
+    if arguments.plot:
+        history.plot(arguments.plot)
+    print(jl.benchmark(training_loop, loop, calls=4, rounds=5, warmup=1, on=arguments.device))
+    print(f"Validation perplexity: {history.epochs['validation_perplexity'][-1]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
