@@ -66,3 +66,12 @@ def mnist_dir(data_dir: Path) -> Path:
     if not (data_dir / "mnist").is_dir():
         pytest.skip(f"JAXLOOP_DATA, {str(data_dir)!r}, has no folder mnist")
     return data_dir
+
+
+@pytest.fixture(scope="session")
+def text_dir(data_dir: Path) -> Path:
+    """The folder that holds the folders wikitext2 and vocab; where one is missing the test is skipped."""
+    for name in ("wikitext2", "vocab"):
+        if not (data_dir / name).is_dir():
+            pytest.skip(f"JAXLOOP_DATA, {str(data_dir)!r}, has no folder {name}")
+    return data_dir
