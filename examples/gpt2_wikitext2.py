@@ -62,7 +62,7 @@ def main() -> None:
     )
     if arguments.plot:
         history.plot(arguments.plot)
-    print(jl.benchmark(training_loop, loop, calls=4, rounds=5, warmup=1, on=arguments.device))
+    print(jl.benchmark(training_loop, loop, calls=4, rounds=3, warmup=1, on=arguments.device))
     print(f"Validation perplexity: {history.epochs['validation_perplexity'][-1]:.1f}")
 
 

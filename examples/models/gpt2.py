@@ -64,9 +64,8 @@ class GPT2(nnx.Module):
 
     def __init__(self, configuration: Configuration, *, dtype: jax.typing.DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.configuration = configuration
-        embed = functools.partial(
-            nnx.Embed, features=configuration.width, embedding_init=_normal(0.02), dtype=dtype, rngs=rngs
-        )
+        self.dtype = dtype
+        embed = functools.partial(nnx.Embed, features=configuration.width, embedding_init=_normal(0.02), rngs=rngs)
         self.tokens = embed(configuration.vocabulary_size)
         self.positions = embed(configuration.context_length)
         self.blocks = nnx.List([Block(configuration, dtype=dtype, rngs=rngs) for _ in range(configuration.layers)])
@@ -88,7 +87,7 @@ class GPT2(nnx.Module):
                 f"GPT2: the context has {self.configuration.context_length} tokens, got {length}. Cut the sequences, "
                 "or take a larger configuration."
             )
-        x = self.tokens(tokens) + self.positions(jnp.arange(length))
+        x = (self.tokens(tokens) + self.positions(jnp.arange(length))).astype(self.dtype)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
