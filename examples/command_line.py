@@ -7,7 +7,7 @@ from typing import Literal
 
 
 def make_parser(
-    description: str | None, *, epochs: int, batch_size: int | None, csv: str, data: str | None = None
+    description: str | None, *, epochs: int | None, batch_size: int | None, csv: str, data: str | None = None
 ) -> argparse.ArgumentParser:
     """A parser with the flags of every example; a script adds its own.
 

@@ -1,6 +1,7 @@
 """Files of data sets: found in a folder or downloaded, and never read before their checksum was."""
 
 import hashlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,14 @@ class DataFile:
       name: of the file in that folder.
       sha256: of its bytes, in hexadecimal.
       urls: where it can be had; they are tried in turn.
+      member: of the zip archives that the urls are, which one is the file; empty where the urls are the file itself.
     """
 
     folder: str
     name: str
     sha256: str
     urls: tuple[str, ...]
+    member: str = ""
 
 
 def checked_path(file: DataFile, data_dir: Path | None = None) -> Path:
@@ -43,6 +46,16 @@ def checked_path(file: DataFile, data_dir: Path | None = None) -> Path:
             f"{path}: there is no such file. The data directory, {str(data_dir)!r}, must have a folder "
             f"{file.folder!r} with {file.name}, from {file.urls[0]}; without a data directory it is downloaded."
         )
+    check_sha256(path, file)
+    return path
+
+
+def check_sha256(path: Path, file: DataFile) -> None:
+    """Reads the file at `path` once.
+
+    Raises:
+      ValueError: its checksum is not that of `file`.
+    """
     with path.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != file.sha256:
@@ -50,7 +63,6 @@ def checked_path(file: DataFile, data_dir: Path | None = None) -> Path:
             f"{path}: expected sha256 {file.sha256}, found {found} over {path.stat().st_size} bytes. The file is cut "
             f"off or is not the published one; get it anew from {file.urls[0]}."
         )
-    return path
 
 
 def _downloaded(file: DataFile) -> Path:
@@ -66,6 +78,8 @@ def _downloaded(file: DataFile) -> Path:
     failures: list[str] = []
     for url in file.urls:
         try:
+            if file.member:
+                return _unpacked(file, url, cache)
             return Path(pooch.retrieve(url, known_hash=f"sha256:{file.sha256}", fname=file.name, path=cache))
         except (OSError, ValueError) as error:  # no connection, or another checksum
             failures.append(f"{url}: {error}")
@@ -73,3 +87,26 @@ def _downloaded(file: DataFile) -> Path:
         f"{file.name}: it could not be downloaded. Get it by other means and give the data directory that holds "
         f"{file.folder}/{file.name}. What was tried: {'; '.join(failures)}"
     )
+
+
+def _unpacked(file: DataFile, url: str, cache: Path) -> Path:
+    """The file out of the archive at `url`, which is kept for its other members, but only while it is sound."""
+    import pooch
+
+    path = cache / file.name
+    archive = cache / url.rpartition("/")[2]
+    if not path.is_file():
+        pooch.retrieve(url, known_hash=None, fname=archive.name, path=cache)
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                path.write_bytes(opened.read(file.member))
+        except (zipfile.BadZipFile, KeyError) as error:
+            archive.unlink()
+            raise ValueError(f"it is no zip archive that holds {file.member} ({error})") from error
+    try:
+        check_sha256(path, file)
+    except ValueError:
+        path.unlink()
+        archive.unlink(missing_ok=True)
+        raise
+    return path

@@ -1,0 +1,85 @@
+"""Trains BERT on CoLA to tell acceptable sentences from others: a checkpoint, or a small one from the beginning."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import optax
+from command_line import make_parser
+from datasets.cola import load_cola
+from datasets.word_pieces import load_word_pieces
+from flax import nnx
+from models.bert import BASE, PAD, TINY, BertClassifier, load_checkpoint
+
+import jaxloop as jl
+
+CONFIGS = {"tiny": TINY, "base": BASE}
+EPOCHS = {"tiny": 8, "base": 3}
+LEARNING_RATE = {"tiny": 5e-4, "base": 2e-5}
+BATCH_SIZE = 32
+LENGTHS = (12, 24, 48)  # that sentences are padded to; the longest has 47 tokens
+CSV = "run/bert_cola/log.csv"
+
+
+def token_count(sample: tuple[np.ndarray, np.integer]) -> int:
+    tokens, _ = sample
+    return len(tokens)
+
+
+def main() -> None:
+    data = "the folders cola and vocab (vocab.txt)"
+    parser = make_parser(__doc__, epochs=None, batch_size=BATCH_SIZE, csv=CSV, data=data)
+    parser.add_argument("--config", choices=CONFIGS, default="tiny", help="tiny: 8 epochs; base: 3, from a checkpoint")
+    parser.add_argument("--checkpoint", type=Path, help="weights to begin with: bert-base-uncased's model.safetensors")
+    arguments = parser.parse_args()
+    if arguments.config == "base" and arguments.checkpoint is None:
+        parser.error("--config base learns little from random weights: give --checkpoint, or take --config tiny")
+    config = CONFIGS[arguments.config]
+
+    tokenize = load_word_pieces(arguments.data_dir, vocabulary_size=config.vocabulary_size, max_length=max(LENGTHS))
+    training, in_domain, out_of_domain = (
+        list(zip(tokenize(part.texts), part.labels, strict=True)) for part in load_cola(arguments.data_dir)
+    )
+    pad = functools.partial(jl.pad_and_collate, pad_value=(PAD, None), lengths=LENGTHS)
+    in_batches = functools.partial(jl.in_batches, size=token_count, collate=pad, lengths=LENGTHS)
+
+    model = BertClassifier(config, rngs=nnx.Rngs(arguments.seed))
+    if arguments.checkpoint is not None:
+        load_checkpoint(model, arguments.checkpoint)
+
+    rate = LEARNING_RATE[arguments.config]
+    warmup_then_decay = jl.make_schedule(
+        [
+            jl.ScheduleSegment(jl.shapes.linear, end_rate=rate, step_count=10),
+            jl.ScheduleSegment(jl.shapes.linear, end_rate=0.0),
+        ]
+    )
+    training_loop = jl.TrainingLoop(
+        training=jl.NonuniformTrainingEpochs(
+            training, arguments.batch_size, seed=arguments.seed, size=token_count, collate=pad, lengths=LENGTHS
+        ),
+        validation=in_batches(in_domain, arguments.batch_size),
+        optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=rate),
+        loss_fn=jl.losses.sigmoid_cross_entropy,
+        metrics=["accuracy", "matthews_correlation_coefficient"],
+        callbacks=[
+            jl.callbacks.learning_rate_scheduler(warmup_then_decay),
+            jl.callbacks.clip_by_global_norm(1.0),
+            jl.callbacks.CSVLogger(arguments.csv),
+        ],
+        steps_per_dispatch=arguments.steps_per_dispatch,
+    )
+
+    epochs = EPOCHS[arguments.config] if arguments.epochs is None else arguments.epochs
+    loop, history = training_loop.fit(
+        model, epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+    )
+    if arguments.plot:
+        history.plot(arguments.plot)
+    elsewhere = training_loop.evaluate(loop, in_batches(out_of_domain, arguments.batch_size), on=arguments.device)
+    print(f"Matthews correlation in domain: {history.epochs['validation_matthews_correlation_coefficient'][-1]:.3f}")
+    print(f"Matthews correlation out of domain: {elsewhere['matthews_correlation_coefficient']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
