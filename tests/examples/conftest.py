@@ -75,3 +75,16 @@ def text_dir(data_dir: Path) -> Path:
         if not (data_dir / name).is_dir():
             pytest.skip(f"JAXLOOP_DATA, {str(data_dir)!r}, has no folder {name}")
     return data_dir
+def vocab_dir(data_dir: Path) -> Path:
+    """The folder that holds the folder vocab; where there is none the test is skipped."""
+    if not (data_dir / "vocab").is_dir():
+        pytest.skip(f"JAXLOOP_DATA, {str(data_dir)!r}, has no folder vocab")
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def cola_dir(vocab_dir: Path) -> Path:
+    """The folder that holds the folders cola and vocab; where one is missing the test is skipped."""
+    if not (vocab_dir / "cola").is_dir():
+        pytest.skip(f"JAXLOOP_DATA, {str(vocab_dir)!r}, has no folder cola")
+    return vocab_dir
