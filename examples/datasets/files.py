@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,23 +47,13 @@ def checked_path(file: DataFile, data_dir: Path | None = None) -> Path:
             f"{path}: there is no such file. The data directory, {str(data_dir)!r}, must have a folder "
             f"{file.folder!r} with {file.name}, from {file.urls[0]}; without a data directory it is downloaded."
         )
-    check_sha256(path, file)
-    return path
-
-
-def check_sha256(path: Path, file: DataFile) -> None:
-    """Reads the file at `path` once.
-
-    Raises:
-      ValueError: its checksum is not that of `file`.
-    """
-    with path.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = _sha256(path)
     if found != file.sha256:
         raise ValueError(
             f"{path}: expected sha256 {file.sha256}, found {found} over {path.stat().st_size} bytes. The file is cut "
             f"off or is not the published one; get it anew from {file.urls[0]}."
         )
+    return path
 
 
 def _downloaded(file: DataFile) -> Path:
@@ -90,23 +81,31 @@ def _downloaded(file: DataFile) -> Path:
 
 
 def _unpacked(file: DataFile, url: str, cache: Path) -> Path:
-    """The file out of the archive at `url`, which is kept for its other members, but only while it is sound."""
+    """The member of the archive at `url`, in the user's cache; the archive is kept for its other members.
+
+    Raises:
+      OSError, ValueError: no connection, no such archive, or another checksum; then neither is kept.
+    """
     import pooch
 
-    path = cache / file.name
-    archive = cache / url.rpartition("/")[2]
-    if not path.is_file():
-        pooch.retrieve(url, known_hash=None, fname=archive.name, path=cache)
-        try:
-            with zipfile.ZipFile(archive) as opened:
-                path.write_bytes(opened.read(file.member))
-        except (zipfile.BadZipFile, KeyError) as error:
-            archive.unlink()
-            raise ValueError(f"it is no zip archive that holds {file.member} ({error})") from error
+    path, archive = cache / file.name, cache / url.rpartition("/")[2]
+    if path.is_file() and _sha256(path) == file.sha256:
+        return path
+    pooch.retrieve(url, known_hash=None, fname=archive.name, path=cache)
     try:
-        check_sha256(path, file)
-    except ValueError:
-        path.unlink()
-        archive.unlink(missing_ok=True)
-        raise
+        with zipfile.ZipFile(archive) as opened:
+            content = opened.read(file.member)
+    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
+        archive.unlink()
+        raise ValueError(f"it is no zip archive that holds {file.member} ({error})") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != file.sha256:
+        archive.unlink()
+        raise ValueError(f"expected sha256 {file.sha256} of {file.member}, found {found} over {len(content)} bytes")
+    path.write_bytes(content)
     return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

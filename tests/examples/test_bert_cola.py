@@ -81,6 +81,7 @@ def test_an_epoch_comes_in_the_three_announced_lengths_the_longest_first(cola_di
     assert lengths[0] == 48
 
 
+@pytest.mark.slow
 def test_three_steps_in_a_dispatch_give_the_weights_of_single_steps_dropout_included():
     random = np.random.default_rng(0)
     config = BertConfig(width=8, block_count=1, head_count=2, vocabulary_size=20, max_length=24)

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import sys
 import threading
+import zipfile
 
 import pooch
 import pytest
@@ -26,6 +27,15 @@ def stored(tmp_path):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny/digits.gz").write_bytes(CONTENT)
     return tmp_path
+
+
+def member_file(url: str, member: str = "all/digits.gz") -> DataFile:
+    return DataFile("tiny", "digits.gz", hashlib.sha256(CONTENT).hexdigest(), (url,), member)
+
+
+def serve_archive(tmp_path, content: bytes = CONTENT) -> None:
+    with zipfile.ZipFile(tmp_path / "served/all.zip", "w") as archive:
+        archive.writestr("all/digits.gz", content)
 
 
 @pytest.fixture
@@ -109,6 +119,39 @@ def test_a_download_that_fails_names_each_address_that_was_tried(address):
         checked_path(data_file(address + "gone.gz", address + "lost.gz"))
     assert f"{address}gone.gz: 404" in str(caught.value)
     assert f"{address}lost.gz: 404" in str(caught.value)
+
+
+def test_a_member_of_an_archive_is_unpacked_into_the_cache_and_the_archive_got_once(address, tmp_path):
+    serve_archive(tmp_path)
+    file = member_file(address + "all.zip")
+    assert checked_path(file) == tmp_path / "cache/jaxloop/tiny/digits.gz"
+    (tmp_path / "served/all.zip").unlink()
+    assert checked_path(file).read_bytes() == CONTENT
+    checked_path(file).unlink()
+    assert checked_path(file).read_bytes() == CONTENT
+
+
+def test_a_member_of_another_checksum_is_refused_and_neither_it_nor_the_archive_kept(address, tmp_path):
+    serve_archive(tmp_path, CONTENT[:4])
+    with pytest.raises(ConnectionError, match=r"tiny/digits\.gz.*expected sha256"):
+        checked_path(member_file(address + "all.zip"))
+    serve_archive(tmp_path)
+    assert checked_path(member_file(address + "all.zip")).read_bytes() == CONTENT
+
+
+def test_a_damaged_member_in_the_cache_is_unpacked_anew(address, tmp_path):
+    serve_archive(tmp_path)
+    checked_path(member_file(address + "all.zip")).write_bytes(CONTENT[:4])
+    assert checked_path(member_file(address + "all.zip")).read_bytes() == CONTENT
+
+
+def test_what_is_no_archive_or_lacks_the_member_is_refused_and_not_kept(address, tmp_path):
+    serve_archive(tmp_path)
+    with pytest.raises(ConnectionError, match="it is no zip archive that holds gone"):
+        checked_path(member_file(address + "all.zip", "gone"))
+    with pytest.raises(ConnectionError, match=r"it is no zip archive that holds all/digits\.gz"):
+        checked_path(member_file(address + "digits.gz"))
+    assert list((tmp_path / "cache/jaxloop/tiny").iterdir()) == []
 
 
 def test_the_absence_of_pooch_says_which_extra_to_install(monkeypatch):
