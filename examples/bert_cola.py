@@ -29,7 +29,7 @@ def token_count(sample: tuple[np.ndarray, np.integer]) -> int:
 def main() -> None:
     data = "the folders cola and vocab (vocab.txt)"
     parser = make_parser(__doc__, epochs=None, batch_size=BATCH_SIZE, csv=CSV, data=data)
-    parser.add_argument("--config", choices=CONFIGS, default="tiny", help="tiny: 8 epochs; base: 3, from a checkpoint")
+    parser.add_argument("--config", choices=CONFIGS, default="tiny", help=f"its size; epochs are {EPOCHS}")
     parser.add_argument("--checkpoint", type=Path, help="weights to begin with: bert-base-uncased's model.safetensors")
     arguments = parser.parse_args()
     if arguments.config == "base" and arguments.checkpoint is None:
