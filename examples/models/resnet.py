@@ -1,0 +1,151 @@
+"""Residual networks for images of 32x32 pixels, and how weights saved by PyTorch are put into them."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from .checkpoints import fill, read_tensors
+
+Shortcut = Literal["pad", "project"]
+
+
+class ResNet(nnx.Module):
+    """The residual network for CIFAR-10: three stages of `(depth - 2) / 6` blocks, with 16, 32 and 64 channels.
+
+    He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2. Normalization takes the
+    statistics of the batch in training and their running average in inference.
+
+    Args:
+      depth: layers with weights on the longest way: 20, 32, 44 or 56, or another that is 6n + 2.
+      classes: how many logits.
+      shortcut: what a block adds where its channels become more: `"pad"`, every other pixel and zeros for the new
+        channels, the paper's option A; or `"project"`, a convolution of 1x1 with normalization, its option B, which
+        is what ResNet-56 of Swift for TensorFlow's model garden has.
+      rngs: of the first weights.
+
+    Raises:
+      ValueError: `depth` is not 6n + 2.
+    """
+
+    def __init__(self, depth: int, *, classes: int = 10, shortcut: Shortcut = "pad", rngs: nnx.Rngs):
+        if depth < 8 or depth % 6 != 2:
+            raise ValueError(f"ResNet: `depth` must be 6n + 2, such as 20, 32, 44 or 56, got {depth}.")
+        self.convolution = convolution(3, 16, rngs=rngs)
+        self.norm = batch_norm(16, rngs=rngs)
+        stages, given = [], 16
+        for channels in (16, 32, 64):
+            widths = [given, *[channels] * (depth // 6 - 1)]
+            stages.append(nnx.List([Block(width, channels, shortcut=shortcut, rngs=rngs) for width in widths]))
+            given = channels
+        self.stages = nnx.List(stages)
+        self.dense = nnx.Linear(64, classes, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """The logits, float32[batch, classes], of images float32[batch, 32, 32, 3]."""
+        x = nnx.relu(self.norm(self.convolution(images)))
+        for stage in self.stages:
+            for block in stage:
+                x = block(x)
+        return self.dense(x.mean(axis=(1, 2)))
+
+
+class Block(nnx.Module):
+    """Two convolutions of 3x3, to which their input is added. With more channels than it is given it halves the maps.
+
+    Args:
+      given: channels of the input.
+      channels: of the output, `given` or more.
+      shortcut: as in `ResNet`.
+      rngs: of the first weights.
+    """
+
+    def __init__(self, given: int, channels: int, *, shortcut: Shortcut, rngs: nnx.Rngs):
+        self.stride = 1 if given == channels else 2
+        self.convolution1 = convolution(given, channels, stride=self.stride, rngs=rngs)
+        self.norm1 = batch_norm(channels, rngs=rngs)
+        self.convolution2 = convolution(channels, channels, rngs=rngs)
+        self.norm2 = batch_norm(channels, rngs=rngs)
+        self.projection = None
+        if shortcut == "project" and self.stride > 1:
+            self.projection = nnx.Sequential(
+                convolution(given, channels, size=1, stride=self.stride, rngs=rngs), batch_norm(channels, rngs=rngs)
+            )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """float32[batch, height, width, channels], of which the maps are half as high and wide with a stride of 2."""
+        y = nnx.relu(self.norm1(self.convolution1(x)))
+        y = self.norm2(self.convolution2(y))
+        return nnx.relu(y + self._shortcut(x, y.shape[-1]))
+
+    def _shortcut(self, x: jax.Array, channels: int) -> jax.Array:
+        if self.projection is not None:
+            return self.projection(x)
+        x = x[:, :: self.stride, :: self.stride]
+        more = channels - x.shape[-1]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2)))
+
+
+def convolution(given: int, channels: int, *, size: int = 3, stride: int = 1, rngs: nnx.Rngs) -> nnx.Conv:
+    """A convolution without bias, which the normalization after it would take away, with He's first weights."""
+    return nnx.Conv(
+        given,
+        channels,
+        (size, size),
+        strides=stride,
+        padding=size // 2,  # on both sides, where "SAME" would pad one side alone under a stride of 2
+        use_bias=False,
+        kernel_init=nnx.initializers.he_normal(),
+        rngs=rngs,
+    )
+
+
+def batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    """Batch normalization as the paper has it: running averages move by a tenth of the way with each batch."""
+    return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, rngs=rngs)
+
+
+def load_checkpoint(model: ResNet, path: str | Path) -> None:
+    """Fills `model` with the weights and batch statistics of a safetensors file that holds a PyTorch state dict.
+
+    Its names are torchvision's: `conv1.weight`, `bn1.running_mean`, `layer1.0.conv1.weight`,
+    `layer2.0.downsample.0.weight`, `fc.weight`; or `shortcut` for `downsample` and `linear` for `fc`.
+
+    Raises:
+      What `checkpoints.read_tensors` and `checkpoints.fill` raise.
+    """
+    fill(model, dict(_renamed(read_tensors(path))), source=path)
+
+
+_MODULES = (
+    (r"^(conv|bn)1\.", r"\1."),  # the first ones of all have no number in `ResNet`
+    (r"^(fc|linear)\.", "dense."),
+    (r"^layer(\d)\.", lambda match: f"stages.{int(match[1]) - 1}."),
+    (r"\.(downsample|shortcut)\.", ".projection.layers."),
+    (r"\bconv(\d?)\.", r"convolution\1."),
+    (r"\bbn(\d?)\.", r"norm\1."),
+)
+_OF_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+
+
+def _renamed(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Each tensor under the path that it has in `ResNet`, its axes in the order that they have there."""
+    for name, tensor in tensors.items():
+        module, kind = name.rpartition(".")[::2]
+        if kind == "num_batches_tracked":
+            continue
+        for pattern, replacement in _MODULES:
+            module = re.sub(pattern, replacement, f"{module}.").removesuffix(".")
+        if kind == "weight" and tensor.ndim == 4:
+            yield f"{module}.kernel", tensor.transpose(2, 3, 1, 0)
+        elif kind == "weight" and tensor.ndim == 2:
+            yield f"{module}.kernel", tensor.T
+        elif module == "dense":
+            yield f"{module}.{kind}", tensor
+        else:
+            yield f"{module}.{_OF_NORM.get(kind, kind)}", tensor

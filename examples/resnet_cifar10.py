@@ -1,0 +1,98 @@
+"""Trains a residual network on CIFAR-10: in minutes, or as its authors did, or as Swift for TensorFlow's sample does."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+from command_line import make_parser
+from datasets.augmentation import crop_and_flip
+from datasets.cifar10 import load_cifar10, normalize
+from flax import nnx
+from models.resnet import ResNet, Shortcut
+
+import jaxloop as jl
+
+CSV = "run/resnet_cifar10/log.csv"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the network is trained; depth, epochs and batch size hold where their flags are left out."""
+
+    depth: int
+    epochs: int
+    batch_size: int
+    rate: list[jl.ScheduleSegment]
+    momentum: float | None = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    augmented: bool = True
+    shortcut: Shortcut = "pad"
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """SGD, with the decay of kernels alone as a part of the gradient."""
+        sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=0.0, momentum=self.momentum, nesterov=self.nesterov)
+        return optax.chain(optax.add_decayed_weights(self.weight_decay, mask=are_kernels), sgd)
+
+
+def are_kernels(params: Any) -> Any:
+    """Which of the params have several axes: neither biases nor the scales of normalization do."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def constant(rate: float, step_count: int | None = None) -> jl.ScheduleSegment:
+    """One rate all along."""
+    return jl.ScheduleSegment(jl.shapes.linear, start_rate=rate, end_rate=rate, step_count=step_count)
+
+
+# He et al. divide the rate by 10 at steps 32,000 and 48,000 and end at 64,000, of which 164 epochs make 63,960.
+# A segment shares its first step with the one before, whose rate counts there.
+PAPER_RATE = [constant(0.1, 32_000), constant(0.01, 16_001), constant(0.001)]
+RECIPES = {
+    "short": Recipe(20, 5, 128, jl.one_cycle(0.4, rise=0.3, fall=0.6), nesterov=True, weight_decay=5e-4),
+    "paper": Recipe(20, 164, 128, PAPER_RATE, weight_decay=1e-4),
+    "ancestor": Recipe(56, 10, 10, [constant(0.001)], momentum=None, augmented=False, shortcut="project"),
+}
+
+
+def main() -> None:
+    recipe = RECIPES["short"]
+    parser = make_parser(
+        __doc__, epochs=recipe.epochs, batch_size=recipe.batch_size, csv=CSV, data="the folder cifar10"
+    )
+    parser.add_argument("--recipe", choices=RECIPES, default="short", help="how the network is trained")
+    parser.add_argument("--depth", type=int, choices=[20, 32, 44, 56], default=recipe.depth, help="of the network")
+    recipe = RECIPES[parser.parse_known_args()[0].recipe]
+    parser.set_defaults(depth=recipe.depth, epochs=recipe.epochs, batch_size=recipe.batch_size)
+    arguments = parser.parse_args()
+
+    training, test = load_cifar10(arguments.data_dir)
+
+    model = ResNet(arguments.depth, shortcut=recipe.shortcut, rngs=nnx.Rngs(arguments.seed))
+
+    training_loop = jl.TrainingLoop(
+        training=jl.TrainingEpochs(training, arguments.batch_size, seed=arguments.seed).map(normalize, compiled=True),
+        validation=jl.in_batches(test, arguments.batch_size).map(normalize, compiled=True),
+        optimizer=recipe.optimizer,
+        loss_fn=jl.losses.softmax_cross_entropy,
+        metrics=["accuracy"],
+        callbacks=[
+            jl.callbacks.learning_rate_scheduler(jl.make_schedule(recipe.rate)),
+            *([crop_and_flip()] if recipe.augmented else []),
+            jl.callbacks.CSVLogger(arguments.csv),
+        ],
+        steps_per_dispatch=arguments.steps_per_dispatch,
+    )
+
+    _, history = training_loop.fit(
+        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+    )
+    if arguments.plot:
+        history.plot(arguments.plot)
+    print(f"Test accuracy: {history.epochs['validation_accuracy'][-1]:.2%}")
+
+
+if __name__ == "__main__":
+    main()
