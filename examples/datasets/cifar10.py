@@ -37,6 +37,14 @@ _SHA256 = {
 }
 FILES = tuple(DataFile("cifar10", name, sha256, (_ADDRESS,)) for name, sha256 in _SHA256.items())
 
+_RECONSTRUCT = np.empty(0).__reduce__()[0]  # what NumPy names in the pickle of an array, itself in a private module
+_ACCEPTED = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+}
+
 
 def load_cifar10(data_dir: Path | None = None) -> tuple[Samples, Samples]:
     """The 50,000 samples for training and the 10,000 for testing; the pixels stay bytes.
@@ -82,21 +90,14 @@ def normalize(batch: tuple[Any, ...]) -> tuple[Any, ...]:
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads a pickle of NumPy arrays in plain containers."""
 
-    _reconstruct = np.empty(0).__reduce__()[0]
-    _accepted = {  # noqa: RUF012
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    }
-
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if (module_name, global_name) not in self._accepted:
+        accepted = _ACCEPTED.get((module_name, global_name))
+        if accepted is None:
             raise pickle.UnpicklingError(
-                f"read_batch: a batch of CIFAR-10 holds arrays, lists and strings alone, but this pickle asks for "
+                "read_batch: a batch of CIFAR-10 holds arrays, lists and strings alone, but this pickle asks for "
                 f"{module_name}.{global_name}. It is not one of the published files; get them from {_ADDRESS}."
             )
-        return self._accepted[module_name, global_name]
+        return accepted
 
 
 def _contents(data_dir: Path | None) -> Iterator[bytes]:
