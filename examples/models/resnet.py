@@ -71,11 +71,12 @@ class Block(nnx.Module):
         self.norm1 = batch_norm(channels, rngs=rngs)
         self.convolution2 = convolution(channels, channels, rngs=rngs)
         self.norm2 = batch_norm(channels, rngs=rngs)
-        self.projection = None
         if shortcut == "project" and self.stride > 1:
             self.projection = nnx.Sequential(
                 convolution(given, channels, size=1, stride=self.stride, rngs=rngs), batch_norm(channels, rngs=rngs)
             )
+        else:
+            self.projection = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """float32[batch, height, width, channels], of which the maps are half as high and wide with a stride of 2."""

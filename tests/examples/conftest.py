@@ -88,3 +88,8 @@ def cola_dir(vocab_dir: Path) -> Path:
     if not (vocab_dir / "cola").is_dir():
         pytest.skip(f"JAXLOOP_DATA, {str(vocab_dir)!r}, has no folder cola")
     return vocab_dir
+def cifar10_dir(data_dir: Path) -> Path:
+    """The folder that holds the folder cifar10; where there is none the test is skipped."""
+    if not (data_dir / "cifar10").is_dir():
+        pytest.skip(f"JAXLOOP_DATA, {str(data_dir)!r}, has no folder cifar10")
+    return data_dir
