@@ -31,7 +31,7 @@ def test_every_crop_and_its_mirror_image_comes_as_often_and_nothing_else_does():
     image = numbered(4, 5, 2)
     images = jnp.tile(image, (3600, 1, 1, 1))
     made = np.asarray(cropped_and_flipped(jax.random.key(0), images, 1))
-    counts = {expected: 0 for expected in outcomes(image, 1)}
+    counts = dict.fromkeys(outcomes(image, 1), 0)
     for example in made:
         counts[example.tobytes()] += 1
     assert len(counts) == 18
