@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jaxloop as jl
 
 
-def crop_and_flip(padding: int = 4):
+def crop_and_flip(padding: int = 4) -> jl.Callback:
     """A callback that shifts and mirrors the images of each training step by chance; evaluation is left alone.
 
     Args:
@@ -32,8 +32,8 @@ def crop_and_flip(padding: int = 4):
 def cropped_and_flipped(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     """A random crop of each padded image, of the image's own size, and half of them mirrored left to right.
 
-    Rows and columns are chosen by products with matrices of zeros and ones, which cost next to nothing and are as
-    exact as a gather.
+    Rows and columns are chosen by products with matrices of zeros and ones, as exact as a gather; on a CPU, inside of
+    fused steps, they take a quarter of its time.
 
     Args:
       key: of the chances; the same key gives the same images.
