@@ -54,12 +54,10 @@ RECIPES = {
 
 
 def main() -> None:
-    recipe = RECIPES["short"]
-    parser = make_parser(
-        __doc__, epochs=recipe.epochs, batch_size=recipe.batch_size, csv=CSV, data="the folder cifar10"
-    )
-    parser.add_argument("--recipe", choices=RECIPES, default="short", help="how the network is trained")
-    parser.add_argument("--depth", type=int, choices=[20, 32, 44, 56], default=recipe.depth, help="of the network")
+    short = RECIPES["short"]
+    parser = make_parser(__doc__, epochs=short.epochs, batch_size=short.batch_size, csv=CSV, data="the folder cifar10")
+    parser.add_argument("--recipe", choices=RECIPES, default="short", help="how it is trained, and other defaults")
+    parser.add_argument("--depth", type=int, choices=[20, 32, 44, 56], default=short.depth, help="of the network")
     recipe = RECIPES[parser.parse_known_args()[0].recipe]
     parser.set_defaults(depth=recipe.depth, epochs=recipe.epochs, batch_size=recipe.batch_size)
     arguments = parser.parse_args()
