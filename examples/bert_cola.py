@@ -35,6 +35,7 @@ def main() -> None:
     if arguments.config == "base" and arguments.checkpoint is None:
         parser.error("--config base learns little from random weights: give --checkpoint, or take --config tiny")
     config = CONFIGS[arguments.config]
+    epochs = EPOCHS[arguments.config] if arguments.epochs is None else arguments.epochs
 
     tokenize = load_word_pieces(arguments.data_dir, vocabulary_size=config.vocabulary_size, max_length=max(LENGTHS))
     training, in_domain, out_of_domain = (
@@ -70,7 +71,10 @@ def main() -> None:
         steps_per_dispatch=arguments.steps_per_dispatch,
     )
 
-    epochs = EPOCHS[arguments.config] if arguments.epochs is None else arguments.epochs
+    if arguments.explain:
+        jl.explain(training_loop, model, epochs=epochs, on=arguments.device)
+        return
+
     loop, history = training_loop.fit(
         model, epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
     )

@@ -57,6 +57,10 @@ def main() -> None:
         steps_per_dispatch=arguments.steps_per_dispatch,
     )
 
+    if arguments.explain:
+        jl.explain(training_loop, model, epochs=arguments.epochs, on=arguments.device)
+        return
+
     loop, history = training_loop.fit(
         model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
     )

@@ -60,36 +60,39 @@ def data_dir() -> Path:
     return Path(named)
 
 
+def _with(data_dir: Path, *folders: str) -> Path:
+    """The data directory; where it lacks one of the folders the test is skipped."""
+    for name in folders:
+        if not (data_dir / name).is_dir():
+            pytest.skip(f"JAXLOOP_DATA, {str(data_dir)!r}, has no folder {name}")
+    return data_dir
+
+
 @pytest.fixture(scope="session")
 def mnist_dir(data_dir: Path) -> Path:
-    """The folder that holds the folder mnist; where there is none the test is skipped."""
-    if not (data_dir / "mnist").is_dir():
-        pytest.skip(f"JAXLOOP_DATA, {str(data_dir)!r}, has no folder mnist")
-    return data_dir
+    """The folder that holds the folder mnist."""
+    return _with(data_dir, "mnist")
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir(data_dir: Path) -> Path:
+    """The folder that holds the folder cifar10."""
+    return _with(data_dir, "cifar10")
+
+
+@pytest.fixture(scope="session")
+def vocab_dir(data_dir: Path) -> Path:
+    """The folder that holds the folder vocab."""
+    return _with(data_dir, "vocab")
+
+
+@pytest.fixture(scope="session")
+def cola_dir(data_dir: Path) -> Path:
+    """The folder that holds the folders cola and vocab."""
+    return _with(data_dir, "cola", "vocab")
 
 
 @pytest.fixture(scope="session")
 def text_dir(data_dir: Path) -> Path:
-    """The folder that holds the folders wikitext2 and vocab; where one is missing the test is skipped."""
-    for name in ("wikitext2", "vocab"):
-        if not (data_dir / name).is_dir():
-            pytest.skip(f"JAXLOOP_DATA, {str(data_dir)!r}, has no folder {name}")
-    return data_dir
-def vocab_dir(data_dir: Path) -> Path:
-    """The folder that holds the folder vocab; where there is none the test is skipped."""
-    if not (data_dir / "vocab").is_dir():
-        pytest.skip(f"JAXLOOP_DATA, {str(data_dir)!r}, has no folder vocab")
-    return data_dir
-
-
-@pytest.fixture(scope="session")
-def cola_dir(vocab_dir: Path) -> Path:
-    """The folder that holds the folders cola and vocab; where one is missing the test is skipped."""
-    if not (vocab_dir / "cola").is_dir():
-        pytest.skip(f"JAXLOOP_DATA, {str(vocab_dir)!r}, has no folder cola")
-    return vocab_dir
-def cifar10_dir(data_dir: Path) -> Path:
-    """The folder that holds the folder cifar10; where there is none the test is skipped."""
-    if not (data_dir / "cifar10").is_dir():
-        pytest.skip(f"JAXLOOP_DATA, {str(data_dir)!r}, has no folder cifar10")
-    return data_dir
+    """The folder that holds the folders wikitext2 and vocab."""
+    return _with(data_dir, "wikitext2", "vocab")
