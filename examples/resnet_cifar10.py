@@ -47,7 +47,7 @@ def constant(rate: float, step_count: int | None = None) -> jl.ScheduleSegment:
 # first step with the one before, whose rate counts there.
 PAPER_RATE = [constant(0.1, 32_000), constant(0.01, 16_001), constant(0.001)]
 RECIPES = {
-    "short": Recipe(20, 4, 128, jl.one_cycle(0.2, rise=0.3, fall=0.6), weight_decay=5e-4),
+    "short": Recipe(20, 3, 128, jl.one_cycle(0.2, rise=0.3, fall=0.6), weight_decay=5e-4),
     "paper": Recipe(20, 164, 128, PAPER_RATE, weight_decay=1e-4),
     "ancestor": Recipe(56, 10, 10, [constant(0.001)], momentum=None, augmented=False, shortcut="project"),
 }
