@@ -1,5 +1,6 @@
 """A CSV file with a row for each batch at which there are statistics."""
 
+import time
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -7,7 +8,8 @@ from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.views import Columns, LoopView
 
-_ROWS_AT_ONCE = 128  # each time costs as much as some ten rows; but a long pause would let the device idle
+_ROWS_AT_ONCE = 64  # each time costs as much as some ten rows; but a long pause would let the device idle
+_SECONDS_AT_MOST = 1.0
 _EVENTS = (Event.FIT_START, Event.BATCH_END, Event.TRAINING_END, Event.VALIDATION_END)
 
 
@@ -18,7 +20,8 @@ class CSVLogger:
     Columns: `epoch` (over the loop's life) and `batch`, counted from 1; each metric as it stood, a mean over the
     phase so far; `phase`; `step`, the training batches taken; `learning_rate`; what callbacks recorded. With
     `report="batch"` every batch has a row, training and validation alike; with `report="epoch"` the last of each
-    phase. Lines are buffered, and flushed at the end of each phase and when the fit ends, however it does.
+    phase. Rows wait for at most 63 others, and are written, too, once the last were written a second ago, at the end of
+    a phase and when the fit ends, however it does.
 
     The fit of a new model starts the file empty; a fit that goes on from a loop appends.
 
@@ -54,6 +57,7 @@ class _CSVLog:
         self._last: Columns | None = None  # the latest rows of this phase
         self._bits = bytearray()  # rows not yet written, see Columns.bits
         self._waiting = 0
+        self._written = 0.0  # when the last were
 
     def __call__(self, loop: LoopView, event: Event) -> None:
         if event is Event.FIT_START:
@@ -61,17 +65,17 @@ class _CSVLog:
             return
         assert self._file is not None
         if self._plan.report == "epoch" and self._last is not None:
-            self._write(self._last.last())
+            self._bits += self._last.last().bits()
+            self._waiting = 1
         self._write_waiting()
         self._last = None
-        self._file.flush()
 
     def rows(self, columns: Columns) -> None:
         self._last = columns
         if self._plan.report == "batch":
             self._bits += columns.bits()
             self._waiting += columns.count
-            if self._waiting >= _ROWS_AT_ONCE:
+            if self._waiting >= _ROWS_AT_ONCE or time.perf_counter() - self._written >= _SECONDS_AT_MOST:
                 self._write_waiting()
 
     def close(self) -> None:
@@ -85,6 +89,7 @@ class _CSVLog:
             self._write(self._last.with_bits(bytes(self._bits)))
             self._bits.clear()
             self._waiting = 0
+            self._written = time.perf_counter()
 
     def _open(self, loop: LoopView) -> None:
         own = {phase.stat(name) for phase in Phase for name in self._plan.metrics} | {"learning_rate"}
@@ -104,6 +109,7 @@ class _CSVLog:
         if not going_on:
             self._file.write(header)
             self._file.flush()
+        self._written = time.perf_counter()
 
     def _check(self, header: str, *, going_on: bool) -> bool:
         """Whether there is a log here already.
@@ -137,6 +143,7 @@ class _CSVLog:
         cells += [phase.value, columns["step"] + taken]
         cells += [columns[name] for name in ("learning_rate", *self._recorded)]
         self._file.write(_lines(cells, columns.count))
+        self._file.flush()  # to the operating system, which keeps them through a kill
 
 
 def _quoted(name: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from jaxloop import TrainingEpochs, TrainingLoop, in_batches
 from jaxloop.callback import on_host
-from jaxloop.callbacks import CSVLogger, clip_by_global_norm
+from jaxloop.callbacks import CSVLogger, clip_by_global_norm, csv_logger
 from jaxloop.events import Event, Phase, Plan, Scope
 from jaxloop.losses import softmax_cross_entropy
 
@@ -255,3 +255,34 @@ def test_making_a_logger_touches_no_file(tmp_path):
 
 def test_the_repr_of_a_logger_shows_its_path():
     assert repr(CSVLogger("run/log.csv")) == "CSVLogger('run/log.csv')"
+
+
+@pytest.fixture
+def clock(clock_of):
+    return clock_of(csv_logger)
+
+
+def batches_in(path):
+    return pd.read_csv(path)["step"].tolist()
+
+
+def test_rows_are_in_the_file_once_64_wait(log, view, columns, clock, tmp_path):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    for step in range(0, 140, 20):
+        one.rows(columns(step=step, loss=[0.5] * 20, accuracy=[0.5] * 20, learning_rate=[0.1] * 20))
+    assert batches_in(tmp_path / "log.csv") == list(range(1, 81))
+    one.close()
+    assert batches_in(tmp_path / "log.csv") == list(range(1, 141))
+
+
+def test_rows_are_in_the_file_once_the_last_were_a_second_ago(log, view, columns, clock, tmp_path):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    seen = []
+    for step in range(4):
+        clock.now += 0.5
+        one.rows(columns(step=step, loss=[0.5], accuracy=[0.5], learning_rate=[0.1]))
+        seen.append(len(batches_in(tmp_path / "log.csv")))
+    assert seen == [0, 2, 2, 4]
+    one.close()
