@@ -17,6 +17,7 @@ Table = Mapping[str, np.ndarray]
 
 #: Blue and vermilion of Okabe and Ito's palette, which the colour-blind tell apart.
 _COLORS = {Phase.TRAINING: "#0072B2", Phase.VALIDATION: "#D55E00"}
+_LONG_NAME = 20  # letters
 _GREY = "#808080"
 _NO_PANEL = ("epoch", "batch", "step", "learning_rate", "seconds", "examples_per_second")
 _MARKED_POINTS = 40  # with more epochs than this the points of a curve are not marked one by one
@@ -174,7 +175,8 @@ def _draw_epochs(panel: "Axes", epochs: Table, name: str, phase: Phase, best: in
 
 def _title(panel: "Axes", name: str, epochs: Table, best: int | None) -> None:
     """The column's name, and at the right what it was in the best epoch, in the colours of the curves."""
-    panel.set_title(name, loc="left", fontsize="medium", fontweight="bold")
+    size = "medium" if len(name) <= _LONG_NAME else "x-small"  # so that the numbers have room beside it
+    panel.set_title(name, loc="left", fontsize=size, fontweight="bold")
     if best is None:
         return
     beside: Any = None

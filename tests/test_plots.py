@@ -111,6 +111,20 @@ def test_where_nothing_is_a_number_no_epoch_is_the_best():
     assert draw_history(changed(EPOCHS, **nothing), {}).legends == []
 
 
+@pytest.mark.parametrize("name", ["matthews_correlation_coefficient", "a" * 20])
+def test_a_long_name_leaves_room_for_the_numbers_beside_it(name):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    columns = {name: [-0.08671, 0.0931], f"validation_{name}": [-0.08671, -0.06706]}
+    figure = draw_history(changed(EPOCHS, **columns), {}, names=["loss", "accuracy", name])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    panel = panels(figure)[name]
+    title = next(text for text in panel.findobj(Text) if text.get_text() == name).get_window_extent(renderer)
+    assert all(title.x1 < text.get_window_extent(renderer).x0 for text in panel.texts)
+
+
 def test_names_choose_what_is_drawn_and_in_which_order():
     figure = draw_history(EPOCHS, BATCHES, ["norm", "loss"])
     assert list(panels(figure)) == ["norm", "loss", "learning_rate"]
