@@ -8,7 +8,7 @@ from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.views import Columns, LoopView
 
-_ROWS_AT_ONCE = 64  # each time costs as much as some ten rows; but a long pause would let the device idle
+_ROWS_AT_ONCE = 256  # each time costs as much as some ten rows
 _SECONDS_AT_MOST = 1.0
 _EVENTS = (Event.FIT_START, Event.BATCH_END, Event.TRAINING_END, Event.VALIDATION_END)
 
@@ -20,8 +20,8 @@ class CSVLogger:
     Columns: `epoch` (over the loop's life) and `batch`, counted from 1; each metric as it stood, a mean over the
     phase so far; `phase`; `step`, the training batches taken; `learning_rate`; what callbacks recorded. With
     `report="batch"` every batch has a row, training and validation alike; with `report="epoch"` the last of each
-    phase. Rows wait for at most 63 others, and are written, too, once the last were written a second ago, at the end of
-    a phase and when the fit ends, however it does.
+    phase. Rows wait for at most 255 others; they are written, too, once the last were written a second ago, at the
+    end of a phase, and when the fit ends, however it does.
 
     The fit of a new model starts the file empty; a fit that goes on from a loop appends.
 
@@ -157,7 +157,7 @@ def _lines(cells: list[Any], count: int) -> str:
     """
     line, varying = [], []
     for cell in cells:
-        if isinstance(cell, str) or (cell == cell[0]).all():
+        if isinstance(cell, str) or (cell[0] == cell[-1] and (cell == cell[0]).all()):
             line.append(cell if isinstance(cell, str) else str(cell[0]))
         else:
             line.append("%s")

@@ -19,7 +19,7 @@ from jaxloop.files.summaries import histograms, images, plain_hyperparameters, s
 from jaxloop.loop import Loop
 from jaxloop.views import Columns
 
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE = 1024
 _SECONDS_AT_MOST = 1.0
 _EVENTS = (
     *(Event.FIT_START, Event.TRAINING_START, Event.BATCH_END),

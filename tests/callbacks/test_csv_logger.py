@@ -266,14 +266,14 @@ def batches_in(path):
     return pd.read_csv(path)["step"].tolist()
 
 
-def test_rows_are_in_the_file_once_64_wait(log, view, columns, clock, tmp_path):
+def test_rows_are_in_the_file_once_256_wait(log, view, columns, clock, tmp_path):
     one = log()
     one(view(stats=STATS), Event.FIT_START)
-    for step in range(0, 140, 20):
-        one.rows(columns(step=step, loss=[0.5] * 20, accuracy=[0.5] * 20, learning_rate=[0.1] * 20))
-    assert batches_in(tmp_path / "log.csv") == list(range(1, 81))
+    for step in range(0, 500, 100):
+        one.rows(columns(step=step, loss=[0.5] * 100, accuracy=[0.5] * 100, learning_rate=[0.1] * 100))
+    assert batches_in(tmp_path / "log.csv") == list(range(1, 301))
     one.close()
-    assert batches_in(tmp_path / "log.csv") == list(range(1, 141))
+    assert batches_in(tmp_path / "log.csv") == list(range(1, 501))
 
 
 def test_rows_are_in_the_file_once_the_last_were_a_second_ago(log, view, columns, clock, tmp_path):
