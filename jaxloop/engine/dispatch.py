@@ -52,7 +52,7 @@ class Dispatches:
     def run(self, wire: Wire, steps: Any) -> Wire:
         """The wire behind all batches, or behind those up to a cancel.
 
-        Rows are delivered exactly one dispatch late, or, as `rows_at_once` says, in groups of dispatches and one late.
+        Rows are read exactly one dispatch late, and delivered then, or, as `rows_at_once` says, with those before.
 
         Args:
           wire: is donated.
@@ -62,10 +62,9 @@ class Dispatches:
         lap, check, latest = self.ledger.lap, self.interrupts.check, self.latest
         many_kinds, resident, on_cpu = self.feed.many_kinds, self.feed.resident, self.feed.device.platform == "cpu"
         fused = self.prepared(wire, steps)
-        at_once = self.rows_at_once(wire, fused)
-        chunks, deliver = self.feed.chunks(fused), self._delivery()
-        held: list[Any] = []
-        reading, most = True, 2 * at_once
+        deliver, deliver_rest = self._delivery(self.rows_at_once(wire, fused))
+        chunks = self.feed.chunks(fused)
+        held, reading = None, True
         latest[:] = self.layout, wire
         lap("data")
         try:
@@ -81,25 +80,28 @@ class Dispatches:
                     if not on_cpu:
                         rows.copy_to_host_async()
                     lap("dispatch")
-                    held.append(rows)
-                    if len(held) == most and not deliver(held, at_once):
+                    goes_on = held is None or deliver(held)
+                    held = rows
+                    if not goes_on:
                         break
                     reading = True
                     check()
         except BaseException:
-            if reading and held:  # the data failed: what was sent counts, and is told
-                deliver(held, len(held))
+            if reading and held is not None:  # the data failed: what was sent counts, and is told
+                deliver(held)
+            deliver_rest()
             raise
-        if held:
-            deliver(held, len(held))
+        if held is not None:
+            deliver(held)
+        deliver_rest()
         return wire
 
     def rows_at_once(self, wire: Wire, steps: int) -> int:
-        """Of how many dispatches rows are read at once.
+        """Of how many dispatches rows are delivered at once.
 
-        To turn to each row between two small steps costs as much as some lines of Python do when nothing of them is
-        in the processor's caches. So single steps' rows are read in groups, as many as `"auto"` would fuse; not where
-        each may end the phase: by a compiled callback that cancels, or an observer that is called row by row.
+        To turn to observers between two small steps costs a fifth of such a step, since nothing of them is in the
+        processor's caches then. So single steps' rows are gathered, as many as `"auto"` would fuse; not where each may
+        end the phase: by a compiled callback that cancels, or an observer that is called row by row.
         """
         if steps > 1 or self.feed.many_kinds or self.feed.short_last or self.host.observes_by_row(self.phase):
             return 1
@@ -168,22 +170,40 @@ class Dispatches:
             self.tell(program, f" for {shapes}" if announced else "")
         return program
 
-    def _delivery(self) -> Callable[[list[Any], int], bool]:
-        """What hands the rows of the first few dispatches held to the observers, and says whether the phase goes on."""
+    def _delivery(self, at_once: int) -> tuple[Callable[[Any], bool], Callable[[], None]]:
+        """What hands the rows of a dispatch to the observers, and says whether the phase goes on; and what ends that.
+
+        The rows of fewer than `at_once` dispatches wait, as bytes: to hold on to many of the device's own arrays makes
+        every step slower.
+        """
         host, phase, lap = self.host, self.phase, self.ledger.lap
         hand_over, read = host.delivery(phase), self.layout.reader(phase, self.feed.batch_size)
+        waiting: list[bytes] = []
 
-        def deliver(held: list[Any], count: int) -> bool:
-            rows = np.asarray(held[0]) if count == 1 else np.concatenate(held[:count]).reshape(count, -1)
-            del held[:count]
-            lap("device")
+        def tell(rows: np.ndarray) -> bool:
             columns, stop = read(rows)
             if columns is not None:
                 hand_over(columns)
             stop |= host.requests
             return stop == 0 or bool(should_run(stop, phase))
 
-        return deliver
+        def deliver(rows: Any) -> bool:
+            rows = np.asarray(rows)
+            lap("device")
+            if at_once == 1:
+                return tell(rows)
+            waiting.append(rows.tobytes())
+            if len(waiting) == at_once:
+                deliver_rest()
+            return True
+
+        def deliver_rest() -> None:
+            if waiting:
+                together = np.frombuffer(b"".join(waiting), np.int32).reshape(len(waiting), -1)
+                waiting.clear()
+                tell(together)
+
+        return deliver, deliver_rest
 
 
 def abstract(batch: Batch) -> Batch:

@@ -125,11 +125,11 @@ def groups_of(step_count: int, *callbacks: Any) -> list[int]:
     return [len(steps) for steps in groups.steps]
 
 
-def test_rows_of_small_single_steps_are_read_as_many_at_once_as_auto_would_fuse() -> None:
+def test_rows_of_small_single_steps_come_as_many_at_once_as_auto_would_fuse() -> None:
     assert groups_of(75) == [25, 25, 25]
 
 
-def test_beside_an_observer_by_row_each_row_is_read_alone() -> None:
+def test_beside_an_observer_by_row_each_row_comes_alone() -> None:
     @jl.on_host(Event.BATCH_END)
     def observe(loop, event):
         pass
@@ -137,7 +137,7 @@ def test_beside_an_observer_by_row_each_row_is_read_alone() -> None:
     assert groups_of(75, observe) == [1] * 75
 
 
-def test_where_a_compiled_callback_can_cancel_each_row_is_read_alone() -> None:
+def test_where_a_compiled_callback_can_cancel_each_row_comes_alone() -> None:
     def never(loop: jl.Loop, event: Event) -> jl.Loop:
         return loop.cancel(jl.Scope.FIT, when=loop.step < 0) if event is Event.BATCH_END else loop
 
