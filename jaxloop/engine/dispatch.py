@@ -1,5 +1,6 @@
 """The steps of one phase over the wire: batches go out, rows come back late."""
 
+import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from jaxloop.engine.specification import Batch, kind_of
 from jaxloop.events import Phase, should_run
 from jaxloop.steps import Parts
 from jaxloop.wire import Layout, Wire
+
+_SECONDS_TOGETHER = 0.1  # for so long at most single steps' rows wait for others, where steps or data take long
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Dispatches:
         return wire
 
     def rows_at_once(self, wire: Wire, steps: int) -> int:
-        """Of how many dispatches rows are delivered at once.
+        """Of how many dispatches rows are delivered at once, at most.
 
         To turn to observers between two small steps costs a fifth of such a step, since nothing of them is in the
         processor's caches then. So single steps' rows are gathered, as many as `"auto"` would fuse; not where each may
@@ -173,12 +176,13 @@ class Dispatches:
     def _delivery(self, at_once: int) -> tuple[Callable[[Any], bool], Callable[[], None]]:
         """What hands the rows of a dispatch to the observers, and says whether the phase goes on; and what ends that.
 
-        The rows of fewer than `at_once` dispatches wait, as bytes: to hold on to many of the device's own arrays makes
-        every step slower.
+        The rows of fewer than `at_once` dispatches wait for a tenth of a second; as bytes, since to hold on to many of
+        the device's own arrays makes every step slower.
         """
         host, phase, lap = self.host, self.phase, self.ledger.lap
         hand_over, read = host.delivery(phase), self.layout.reader(phase, self.feed.batch_size)
         waiting: list[bytes] = []
+        told = -math.inf  # when rows were, last
 
         def tell(rows: np.ndarray) -> bool:
             columns, stop = read(rows)
@@ -188,12 +192,14 @@ class Dispatches:
             return stop == 0 or bool(should_run(stop, phase))
 
         def deliver(rows: Any) -> bool:
+            nonlocal told
             rows = np.asarray(rows)
-            lap("device")
+            now = lap("device")
             if at_once == 1:
                 return tell(rows)
             waiting.append(rows.tobytes())
-            if len(waiting) == at_once:
+            if len(waiting) == at_once or now - told > _SECONDS_TOGETHER:
+                told = now
                 deliver_rest()
             return True
 

@@ -12,7 +12,8 @@ class Ledger:
       seconds: by name: `"setup"`, `"compile"`, `"data"` (waiting for batches), `"dispatch"`, `"device"` (waiting for
         rows and for the loop), `"events"` (compiled callbacks between steps), and `"callback <name>"` for each on
         the host.
-      lap: `lap(name)` puts the time since the last lap down to `name`. Called several times a step.
+      lap: `lap(name)` puts the time since the last lap down to `name`, and gives the clock's. Called several times a
+        step.
     """
 
     def __init__(self) -> None:
@@ -20,14 +21,15 @@ class Ledger:
         self.lap = _laps(self.seconds)
 
 
-def _laps(seconds: dict[str, float]) -> Callable[[str], None]:
+def _laps(seconds: dict[str, float]) -> Callable[[str], float]:
     clock = time.perf_counter
     since = clock()
 
-    def lap(name: str) -> None:
+    def lap(name: str) -> float:
         nonlocal since
         now = clock()
         seconds[name] += now - since
         since = now
+        return now
 
     return lap

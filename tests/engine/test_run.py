@@ -1,6 +1,7 @@
 """The run: every event in its place, whichever way the steps are dispatched."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 import jaxloop as jl
 from jaxloop import Event
+from jaxloop.engine import dispatch
 from tests import small
 from tests.compiling import counted_compiles, steps_in
 
@@ -116,20 +118,30 @@ class Groups:
         self.steps.append(columns["step"].tolist())
 
 
-def groups_of(step_count: int, *callbacks: Any) -> list[int]:
+@pytest.fixture
+def groups_of(monkeypatch):
     """How many rows come at once of single steps, all of them in order, beside these callbacks."""
-    groups = Groups()
-    data = jl.TrainingEpochs(small.samples(4 * step_count), 4)
-    small.training_loop(training=data, validation=None, callbacks=[*callbacks, groups]).fit(small.model(), 1)
-    assert [step for steps in groups.steps for step in steps] == list(range(step_count))
-    return [len(steps) for steps in groups.steps]
+
+    def found(step_count: int, *callbacks: Any, seconds: float = math.inf) -> list[int]:
+        monkeypatch.setattr(dispatch, "_SECONDS_TOGETHER", seconds)
+        groups = Groups()
+        data = jl.TrainingEpochs(small.samples(4 * step_count), 4)
+        small.training_loop(training=data, validation=None, callbacks=[*callbacks, groups]).fit(small.model(), 1)
+        assert [step for steps in groups.steps for step in steps] == list(range(step_count))
+        return [len(steps) for steps in groups.steps]
+
+    return found
 
 
-def test_rows_of_small_single_steps_come_as_many_at_once_as_auto_would_fuse() -> None:
+def test_rows_of_small_single_steps_come_as_many_at_once_as_auto_would_fuse(groups_of) -> None:
     assert groups_of(75) == [25, 25, 25]
 
 
-def test_beside_an_observer_by_row_each_row_comes_alone() -> None:
+def test_where_steps_take_longer_than_rows_may_wait_each_row_comes_alone(groups_of) -> None:
+    assert groups_of(75, seconds=0.0) == [1] * 75
+
+
+def test_beside_an_observer_by_row_each_row_comes_alone(groups_of) -> None:
     @jl.on_host(Event.BATCH_END)
     def observe(loop, event):
         pass
@@ -137,7 +149,7 @@ def test_beside_an_observer_by_row_each_row_comes_alone() -> None:
     assert groups_of(75, observe) == [1] * 75
 
 
-def test_where_a_compiled_callback_can_cancel_each_row_comes_alone() -> None:
+def test_where_a_compiled_callback_can_cancel_each_row_comes_alone(groups_of) -> None:
     def never(loop: jl.Loop, event: Event) -> jl.Loop:
         return loop.cancel(jl.Scope.FIT, when=loop.step < 0) if event is Event.BATCH_END else loop
 
