@@ -114,6 +114,8 @@ class History:
 class Recorder:
     """Writes down the rows of one fit; `history(...)` gives them."""
 
+    patient = True
+
     def __init__(self, plan: Plan, compile_seconds: Mapping[str, float]):
         self._plan = plan
         self._compile_seconds = compile_seconds

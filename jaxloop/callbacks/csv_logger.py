@@ -49,6 +49,8 @@ class CSVLogger:
 class _CSVLog:
     """The file of one fit."""
 
+    patient = True
+
     def __init__(self, path: Path, plan: Plan):
         self._path = path
         self._plan = plan

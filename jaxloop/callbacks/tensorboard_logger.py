@@ -105,6 +105,8 @@ class TensorBoardLogger:
 class _Run:
     """The files of one fit."""
 
+    patient = True
+
     def __init__(self, options: TensorBoardLogger, plan: Plan):
         self.host_declaration = options.host_declaration
         self._options = options

@@ -103,10 +103,10 @@ class Dispatches:
         """Of how many dispatches rows are delivered at once, at most.
 
         To turn to observers between two small steps costs a fifth of such a step, since nothing of them is in the
-        processor's caches then. So single steps' rows are gathered, as many as `"auto"` would fuse; not where each may
-        end the phase: by a compiled callback that cancels, or an observer that is called row by row.
+        processor's caches then. So single steps' rows are gathered, as many as `"auto"` would fuse, where no compiled
+        callback can cancel, so that each row might end the phase, and all observers are patient.
         """
-        if steps > 1 or self.feed.many_kinds or self.feed.short_last or self.host.observes_by_row(self.phase):
+        if steps > 1 or self.feed.many_kinds or self.feed.short_last or not self.host.is_patient(self.phase):
             return 1
         at_once = self._fusing(wire).steps
         return 1 if self.program(1).cancels else at_once

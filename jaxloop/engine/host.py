@@ -72,9 +72,9 @@ class Host:
             if Event.BATCH_END in callback.host_declaration.events - self._cuts(callback, phase)
         ]
 
-    def observes_by_row(self, phase: Phase) -> bool:
-        """Whether an observer in `phase` is called for each row, and may cancel there."""
-        return not all(hasattr(callback, "rows") for callback in self.observes(phase))
+    def is_patient(self, phase: Phase) -> bool:
+        """Whether every observer in `phase` can wait for rows, to have more of them at once."""
+        return all(getattr(callback, "patient", False) for callback in self.observes(phase))
 
     def delivery(self, phase: Phase) -> Callable[[Columns], None]:
         """What hands the rows of a dispatch in `phase` to the observers, each by row or all at once."""

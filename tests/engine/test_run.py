@@ -108,6 +108,8 @@ def test_an_observer_is_handed_every_row_in_order() -> None:
 class Groups:
     """Writes down the steps of each group of rows that it is given."""
 
+    patient = True
+
     def __init__(self) -> None:
         self.steps: list[list[int]] = []
 
@@ -147,6 +149,13 @@ def test_beside_an_observer_by_row_each_row_comes_alone(groups_of) -> None:
         pass
 
     assert groups_of(75, observe) == [1] * 75
+
+
+def test_beside_an_observer_that_is_not_patient_each_row_comes_alone_and_one_dispatch_late(groups_of) -> None:
+    hurried = Groups()
+    hurried.patient = False
+    assert groups_of(75, hurried) == [1] * 75
+    assert [len(steps) for steps in hurried.steps] == [1] * 75
 
 
 def test_where_a_compiled_callback_can_cancel_each_row_comes_alone(groups_of) -> None:
