@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxloop.canonical import other_layouts
 from jaxloop.engine.feed import Feed
-from jaxloop.engine.fusing import Fusing, fixed, steps_per_dispatch
+from jaxloop.engine.fusing import MOST_STEPS, Fusing, fixed, steps_per_dispatch
 from jaxloop.engine.host import Host
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.ledger import Ledger
@@ -33,6 +33,7 @@ class Dispatches:
       layout: of the wire.
       phase: the phase.
       feed: its batches.
+      cancels: whether a compiled callback can cancel in its steps.
       programs: kept by the training loop.
       host: whose observers are given the rows.
       ledger: where the time goes.
@@ -45,6 +46,7 @@ class Dispatches:
     layout: Layout
     phase: Phase
     feed: Feed
+    cancels: bool
     programs: Programs
     host: Host
     ledger: Ledger
@@ -65,7 +67,7 @@ class Dispatches:
         lap, check, latest = self.ledger.lap, self.interrupts.check, self.latest
         many_kinds, resident, on_cpu = self.feed.many_kinds, self.feed.resident, self.feed.device.platform == "cpu"
         fused = self.prepared(wire, steps)
-        deliver, deliver_rest = self._delivery(self.rows_at_once(wire, fused))
+        deliver, deliver_rest = self._delivery(self.rows_at_once(fused))
         chunks = self.feed.chunks(fused)
         held, reading = None, True
         latest[:] = self.layout, wire
@@ -99,17 +101,14 @@ class Dispatches:
         deliver_rest()
         return wire
 
-    def rows_at_once(self, wire: Wire, steps: int) -> int:
+    def rows_at_once(self, steps: int) -> int:
         """Of how many dispatches rows are delivered at once, at most.
 
         To turn to observers between two small steps costs a fifth of such a step, since nothing of them is in the
-        processor's caches then. So single steps' rows are gathered, as many as `"auto"` would fuse, where no compiled
-        callback can cancel, so that each row might end the phase, and all observers are patient.
+        processor's caches then. So single steps' rows are gathered, as many as one dispatch would have at most, where
+        no compiled callback can cancel, so that each row might end the phase, and all observers are patient.
         """
-        if steps > 1 or self.feed.many_kinds or self.feed.short_last or not self.host.is_patient(self.phase):
-            return 1
-        at_once = self._fusing(wire).steps
-        return 1 if self.program(1).cancels else at_once
+        return 1 if steps > 1 or self.cancels or not self.host.is_patient(self.phase) else MOST_STEPS
 
     def prepared(self, wire: Wire, steps: Any) -> int:
         """How many steps a dispatch takes; the programs that the data announce are compiled by then."""
@@ -125,9 +124,6 @@ class Dispatches:
             return fixed(steps, "as given")
         if self.feed.many_kinds or self.feed.short_last:
             return fixed(1, "batches of several shapes")
-        return self._fusing(wire)
-
-    def _fusing(self, wire: Wire) -> Fusing:
         key = ("fusing", self.parts, self.layout, self.phase, self.feed.device, self.feed.prepare, len(self.feed))
         return self.programs.get(key, lambda: self._decided(wire))
 

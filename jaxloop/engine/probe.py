@@ -23,12 +23,14 @@ class Findings:
       acts: each compiled callback by its place, with each event at which it does something.
       maskable: whether the loss in evaluation is one per example or token, so that padding can be masked.
       output: shape and dtype of what the model gives for the first batch, None where that is not known.
+      cancels: the phases in whose steps a compiled callback can cancel; both where that is not known.
     """
 
     stats: frozenset[str]
     acts: frozenset[tuple[int, Event]]
     maskable: bool
     output: Any = None
+    cancels: frozenset[Phase] = frozenset(Phase)
 
     @property
     def active(self) -> frozenset[Event]:
@@ -44,6 +46,7 @@ def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | N
     nothing will measure, are not there for callbacks to wait for.
     """
     acts: set[tuple[int, Event]] = set()
+    cancels: set[Phase] = set()
     seen: dict[Phase, tuple[Any, Any]] = {}
     owners: dict[tuple[str, str], int] = {}
     owned = [_owning(place, parts.callbacks, owners, acts) for place in range(len(parts.callbacks))]
@@ -51,7 +54,10 @@ def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | N
 
     def one_phase(loop: Loop, phase: Phase, batch: Any) -> Loop:
         loop = parts.fire(enter(parts, loop, phase, np.int32(1)), phase.start)
-        return leave_phase(parts.fire(step(parts, loop, batch)[0], phase.end))
+        loop, counted = step(parts, loop, batch)
+        if counted is not True:
+            cancels.add(phase)
+        return leave_phase(parts.fire(loop, phase.end))
 
     def fit(loop: Loop, batch: Any, validation_batch: Any) -> Loop:
         loop = parts.fire(loop, Event.FIT_START)
@@ -68,7 +74,7 @@ def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | N
     after = jax.eval_shape(fit, loop, batch, validation_batch)
     maskable = bool(seen[Phase.VALIDATION][1].ndim) if Phase.VALIDATION in seen else False
     output = next(iter(seen.values()))[0] if seen else None
-    return Findings(frozenset(after.stats), frozenset(acts), maskable, output)
+    return Findings(frozenset(after.stats), frozenset(acts), maskable, output, frozenset(cancels))
 
 
 def _owning(

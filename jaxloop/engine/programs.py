@@ -24,7 +24,6 @@ class Program:
       jitted: the function; calling it takes what was compiled ahead for arguments of that kind.
       compile_seconds: tracing and compiling, None before.
       compiled: what was compiled ahead, for its report; None before.
-      cancels: whether a compiled callback can cancel in it: of a step's program, known once it is traced.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], **jit_options: Any):
@@ -36,7 +35,6 @@ class Program:
         self.jitted: Any = jax.jit(named, **jit_options)
         self.compile_seconds: float | None = None
         self.compiled: Any = None
-        self.cancels = False
         self._traced: Any = None
         self._lowered: Any = None
 
@@ -139,9 +137,7 @@ def _steps(parts: Parts, layout: Layout, phase: Phase, count: int, device: Devic
     def one(wire: Wire, batch: Any, resident: Any) -> tuple[Wire, Any]:
         batch = batch if prepare is None else prepare(resident, batch)
         before = layout.unpack(wire)
-        loop, counted = step(parts, before, batch)
-        program.cancels = counted is not True
-        wire = layout.pack(loop, counted, wire[0], before)
+        wire = layout.pack(*step(parts, before, batch), wire[0], before)
         return wire, wire[0][: layout.row]
 
     def many(wire: Wire, batches: Any, resident: Any) -> tuple[Wire, Any]:
@@ -154,8 +150,7 @@ def _steps(parts: Parts, layout: Layout, phase: Phase, count: int, device: Devic
         function = canonical(function)
     place = None if device is None else jax.sharding.SingleDeviceSharding(device)
     options = {} if place is None else {"in_shardings": (place, place, place)}
-    program = Program(name, function, donate_argnums=0, **options)  # which `one` tells what it finds when it is traced
-    return program
+    return Program(name, function, donate_argnums=0, **options)
 
 
 def _event(parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]:

@@ -35,6 +35,7 @@ class Run:
       host: the host callbacks.
       programs: kept by the training loop.
       active: the events at which compiled callbacks do something.
+      cancels: the phases in whose steps they can cancel.
       device: where it runs.
       steps_per_dispatch: at most how many steps one program takes, or `"auto"`.
       on_recompile: what is done where the loop's structure changes from one epoch to another.
@@ -47,6 +48,7 @@ class Run:
     host: Host
     programs: Programs
     active: frozenset[Event]
+    cancels: frozenset[Phase]
     device: Device
     steps_per_dispatch: Any
     on_recompile: OnRecompile = "raise"
@@ -121,6 +123,7 @@ class Run:
             layout=self._layout(loop, phase),
             phase=phase,
             feed=feed,
+            cancels=phase in self.cancels,
             programs=self.programs,
             host=self.host,
             ledger=self.ledger,

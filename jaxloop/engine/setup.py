@@ -118,6 +118,7 @@ class Setup:
             host=host,
             programs=self.programs,
             active=start.findings.active,
+            cancels=start.findings.cancels,
             device=start.device,
             steps_per_dispatch=self.steps_per_dispatch,
             on_recompile=self.on_recompile,

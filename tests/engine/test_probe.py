@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxloop.engine.probe import probe
-from jaxloop.events import Event, Plan, Scope
+from jaxloop.events import Event, Phase, Plan, Scope
 from jaxloop.losses import softmax_cross_entropy
 from jaxloop.phases import begin_fit
 
@@ -125,3 +125,20 @@ def test_nothing_runs(find):
 def test_what_is_recorded_may_depend_on_traced_values(find):
     change = at(Event.UPDATE_START, lambda loop: loop.record("norm", jnp.sum(loop.gradient["bias"])))
     assert "norm" in find(change).stats
+
+
+def test_without_callbacks_no_step_can_be_cancelled(find):
+    assert find().cancels == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("event", "phases"),
+    [
+        (Event.BATCH_END, {Phase.TRAINING, Phase.VALIDATION}),
+        (Event.UPDATE_START, {Phase.TRAINING}),
+        (Event.INFERENCE_PREDICTION_END, {Phase.VALIDATION}),
+        (Event.EPOCH_START, set()),
+    ],
+)
+def test_a_cancel_in_a_step_is_found_in_the_phases_that_have_its_event(find, event, phases):
+    assert find(at(event, lambda loop: loop.cancel(Scope.EPOCH, when=loop.step < 0))).cancels == phases

@@ -83,7 +83,7 @@ def test_callbacks_are_called_in_list_order_with_compiled_ones_first() -> None:
     assert order == ["a", "b", "first host", "second host"]
 
 
-def test_an_observer_is_handed_every_row_in_order() -> None:
+def test_an_observer_is_handed_every_row_in_order_and_one_dispatch_late() -> None:
     steps: list[int] = []
     sent: list[int] = []
 
@@ -135,8 +135,8 @@ def groups_of(monkeypatch):
     return found
 
 
-def test_rows_of_small_single_steps_come_as_many_at_once_as_auto_would_fuse(groups_of) -> None:
-    assert groups_of(75) == [25, 25, 25]
+def test_rows_of_small_single_steps_come_as_many_at_once_as_a_dispatch_has_at_most(groups_of) -> None:
+    assert groups_of(75) == [32, 32, 11]
 
 
 def test_where_steps_take_longer_than_rows_may_wait_each_row_comes_alone(groups_of) -> None:
