@@ -2,14 +2,16 @@
 
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
+from jaxloop.files.decimals import lines
 from jaxloop.views import Columns, LoopView
 
-_ROWS_AT_ONCE = 256  # each time costs as much as some ten rows
+_ROWS_AT_ONCE = 8192  # each time costs as much as some thousand rows
 _SECONDS_AT_MOST = 1.0
+_SECONDS_AT_LEAST = 0.1  # from one end of a phase to another: each is a time at which the device has nothing to do
 _EVENTS = (Event.FIT_START, Event.BATCH_END, Event.TRAINING_END, Event.VALIDATION_END)
 
 
@@ -20,8 +22,8 @@ class CSVLogger:
     Columns: `epoch` (over the loop's life) and `batch`, counted from 1; each metric as it stood, a mean over the
     phase so far; `phase`; `step`, the training batches taken; `learning_rate`; what callbacks recorded. With
     `report="batch"` every batch has a row, training and validation alike; with `report="epoch"` the last of each
-    phase. Rows wait for at most 255 others; they are written, too, once the last were written a second ago, at the
-    end of a phase, and when the fit ends, however it does.
+    phase. They are written once a second, at the end of a phase (ten times a second at most), at the latest when 8192
+    wait, and when the fit ends, however it does.
 
     The fit of a new model starts the file empty; a fit that goes on from a loop appends.
 
@@ -54,29 +56,28 @@ class _CSVLog:
     def __init__(self, path: Path, plan: Plan):
         self._path = path
         self._plan = plan
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
         self._recorded: list[str] = []
         self._last: Columns | None = None  # the latest rows of this phase
-        self._bits = bytearray()  # rows not yet written, see Columns.bits
-        self._waiting = 0
+        self._like: Columns | None = None  # some of the rows not yet written, all of one phase
+        self._bits = bytearray()  # those rows, see Columns.bits
+        self._waiting = 0  # their number
         self._written = 0.0  # when the last were
 
     def __call__(self, loop: LoopView, event: Event) -> None:
         if event is Event.FIT_START:
             self._open(loop)
             return
-        assert self._file is not None
         if self._plan.report == "epoch" and self._last is not None:
-            self._bits += self._last.last().bits()
-            self._waiting = 1
-        self._write_waiting()
+            self._add(self._last.last())
         self._last = None
+        if time.perf_counter() - self._written >= _SECONDS_AT_LEAST:
+            self._write_waiting()
 
     def rows(self, columns: Columns) -> None:
         self._last = columns
         if self._plan.report == "batch":
-            self._bits += columns.bits()
-            self._waiting += columns.count
+            self._add(columns)
             if self._waiting >= _ROWS_AT_ONCE or time.perf_counter() - self._written >= _SECONDS_AT_MOST:
                 self._write_waiting()
 
@@ -86,9 +87,16 @@ class _CSVLog:
             self._file.close()
             self._file = None
 
+    def _add(self, columns: Columns) -> None:
+        if self._like is not None and self._like.phase is not columns.phase:
+            self._write_waiting()
+        self._like = columns
+        self._bits += columns.bits()
+        self._waiting += columns.count
+
     def _write_waiting(self) -> None:
-        if self._waiting and self._last is not None:
-            self._write(self._last.with_bits(bytes(self._bits)))
+        if self._waiting and self._like is not None:
+            self._write(self._like.with_bits(bytes(self._bits)))
             self._bits.clear()
             self._waiting = 0
             self._written = time.perf_counter()
@@ -107,9 +115,9 @@ class _CSVLog:
         going_on = int(loop.step) > 0 and self._check(header, going_on=True)
         if not going_on:
             self._check(header, going_on=False)
-        self._file = self._path.open("a" if going_on else "w", newline="", encoding="utf-8")
+        self._file = self._path.open("ab" if going_on else "wb")
         if not going_on:
-            self._file.write(header)
+            self._file.write(header.encode())
             self._file.flush()
         self._written = time.perf_counter()
 
@@ -144,27 +152,9 @@ class _CSVLog:
         cells += [columns[phase.stat(name)] for name in self._plan.metrics]
         cells += [phase.value, columns["step"] + taken]
         cells += [columns[name] for name in ("learning_rate", *self._recorded)]
-        self._file.write(_lines(cells, columns.count))
+        self._file.write(lines(cells, columns.count))
         self._file.flush()  # to the operating system, which keeps them through a kill
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\n\r') else name
-
-
-def _lines(cells: list[Any], count: int) -> str:
-    """`count` lines of the cells, each a column or a text of every line; all are made by one formatting.
-
-    Floats are the shortest texts that read back as the same float32. What is the same in all rows is made once.
-    """
-    line, varying = [], []
-    for cell in cells:
-        if isinstance(cell, str) or (cell[0] == cell[-1] and (cell == cell[0]).all()):
-            line.append(cell if isinstance(cell, str) else str(cell[0]))
-        else:
-            line.append("%s")
-            varying.append(cell.tolist() if cell.dtype.kind == "i" else list(cell))  # float32's own text is shorter
-    values: list[Any] = [None] * (len(varying) * count)
-    for index, column in enumerate(varying):
-        values[index :: len(varying)] = column
-    return (",".join(line) + "\n") * count % tuple(values)

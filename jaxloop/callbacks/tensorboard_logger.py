@@ -19,8 +19,9 @@ from jaxloop.files.summaries import histograms, images, plain_hyperparameters, s
 from jaxloop.loop import Loop
 from jaxloop.views import Columns
 
-_ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE = 8192
 _SECONDS_AT_MOST = 1.0
+_SECONDS_AT_LEAST = 0.1  # from one end of a phase to another: each is a time at which the device has nothing to do
 _EVENTS = (
     *(Event.FIT_START, Event.TRAINING_START, Event.BATCH_END),
     *(Event.TRAINING_END, Event.VALIDATION_END, Event.EPOCH_END, Event.FIT_END),
@@ -40,9 +41,10 @@ class TensorBoardLogger:
     - `batch_<metric>`, `batch_learning_rate` and what callbacks recorded at the index of the training batch over the
       loop's life, from 0, each metric a mean over the epoch so far; none with `report="epoch"`.
 
-    Rows are written at the end of each phase, and in a phase once 1024 wait or the last were written a second ago. What
-    is written outlives the process, and no write waits for the disk. Where one fails, as on a full disk, a warning
-    tells it, what was written before stays readable, and training goes on without.
+    Rows are written once a second, at the end of a phase (ten times a second at most), at the latest when 8192 wait,
+    and when the fit ends, however it does. What is written outlives the process, and no write waits for the disk. Where
+    one fails, as on a full disk, a warning tells it, what was written before stays readable, and training goes on
+    without.
 
     Args:
       root: below which each fit makes its folder.
@@ -120,7 +122,8 @@ class _Run:
         self._began = self._compiling = 0.0
         self._counted = 0  # rows of this phase
         self._latest: Columns | None = None
-        self._bits = bytearray()  # of the rows that wait, see Columns.bits
+        self._like: Columns | None = None  # some of the rows that wait
+        self._bits = bytearray()  # those rows, see Columns.bits
         self._times: list[float] = []  # when each of them came
         self._written = 0.0  # when the last were written
 
@@ -129,7 +132,6 @@ class _Run:
             self._open(loop)
         elif event is Event.TRAINING_START:
             self._began, self._compiling = time.perf_counter(), 0.0
-            self._written = time.time()
         elif event is Event.UPDATE_START:
             self._look_at_gradient(loop)
         elif event in (Event.TRAINING_END, Event.VALIDATION_END):
@@ -145,6 +147,7 @@ class _Run:
         self._latest = columns
         if self._by_batch and columns.phase is Phase.TRAINING:
             now = time.time()
+            self._like = columns
             self._times += [now] * count  # before the rows: where Ctrl-C falls in between, none has no time
             self._bits += columns.bits()
             if len(self._times) >= _ROWS_AT_ONCE or now - self._written >= _SECONDS_AT_MOST:
@@ -174,13 +177,15 @@ class _Run:
                 f"TensorBoardLogger: no folder can be made below {str(root)!r}, {error}. Give another `root`."
             ) from error
         self._folder = folder
+        self._written = time.time()
         if self._options.hyperparameters:
             metrics = [(folder, f"epoch_{name}") for folder in _FOLDERS.values() for name in self._plan.metrics]
             summary = session_start(self._options.hyperparameters, metrics)
             self._write("", lambda file: file.add(summary, 0))
 
     def _end_phase(self, loop: Any, phase: Phase) -> None:
-        self._write_waiting()
+        if time.time() - self._written >= _SECONDS_AT_LEAST:
+            self._write_waiting()
         if self._counted and self._latest is not None:
             values = {f"epoch_{name}": loop.stats[phase.stat(name)] for name in self._plan.metrics}
             if phase is Phase.TRAINING:
@@ -215,9 +220,9 @@ class _Run:
             self._write(folder, lambda file: file.add(summary, step))
 
     def _write_waiting(self) -> None:
-        if not self._bits or self._latest is None:
+        if not self._bits or self._like is None:
             return
-        columns = self._latest.with_bits(bytes(self._bits))
+        columns = self._like.with_bits(bytes(self._bits))
         times = np.array(self._times[: columns.count])
         self._bits.clear()
         self._times.clear()

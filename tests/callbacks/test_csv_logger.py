@@ -188,13 +188,38 @@ def test_a_recorded_name_is_quoted_where_csv_asks_for_it(log, view, columns, met
     assert pd.read_csv(one._path)[name].tolist() == [1, 3]
 
 
-def test_the_rows_of_a_phase_are_on_disk_when_it_ends(log, view, columns, metrics):
+def test_the_rows_of_a_phase_are_on_disk_when_it_ends(log, view, columns, metrics, clock):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    one.rows(columns(**metrics[Phase.TRAINING]))
+    clock.now += 0.125
+    one(view(Phase.TRAINING), Event.TRAINING_END)
+    assert len(pd.read_csv(one._path)) == 2
+    one.close()
+
+
+def test_rows_of_short_phases_are_written_together(log, view, columns, metrics, clock):
+    one = log()
+    one(view(stats=STATS), Event.FIT_START)
+    seen = []
+    for epoch in range(2):
+        one.rows(columns(epoch=epoch + 1, **metrics[Phase.TRAINING]))
+        clock.now += 0.0625
+        one(view(Phase.TRAINING), Event.TRAINING_END)
+        seen.append(pd.read_csv(one._path)["epoch"].tolist())
+    assert seen == [[], [1, 1, 2, 2]]
+    one.close()
+
+
+def test_rows_of_two_short_phases_keep_their_order_and_their_phase(log, view, columns, metrics, clock):
     one = log()
     one(view(stats=STATS), Event.FIT_START)
     one.rows(columns(**metrics[Phase.TRAINING]))
     one(view(Phase.TRAINING), Event.TRAINING_END)
-    assert len(pd.read_csv(one._path)) == 2
+    one.rows(columns(Phase.VALIDATION, **metrics[Phase.VALIDATION]))
+    one(view(Phase.VALIDATION), Event.VALIDATION_END)
     one.close()
+    assert pd.read_csv(one._path)["phase"].tolist() == ["training"] * 2 + ["validation"] * 2
 
 
 def test_where_epochs_are_reported_a_phase_without_rows_writes_none(log, view, columns, metrics):
@@ -266,14 +291,14 @@ def batches_in(path):
     return pd.read_csv(path)["step"].tolist()
 
 
-def test_rows_are_in_the_file_once_256_wait(log, view, columns, clock, tmp_path):
+def test_rows_are_in_the_file_once_8192_wait(log, view, columns, clock, tmp_path):
     one = log()
     one(view(stats=STATS), Event.FIT_START)
-    for step in range(0, 500, 100):
-        one.rows(columns(step=step, loss=[0.5] * 100, accuracy=[0.5] * 100, learning_rate=[0.1] * 100))
-    assert batches_in(tmp_path / "log.csv") == list(range(1, 301))
+    for step in range(0, 10000, 1000):
+        one.rows(columns(step=step, loss=[0.5] * 1000, accuracy=[0.5] * 1000, learning_rate=[0.1] * 1000))
+    assert batches_in(tmp_path / "log.csv") == list(range(1, 9001))
     one.close()
-    assert batches_in(tmp_path / "log.csv") == list(range(1, 501))
+    assert batches_in(tmp_path / "log.csv") == list(range(1, 10001))
 
 
 def test_rows_are_in_the_file_once_the_last_were_a_second_ago(log, view, columns, clock, tmp_path):
