@@ -1,9 +1,9 @@
 """The wire: the private form in which a loop travels between dispatches, and who owns its arrays.
 
-A loop of some forty small leaves costs several times the step of a tiny model to dispatch. So the engine
-carries it as `(vector, leaves)`: one int32 vector that holds the bits of every 4-byte scalar, and the leaves
-that remain. The wire alone is donated. Whatever comes from a user or goes to one is copied by `copied`: that
-is the whole ownership rule, and nobody outside the engine ever meets a deleted array.
+A loop of some forty small leaves costs several times the step of a tiny model to dispatch. So the engine carries it as
+`(vector, leaves)`: one int32 vector that holds the bits of every 4-byte scalar and of every single PRNG key, and the
+leaves that remain. The wire alone is donated. Whatever comes from a user or goes to one is copied, by `opened_by_copy`:
+that is the whole ownership rule, and nobody outside the engine ever meets a deleted array.
 
 A loop whose scalars are NumPy's and whose other leaves are the engine's is called open: `closed` makes the
 wire of an open loop and `opened` the open loop of a wire, neither copying anything large.
@@ -34,6 +34,18 @@ class Kind(NamedTuple):
     dtype: Any
     key: Any = None
 
+    @property
+    def places(self) -> int:
+        """How many of the vector's places it takes; 0 where it travels by itself."""
+        if self.shape != ():
+            return 0
+        return _key_words(self.dtype) if self.key is not None else int(self.dtype in _WIRE_DTYPES)
+
+    @property
+    def word(self) -> Any:
+        """The dtype of what stands in such a place."""
+        return self.dtype if self.key is None else np.dtype("uint32")
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -42,7 +54,7 @@ class Layout:
     Attributes:
       tree: structure of the loop.
       kinds: of each leaf.
-      slots: the place in the vector of each leaf, or None for one that travels by itself.
+      slots: the first place in the vector of each leaf, or None for one that travels by itself.
       row: how many of the vector's first places make a row: whether the step counted, `stop`, the counters
         and the statistics.
       names: name of each place in a row.
@@ -57,7 +69,7 @@ class Layout:
     @functools.cached_property
     def size(self) -> int:
         """Length of the vector."""
-        return 1 + sum(slot is not None for slot in self.slots)
+        return 1 + sum(kind.places for kind in self.kinds)
 
     def pack(self, loop: Loop, counted: Any, vector: Any = None, before: Loop | None = None) -> Wire:
         """The wire of a traced loop.
@@ -75,7 +87,8 @@ class Layout:
             if slot is None:
                 others.append(_raw(leaf))
             elif leaf is not old_leaf:
-                changed[slot] = jax.lax.bitcast_convert_type(leaf, jnp.int32)
+                bits = jax.lax.bitcast_convert_type(_raw(leaf), jnp.int32)
+                changed |= {slot + place: word for place, word in enumerate(bits if bits.ndim else [bits])}
         for slots in _neighbours(sorted(changed)):
             part = _vector_of([changed[slot] for slot in slots])
             vector = jax.lax.dynamic_update_slice(vector, part, (slots[0],))
@@ -85,11 +98,14 @@ class Layout:
         """The loop of a traced wire."""
         vector, rest = wire
         others = iter(rest)
-        leaves = [
-            _typed(next(others), kind) if slot is None else jax.lax.bitcast_convert_type(vector[slot], kind.dtype)
-            for slot, kind in zip(self.slots, self.kinds, strict=True)
-        ]
-        return jax.tree.unflatten(self.tree, leaves)
+
+        def leaf(slot: int | None, kind: Kind) -> Any:
+            if slot is None:
+                return _typed(next(others), kind)
+            words = vector[slot] if kind.key is None else vector[slot : slot + kind.places]
+            return _typed(jax.lax.bitcast_convert_type(words, kind.word), kind)
+
+        return jax.tree.unflatten(self.tree, map(leaf, self.slots, self.kinds))
 
     def closed(self, loop: Loop) -> Wire:
         """The wire of an open loop; its vector is NumPy's, which the first dispatch takes along."""
@@ -103,7 +119,7 @@ class Layout:
         seen_as = {dtype: vector.view(dtype) for dtype in _WIRE_DTYPES}
         for slot, kind, leaf in zip(self.slots, self.kinds, jax.tree.leaves(loop), strict=True):
             if slot is not None:
-                seen_as[kind.dtype][slot] = leaf
+                seen_as[kind.word][slot : slot + kind.places] = _raw(leaf)
         return vector
 
     def row_of(self, loop: Loop, counted: bool) -> np.ndarray:
@@ -116,11 +132,15 @@ class Layout:
         """The open loop of a wire. Waits for the device."""
         vector, rest = np.array(wire[0]), iter(wire[1])
         seen_as = {dtype: vector.view(dtype) for dtype in _WIRE_DTYPES}
-        leaves = [
-            _typed(next(rest), kind) if slot is None else seen_as[kind.dtype][slot]
-            for slot, kind in zip(self.slots, self.kinds, strict=True)
-        ]
-        return jax.tree.unflatten(self.tree, leaves)
+        place = getattr(wire[0], "sharding", None)  # none if no step was taken
+
+        def leaf(slot: int | None, kind: Kind) -> Any:
+            if slot is None:
+                return _typed(next(rest), kind)
+            words = seen_as[kind.word][slot : slot + kind.places]
+            return words[0] if kind.key is None else _typed(jax.device_put(words, place), kind)
+
+        return jax.tree.unflatten(self.tree, map(leaf, self.slots, self.kinds))
 
     def reader(self, phase: Phase, batch_size: int) -> Callable[[np.ndarray], tuple[Columns | None, int]]:
         """What reads the rows that a dispatch in `phase` left: int32[row] of one step, or int32[steps, row].
@@ -167,18 +187,20 @@ class Layout:
 
 
 def layout_of(loop: Loop) -> Layout:
-    """The layout of loops like `loop`: a row's places first, then the other 4-byte scalars."""
+    """The layout of loops like `loop`: a row's places first, then the other scalars and the keys."""
     paths, tree = jax.tree_util.tree_flatten_with_path(loop)
     kinds = tuple(_kind(leaf) for _, leaf in paths)
     in_row = {("stop",): 0} | {(name,): 0 for name in COUNTERS} | {("stats", name): 0 for name in loop.stats}
     keys = [_names(path) for path, _ in paths]
-    scalars = [index for index, (_, leaf) in enumerate(paths) if _is_scalar(leaf)]
+    scalars = [index for index, kind in enumerate(kinds) if kind.places]
     ordered = [index for index in scalars if keys[index] in in_row]
     names = ("counted", *(keys[index][-1] for index in ordered))
     ordered += [index for index in scalars if keys[index] not in in_row]
     slots: list[int | None] = [None] * len(paths)
-    for slot, index in enumerate(ordered, start=1):
+    slot = 1
+    for index in ordered:
         slots[index] = slot
+        slot += kinds[index].places
     return Layout(tree, kinds, tuple(slots), len(names), names)
 
 
@@ -214,6 +236,12 @@ def _is_key(leaf: Any) -> bool:
 def _typed(leaf: Any, kind: Kind) -> Any:
     """The leaf of this kind that travelled as `_raw`."""
     return leaf if kind.key is None else jax.random.wrap_key_data(leaf, impl=kind.key)
+
+
+@functools.cache
+def _key_words(dtype: Any) -> int:
+    """Of how many uint32 a key of this dtype is."""
+    return jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), dtype)).size
 
 
 _AT_ONCE = 4

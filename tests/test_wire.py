@@ -119,16 +119,16 @@ def test_a_layout_does_not_depend_on_where_the_arrays_are(base):
     assert layout_of(handed_over(base, DEVICE)) == layout_of(base)
 
 
-def test_only_leaves_that_are_no_scalars_travel_by_themselves(base):
+def test_only_leaves_that_are_neither_scalars_nor_keys_travel_by_themselves(base):
     layout = layout_of(base)
     _, rest = layout.closed(base)
-    assert sorted(leaf.shape for leaf in rest) == sorted([(2,), (3, 2)] * 3 + [(2,)])  # params, two moments, the key
+    assert sorted(leaf.shape for leaf in rest) == sorted([(2,), (3, 2)] * 3)  # params, two moments
 
 
-def test_the_vector_holds_one_place_for_each_scalar(base):
+def test_the_vector_holds_one_place_for_each_scalar_and_the_keys_words(base):
     layout = layout_of(base)
     vector, _ = layout.closed(base)
-    assert vector.shape == (layout.size,) == (1 + 7 + 1,)  # whether it counted; counters and stop; Adam's count
+    assert vector.shape == (layout.size,) == (1 + 7 + 1 + 2,)  # whether it counted; counters, stop; Adam's count; key
     assert vector.dtype == jnp.int32
 
 
