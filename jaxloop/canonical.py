@@ -70,13 +70,18 @@ def canonical(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
-        if any(getattr(jax.config, name) for name in _LOOKING_INTO_VALUES):
+        if looks_into_values():
             return function(*arguments)
         closed, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
         leaves = jaxpr_as_fun(rewritten(closed))(*jax.tree.leaves(arguments))
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
     return call
+
+
+def looks_into_values() -> bool:
+    """Whether JAX is told to run Python line by line, or to show where a value came from: nothing is rewritten then."""
+    return any(getattr(jax.config, name) for name in _LOOKING_INTO_VALUES)
 
 
 def rewritten(closed: ClosedJaxpr) -> ClosedJaxpr:

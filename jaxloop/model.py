@@ -130,13 +130,12 @@ def _output(model: Model, input: Any, key: jax.Array | None) -> Any:
     return model.forward(input, key)[0]
 
 
-def as_model(given: Any, first_input: Callable[[], Any] | None = None, key: jax.Array | None = None) -> Model:
+def as_model(given: Any, beginning: Callable[[], tuple[jax.Array, Any]] | None = None) -> Model:
     """`given` as a `Model`: itself, or what one of its `from_` methods makes of it.
 
     Args:
       given: a model, a flax nnx or linen module, or a callable pytree with an array of floats.
-      first_input: gives the input from which a linen module without variables is initialized.
-      key: key[], with which it is.
+      beginning: gives the key, key[], and the input with which a linen module without variables is initialized.
 
     Raises:
       TypeError: it is no model that is known.
@@ -146,12 +145,12 @@ def as_model(given: Any, first_input: Callable[[], Any] | None = None, key: jax.
     initialize = getattr(model.apply, "initialize", None)
     if initialize is None or model.params is not None:
         return model
-    if first_input is None or key is None:
+    if beginning is None:
         raise ValueError(
             "model: this linen module has no variables yet. Write "
             "jaxloop.Model.from_linen(module, module.init(key, input))."
         )
-    params, state = initialize(key, first_input())
+    params, state = initialize(*beginning())
     return model.replace(params=params, state=state)
 
 

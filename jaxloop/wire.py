@@ -71,7 +71,9 @@ class Layout:
         """Length of the vector."""
         return 1 + sum(kind.places for kind in self.kinds)
 
-    def pack(self, loop: Loop, counted: Any, vector: Any = None, before: Loop | None = None) -> Wire:
+    def pack(
+        self, loop: Loop, counted: Any, vector: Any = None, before: Loop | None = None, *, in_place: bool = False
+    ) -> Wire:
         """The wire of a traced loop.
 
         Args:
@@ -79,6 +81,8 @@ class Layout:
           counted: whether the step counted: a bool or bool[].
           vector: of the wire from which `loop` has come; None for one of zeros.
           before: what `unpack` gave of that wire; a scalar that is the very same object still is not written.
+          in_place: whether scalars are written into the vector, a few at a time, as is fastest inside a loop; else a
+            new vector is made by selects, which takes as long outside of one, and less to compile.
         """
         vector = jnp.zeros(self.size, jnp.int32) if vector is None else vector
         old = [None] * len(self.slots) if before is None else jax.tree.leaves(before)
@@ -89,8 +93,13 @@ class Layout:
             elif leaf is not old_leaf:
                 bits = jax.lax.bitcast_convert_type(_raw(leaf), jnp.int32)
                 changed |= {slot + place: word for place, word in enumerate(bits if bits.ndim else [bits])}
+        if not in_place:
+            places = jax.lax.iota(jnp.int32, self.size)
+            for slot, number in changed.items():
+                vector = jnp.where(places == slot, number, vector)
+            return vector, others
         for slots in _neighbours(sorted(changed)):
-            part = _vector_of([changed[slot] for slot in slots])
+            part = jnp.stack([changed[slot] for slot in slots])
             vector = jax.lax.dynamic_update_slice(vector, part, (slots[0],))
         return vector, others
 
@@ -250,8 +259,8 @@ _AT_ONCE = 4
 def _neighbours(slots: list[int]) -> list[list[int]]:
     """The slots, ascending, in runs of neighbours of at most `_AT_ONCE`.
 
-    Four 4-byte numbers fill a register. On a CPU one such update in place costs as much as one of a single scalar, and
-    one select over a long vector more, since it computes each scalar anew for every place.
+    Four 4-byte numbers fill a register. In a loop on a CPU one such update in place costs as much as one of a single
+    scalar, and one select over a long vector more, since it computes each scalar anew for every place.
     """
     runs: list[list[int]] = []
     for slot in slots:
@@ -260,17 +269,6 @@ def _neighbours(slots: list[int]) -> list[list[int]]:
         else:
             runs.append([slot])
     return runs
-
-
-def _vector_of(numbers: list[Any]) -> Any:
-    """int32[numbers]. By selects, which fuse into what computes the numbers, where a concatenation would not."""
-    if len(numbers) == 1:
-        return numbers[0][None]
-    places = jax.lax.iota(jnp.int32, len(numbers))
-    vector = jnp.broadcast_to(numbers[0], (len(numbers),))
-    for place, number in enumerate(numbers[1:], start=1):
-        vector = jnp.where(places == place, number, vector)
-    return vector
 
 
 def _is_kind(node: Any) -> bool:

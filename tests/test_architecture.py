@@ -29,14 +29,14 @@ ROOMS = {
     "console": [{"lines", "times"}, {"screen"}],
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "engine": [
-        {"arguments", "checks", "fusing", "interrupts", "ledger", "probe", "programs", "source", "specification"},
-        {"feed", "host"},
+        {"arguments", "checks", "fusing", "interrupts", "ledger", "source", "specification", "traced"},
+        {"feed", "host", "probe", "programs"},
         {"dispatch"},
         {"run"},
         {"setup"},
         {"compiled"},
     ],
-    "files": [{"event_file", "png"}, {"summaries"}],
+    "files": [{"decimals", "event_file", "png"}, {"summaries"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
     "schedules": [{"shapes"}, {"segments"}, {"ready"}],
 }

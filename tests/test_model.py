@@ -107,19 +107,19 @@ def test_an_nnx_module_is_taken_as_a_model():
 
 
 def test_a_linen_module_is_initialized_from_the_first_input_with_the_key():
-    model = as_model(linen.Dense(4), lambda: INPUT, jax.random.key(7))
+    model = as_model(linen.Dense(4), lambda: (jax.random.key(7), INPUT))
     expected = linen.Dense(4).init(jax.random.key(7), INPUT)
     np.testing.assert_array_equal(model.params["kernel"], expected["params"]["kernel"])
 
 
 def test_a_model_of_a_linen_module_without_variables_is_initialized_too():
-    model = as_model(Model.from_linen(linen.Dense(4)), lambda: INPUT, jax.random.key(7))
+    model = as_model(Model.from_linen(linen.Dense(4)), lambda: (jax.random.key(7), INPUT))
     assert model.params["kernel"].shape == (3, 4)
 
 
 def test_a_linen_module_that_has_variables_is_not_initialized_again():
     model = Model.from_linen(linen.Dense(4), linen.Dense(4).init(jax.random.key(0), INPUT))
-    assert as_model(model, lambda: INPUT, jax.random.key(7)) is model
+    assert as_model(model, lambda: (jax.random.key(7), INPUT)) is model
 
 
 def test_a_linen_module_without_an_input_is_refused_with_the_fix():

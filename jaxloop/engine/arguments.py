@@ -56,3 +56,13 @@ def check_positive(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name}: it must be a whole number of at least 1, got {value!r}.")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses what is no whole number.
+
+    Raises:
+      TypeError: it is none.
+    """
+    if not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed: it must be a whole number, got {seed!r}.")

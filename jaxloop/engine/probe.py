@@ -1,5 +1,6 @@
 """One abstract trace of a whole fit, before anything is compiled: what callbacks record, and where they act."""
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.callback import Callback, name_of
+from jaxloop.engine.traced import TracedStep, traced_step
 from jaxloop.events import Event, Phase
 from jaxloop.loop import Loop
 from jaxloop.phases import enter, leave_phase
-from jaxloop.steps import Parts, step
+from jaxloop.steps import Parts
 
 
 @dataclass(frozen=True)
@@ -38,43 +40,48 @@ class Findings:
         return frozenset(event for _, event in self.acts if not event.in_step)
 
 
-def probe(parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | None) -> Findings:
+def probe(
+    parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | None
+) -> tuple[Findings, dict[Phase, TracedStep]]:
     """Traces one epoch with one step in each phase that has a batch, callbacks included. Nothing runs on a device.
 
     Errors in callbacks, model or loss that tracing can show come from here, before the first compile. Without a
     training batch, as for an evaluation, no epoch begins or ends; without one of validation, its statistics, which
     nothing will measure, are not there for callbacks to wait for.
+
+    Returns:
+      What that shows, and the step of each phase.
     """
     acts: set[tuple[int, Event]] = set()
-    cancels: set[Phase] = set()
+    steps: dict[Phase, TracedStep] = {}
     seen: dict[Phase, tuple[Any, Any]] = {}
     owners: dict[tuple[str, str], int] = {}
     owned = [_owning(place, parts.callbacks, owners, acts) for place in range(len(parts.callbacks))]
     parts = replace(parts, new_stats=True, callbacks=(*owned, _looking(seen)))
 
-    def one_phase(loop: Loop, phase: Phase, batch: Any) -> Loop:
-        loop = parts.fire(enter(parts, loop, phase, np.int32(1)), phase.start)
-        loop, counted = step(parts, loop, batch)
-        if counted is not True:
-            cancels.add(phase)
-        return leave_phase(parts.fire(loop, phase.end))
+    def fired(loop: Loop, *events: Event) -> Loop:
+        return jax.eval_shape(lambda loop: functools.reduce(parts.fire, events, loop), loop)
 
-    def fit(loop: Loop, batch: Any, validation_batch: Any) -> Loop:
-        loop = parts.fire(loop, Event.FIT_START)
-        if batch is not None:
-            loop = one_phase(parts.fire(loop, Event.EPOCH_START), Phase.TRAINING, batch)
-        if validation_batch is not None:
-            loop = one_phase(loop, Phase.VALIDATION, validation_batch)
-        return loop if batch is None else parts.fire(parts.fire(loop, Event.EPOCH_END), Event.FIT_END)
+    def one_phase(loop: Loop, phase: Phase, batch: Any) -> Loop:
+        loop = jax.eval_shape(lambda loop: parts.fire(enter(parts, loop, phase, np.int32(1)), phase.start), loop)
+        steps[phase] = traced_step(parts, loop, batch)
+        return jax.eval_shape(lambda loop: leave_phase(parts.fire(loop, phase.end)), steps[phase].result)
 
     if validation_batch is None:
         unmeasured = {Phase.VALIDATION.stat(metric.name) for metric in parts.metrics}
         loop = loop.replace(stats={name: value for name, value in loop.stats.items() if name not in unmeasured})
 
-    after = jax.eval_shape(fit, loop, batch, validation_batch)
+    loop = fired(loop, Event.FIT_START)
+    if batch is not None:
+        loop = one_phase(fired(loop, Event.EPOCH_START), Phase.TRAINING, batch)
+    if validation_batch is not None:
+        loop = one_phase(loop, Phase.VALIDATION, validation_batch)
+    if batch is not None:
+        loop = fired(loop, Event.EPOCH_END, Event.FIT_END)
     maskable = bool(seen[Phase.VALIDATION][1].ndim) if Phase.VALIDATION in seen else False
     output = next(iter(seen.values()))[0] if seen else None
-    return Findings(frozenset(after.stats), frozenset(acts), maskable, output, frozenset(cancels))
+    cancels = frozenset(phase for phase, step in steps.items() if not step.counts)
+    return Findings(frozenset(loop.stats), frozenset(acts), maskable, output, cancels), steps
 
 
 def _owning(

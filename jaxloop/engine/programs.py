@@ -1,12 +1,14 @@
 """The compiled programs of a training loop, each kept by what it depends on."""
 
+import functools
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
 
-from jaxloop.canonical import canonical
+from jaxloop.canonical import canonical, looks_into_values
+from jaxloop.engine.traced import TracedStep
 from jaxloop.events import Event, Phase
 from jaxloop.loop import Loop
 from jaxloop.placement import Device
@@ -92,12 +94,20 @@ class Programs:
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, Any] = {}
+        self._traced: dict[tuple[Parts, Phase], TracedStep] = {}
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What is kept under `key`, made now if there is nothing yet."""
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+    def hold(self, parts: Parts, steps: Mapping[Phase, TracedStep]) -> None:
+        """Holds steps that were traced just now, for the programs of the run that begins, in place of those before.
+
+        A later run may be told otherwise by JAX's configuration, such as another precision, and traces anew.
+        """
+        self._traced = {(parts, phase): step for phase, step in steps.items()}
 
     def steps(
         self,
@@ -118,7 +128,7 @@ class Programs:
         Where `prepare` is not None, it makes the batch of what travels and of the `resident` samples.
         """
         key = ("steps", parts, layout, phase, count, device, kind, prepare)
-        return self.get(key, lambda: _steps(parts, layout, phase, count, device, prepare))
+        return self.get(key, lambda: self._steps(parts, layout, phase, count, device, prepare))
 
     def preparing(self, prepare: Callable[..., Any]) -> Program:
         """`program(resident, batch) -> batch`: what the step's program begins with, by itself."""
@@ -132,25 +142,32 @@ class Programs:
         """The step in one phase jitted apart behind the events of `cuts`, each program with its event."""
         return self.get(("stages", parts, phase, cuts), lambda: _stages(parts, phase, cuts))
 
+    def _steps(
+        self, parts: Parts, layout: Layout, phase: Phase, count: int, device: Device | None, prepare: Any
+    ) -> Program:
+        platform = jax.default_backend() if device is None else device.platform
+        on_cpu = platform == "cpu"  # where convolutions inside a loop want their axes in one order
 
-def _steps(parts: Parts, layout: Layout, phase: Phase, count: int, device: Device | None, prepare: Any) -> Program:
-    def one(wire: Wire, batch: Any, resident: Any) -> tuple[Wire, Any]:
-        batch = batch if prepare is None else prepare(resident, batch)
-        before = layout.unpack(wire)
-        wire = layout.pack(*step(parts, before, batch), wire[0], before)
-        return wire, wire[0][: layout.row]
+        def one(wire: Wire, batch: Any, resident: Any) -> tuple[Wire, Any]:
+            if prepare is not None:
+                batch = (canonical(prepare) if on_cpu else prepare)(resident, batch)
+            before = layout.unpack(wire)
+            traced = None if looks_into_values() else self._traced.get((parts, phase))
+            if traced is not None and traced.takes(before, batch):
+                after, counted = (traced.canonical if on_cpu else traced)(before, batch)
+            else:
+                whole = functools.partial(step, parts)
+                after, counted = (canonical(whole) if on_cpu else whole)(before, batch)
+            wire = layout.pack(after, counted, wire[0], before, in_place=count > 1)
+            return wire, wire[0][: layout.row]
 
-    def many(wire: Wire, batches: Any, resident: Any) -> tuple[Wire, Any]:
-        return run_steps(lambda wire, batch: one(wire, batch, resident), wire, batches, count)
+        def many(wire: Wire, batches: Any, resident: Any) -> tuple[Wire, Any]:
+            return run_steps(lambda wire, batch: one(wire, batch, resident), wire, batches, count)
 
-    name = STEP_NAMES[phase] + (f" x{count}" if count > 1 else "")
-    platform = jax.default_backend() if device is None else device.platform
-    function: Callable[..., Any] = one if count == 1 else many
-    if platform == "cpu":  # where convolutions inside a loop want their axes in one order
-        function = canonical(function)
-    place = None if device is None else jax.sharding.SingleDeviceSharding(device)
-    options = {} if place is None else {"in_shardings": (place, place, place)}
-    return Program(name, function, donate_argnums=0, **options)
+        name = STEP_NAMES[phase] + (f" x{count}" if count > 1 else "")
+        place = None if device is None else jax.sharding.SingleDeviceSharding(device)
+        options = {} if place is None else {"in_shardings": (place, place, place)}
+        return Program(name, one if count == 1 else many, donate_argnums=0, **options)
 
 
 def _event(parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxloop import placement
 from jaxloop.callback import Callbacks, bound, sort_out
 from jaxloop.data import Batches
+from jaxloop.engine.arguments import check_seed
 from jaxloop.engine.checks import check_epoch, check_first_batch, check_labels
 from jaxloop.engine.feed import Feed, Feeds, OnRecompile, Prepare
 from jaxloop.engine.host import Host
@@ -20,6 +21,7 @@ from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.run import Run
 from jaxloop.engine.source import EpochSource, limited
 from jaxloop.engine.specification import Batch, kind_of
+from jaxloop.engine.traced import TracedStep
 from jaxloop.events import Phase, Plan
 from jaxloop.loop import Loop, new_loop
 from jaxloop.model import as_model
@@ -163,7 +165,15 @@ class Setup:
         key = ("probe", start.parts, layout_of(start.loop), *map(kind_of, batches))
         for feed, batch in zip(feeds, [batch for batch in batches if batch is not None], strict=True):
             check_first_batch(batch, feed.where)
-        findings = self.programs.get(key, lambda: probe(start.parts, start.loop, *batches))
+        steps: dict[Phase, TracedStep] = {}
+
+        def find() -> Findings:
+            findings, found = probe(start.parts, start.loop, *batches)
+            steps.update(found)
+            return findings
+
+        findings = self.programs.get(key, find)
+        self.programs.hold(start.parts, steps)
         for feed, batch in zip(feeds, [batch for batch in batches if batch is not None], strict=True):
             check_labels(batch[1], findings.output, self.parts.loss_fn, feed.where)
         if validation is None:
@@ -184,11 +194,15 @@ class Setup:
         """
         if isinstance(given, Loop):
             return opened_by_copy(given, device)
-        key = jax.device_put(jax.random.key(seed), device)
-        model = as_model(given, lambda: feed.first()[0], key)
+        check_seed(seed)
+        model = as_model(given, lambda: (jax.random.key(seed), feed.first()[0]))
         model = jax.device_put(model, device, may_alias=False)
-        init = self.programs.get("init", lambda: Program("init_optimizer", self.parts.optimizer.init))
-        return opened(new_loop(model, init(model.params), key))
+        begin = self.programs.get("begin", lambda: Program("begin", self._begin))
+        return opened(new_loop(model, *begin(model.params, np.int64(seed))))
+
+    def _begin(self, params: Any, seed: Any) -> tuple[Any, jax.Array]:
+        """The optimizer's first state, and the key of a run."""
+        return self.parts.optimizer.init(params), jax.random.key(seed)
 
     def _feed(
         self,

@@ -20,7 +20,7 @@ def find(loop, parts):
 
     def find(*callbacks, training=BATCH, validation=BATCH, **options):
         made = parts(*callbacks, **options)
-        return probe(made, begin_fit(made, loop, Plan(1, 1)), training, validation)
+        return probe(made, begin_fit(made, loop, Plan(1, 1)), training, validation)[0]
 
     return find
 

@@ -1,12 +1,15 @@
 """Setting up: what a run begins with, and what is refused before it does."""
 
+import jax
 import numpy as np
 import pytest
 
 import jaxloop as jl
 from jaxloop.callback import sort_out
+from jaxloop.engine.host import Host
 from jaxloop.engine.programs import Programs
 from jaxloop.engine.setup import Setup, Start
+from jaxloop.events import Phase
 from tests import small
 
 
@@ -59,6 +62,52 @@ def test_the_abstract_trace_is_kept_from_fit_to_fit(monkeypatch: pytest.MonkeyPa
     begun(of, small.model(), epochs=5)
     assert len(traces) == 1
     assert isinstance(of.programs, Programs)
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 3, "auto"])
+@pytest.mark.parametrize("callbacks", [[], [jl.callbacks.clip_by_global_norm(1.0)]], ids=["plain", "recording"])
+def test_loss_and_model_are_traced_once_for_each_phase(steps_per_dispatch, callbacks) -> None:
+    traces = []
+
+    def loss_fn(output, target):
+        traces.append(1)
+        return jl.losses.softmax_cross_entropy(output, target)
+
+    training_loop = small.training_loop(loss_fn=loss_fn, callbacks=callbacks, steps_per_dispatch=steps_per_dispatch)
+    training_loop.fit(small.model(), 2)
+    assert len(traces) == 2
+
+
+def test_an_evaluation_of_other_batches_than_the_first_is_right_too() -> None:
+    training_loop, others = small.training_loop(), jl.in_batches(small.samples(6), 6)
+    training_loop.evaluate(small.model(), jl.in_batches(small.samples(8), 4))
+    assert training_loop.evaluate(small.model(), others) == small.training_loop().evaluate(small.model(), others)
+
+
+def test_a_fit_under_another_precision_has_programs_of_that_precision() -> None:
+    training_loop = small.training_loop()
+    training_loop.fit(small.model(), 1)
+    with jax.default_matmul_precision("highest"):
+        training_loop.fit(small.model(), 1)
+        start = begun(training_loop._setup, small.model())
+        run = training_loop._setup.run(start, Host((), start.device))
+        _, loop, feed = next(run.walk(start.loop, start.source, start.feeds))
+        dispatches = run.dispatches(loop, Phase.TRAINING, feed)
+        wire, batch = dispatches.layout.closed(loop), feed.first()
+        text = str(dispatches.program(1).jitted.trace(wire, batch, None).jaxpr)
+    assert "HIGHEST" in text
+
+
+@pytest.mark.parametrize("seed", [0, 7, -1, 2**31, 2**40])
+def test_the_key_of_a_run_is_that_of_its_seed(seed) -> None:
+    loop = begun(setup(), small.model(), seed=seed).loop
+    np.testing.assert_array_equal(jax.random.key_data(loop.key), jax.random.key_data(jax.random.key(seed)))
+
+
+@pytest.mark.parametrize("seed", [1.5, "7", None])
+def test_a_seed_that_is_no_whole_number_is_refused(seed) -> None:
+    with pytest.raises(TypeError, match=r"seed: it must be a whole number, got"):
+        begun(setup(), small.model(), seed=seed)
 
 
 @pytest.mark.parametrize(("training", "validation"), [([[]], None), ([[small.samples(4)]], [])])
