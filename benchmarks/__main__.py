@@ -2,16 +2,18 @@
 
 import argparse
 import contextlib
+import functools
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.contestants import CONTESTANTS, REFERENCE, Contestant
 from benchmarks.measuring import take_turns
-from benchmarks.report import COLUMNS, DEFAULT_COLUMNS, Row, as_json, machine, rows_of, table
-from benchmarks.turns import Worker
+from benchmarks.report import COLD_COLUMNS, COLUMNS, DEFAULT_COLUMNS, Row, as_json, machine, rows_of, table
+from benchmarks.turns import Worker, turn_in_new_process
 from benchmarks.workloads import WORKLOADS
 
 
@@ -28,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         if contestants:
             rows += _measured(name, contestants, options)
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
-    print(table(rows, options.columns))
+    print(table(rows, options.columns or (COLD_COLUMNS if options.cold else DEFAULT_COLUMNS)))
     if options.json is not None:
-        names = ("iterations", "warmup_iterations", "epochs", "steps")
+        names = ("iterations", "warmup_iterations", "epochs", "steps", "cold")
         settings = {name: getattr(options, name) for name in names}
         options.json.write_text(json.dumps(as_json(rows, settings), indent=1) + "\n")
     return rows
@@ -59,13 +61,19 @@ def _measured(name: str, contestants: list[Contestant], options: argparse.Namesp
     epochs = options.epochs or workload.epochs
     print(f"{name}: {', '.join(contestant.name for contestant in contestants)} ...", file=sys.stderr, flush=True)
     with contextlib.ExitStack() as stack:
-        workers = {}
+        makers = {}
         for contestant in contestants:
-            workers[contestant] = Worker(contestant, workload, epochs=epochs, steps=options.steps)
-            stack.callback(workers[contestant].close)
-        for worker in workers.values():
-            worker.ready()
-        turns = {contestant: worker.turn for contestant, worker in workers.items()}
+            folder = tempfile.TemporaryDirectory(prefix="benchmarks-") if options.cold == "cached" else None
+            cache = None if folder is None else Path(stack.enter_context(folder))
+            settings = {"epochs": epochs, "steps": options.steps, "compile_cache": cache}
+            makers[contestant] = functools.partial(Worker, contestant, workload, **settings)
+        if options.cold:
+            turns = {one: functools.partial(turn_in_new_process, maker) for one, maker in makers.items()}
+        else:
+            workers = {one: stack.enter_context(contextlib.closing(maker())) for one, maker in makers.items()}
+            for worker in workers.values():
+                worker.ready()
+            turns = {contestant: worker.turn for contestant, worker in workers.items()}
         seconds = take_turns(
             turns, workload, iterations=options.iterations, warmup_iterations=options.warmup_iterations
         )
@@ -84,7 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--columns",
         type=_columns,
-        default=DEFAULT_COLUMNS,
         metavar="NAMES",
         help=f"of the table, with commas between; of {', '.join(COLUMNS)} ({','.join(DEFAULT_COLUMNS)})",
     )
@@ -92,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup-iterations", type=_natural, default=2, help="turns before those (2)")
     parser.add_argument("--epochs", type=_positive, help="epochs in one turn (by workload)")
     parser.add_argument("--steps", type=_positive, help="at most so many steps in an epoch, to try things out")
+    parser.add_argument(
+        "--cold",
+        choices=("compiled", "cached"),
+        help="each turn in a new process, compiling included; cached: from JAX's compile cache, filled in the warm-up",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep all that was measured")
     return parser
 

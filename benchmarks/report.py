@@ -126,6 +126,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "workload": ("workload", lambda row: row.workload),
     "contestant": ("contestant", lambda row: row.contestant),
     "time": ("us/step", _microseconds),
+    "seconds": ("seconds", lambda row: _spread(Quartiles.of(list(row.seconds)), 3)),
     "ratio": (f"x {REFERENCE}", lambda row: _spread(row.ratio, 2)),
     "rival": ("x another", _rival),
     "fastest": ("fastest us/step", lambda row: f"{1e6 * min(row.seconds) / row.steps:.1f}"),
@@ -136,6 +137,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "iterations": ("iterations", lambda row: str(len(row.seconds))),
 }
 DEFAULT_COLUMNS = ("workload", "contestant", "time", "ratio", "rival")
+COLD_COLUMNS = ("workload", "contestant", "seconds", "ratio", "rival")
 
 
 def _version(package: str) -> str | None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,21 @@ class Worker:
       workload: what is trained; the process makes it anew by its name.
       epochs: in a turn.
       steps: at most so many in an epoch, or None.
+      compile_cache: the folder of JAX's persistent compile cache, or None for none.
 
     Raises:
       RuntimeError: from `ready` and `turn`: the process has failed; the message ends with what it wrote.
     """
 
-    def __init__(self, contestant: Contestant, workload: Workload, *, epochs: int, steps: int | None):
+    def __init__(
+        self,
+        contestant: Contestant,
+        workload: Workload,
+        *,
+        epochs: int,
+        steps: int | None,
+        compile_cache: Path | None = None,
+    ):
         self._name = f"{workload.name}/{contestant.name}"
         self._folder = tempfile.TemporaryDirectory(prefix="benchmarks-")
         self._errors = (Path(self._folder.name) / "stderr").open("w+b")
@@ -55,7 +64,10 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | _quiet(),
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            | _quiet()
+            | _caching(compile_cache),
         )
 
     def ready(self) -> None:
@@ -112,6 +124,21 @@ def _quiet() -> dict[str, str]:
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
+def turn_in_new_process(worker: Callable[[], Worker]) -> tuple[float, Outcome]:
+    """A turn of a process that has trained nothing before, so that compiling is part of it."""
+    with contextlib.closing(worker()) as one:
+        one.ready()
+        return one.turn()
+
+
+def _caching(folder: Path | None) -> dict[str, str]:
+    """Options that keep all that is compiled, however small and fast, in `folder`."""
+    if folder is None:
+        return {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    thresholds = ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES")
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder), **dict.fromkeys(thresholds, "0")}
+
+
 def main(arguments: Sequence[str]) -> None:
     """A worker's side: prepares, then takes a turn for each line that comes in."""
     replies = os.fdopen(os.dup(1), "w")
@@ -121,6 +148,7 @@ def main(arguments: Sequence[str]) -> None:
     workload = workload.shortened(int(steps)) if int(steps) else workload
     contestant = next(one for one in CONTESTANTS if one.name == contestant_name)
     turn = contestant.prepare(workload, int(epochs))
+    jax.block_until_ready(jax.numpy.zeros(1) + 1)  # the device is there
     _reply(replies, {})
     for line in sys.stdin:
         seconds, outcome = timed(turn)

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from benchmarks.contestants import CONTESTANTS, REFERENCE, Contestant, Outcome
 from benchmarks.measuring import check_same, ratios, take_turns
 from benchmarks.networks import ResNet, resnet_20, resnet_50
 from benchmarks.report import COLUMNS, rows_of, table
-from benchmarks.turns import Worker, timed
+from benchmarks.turns import Worker, timed, turn_in_new_process
 from benchmarks.workloads import WORKLOADS
 from jaxloop.benchmarking.measurement import Quartiles
 
@@ -40,7 +41,27 @@ def test_the_command_prints_the_columns_asked_for_and_keeps_every_turn(tmp_path,
     assert [row["contestant"] for row in kept["rows"]] == [REFERENCE, "fit_1"]
     assert all(len(row["seconds"]) == 1 and row["seconds"][0] > 0 for row in kept["rows"])
     assert kept["machine"]["cpu_count"] >= 1
-    assert kept["settings"] == {"iterations": 1, "warmup_iterations": 1, "epochs": 1, "steps": 2}
+    assert kept["settings"] == {"iterations": 1, "warmup_iterations": 1, "epochs": 1, "steps": 2, "cold": None}
+
+
+def test_turns_in_new_processes_are_told_in_seconds(capsys):
+    options = ["--iterations", "1", "--warmup-iterations", "0", "--epochs", "1", "--steps", "2"]
+
+    rows = main([*options, "--filter", "W1/fit_1$", "--cold", "compiled"])
+
+    titles = [cell.strip() for cell in capsys.readouterr().out.splitlines()[1].split("|")[1:-1]]
+    assert titles == ["workload", "contestant", "seconds", "x by_hand", "x another"]
+    assert [row.contestant for row in rows] == [REFERENCE, "fit_1"]
+
+
+def test_what_one_process_has_compiled_the_next_takes_from_the_cache(tmp_path):
+    workload, found = tiny("W1"), []
+    for _ in range(2):
+        maker = partial(Worker, BY_NAME["fit_1"], workload, epochs=1, steps=2, compile_cache=tmp_path)
+        turn_in_new_process(maker)
+        found.append(sorted(path.name for path in tmp_path.glob("*-cache")))
+    assert any("training_step" in name for name in found[0])
+    assert found[1] == found[0]
 
 
 @pytest.mark.parametrize(
@@ -193,6 +214,7 @@ def test_every_column_is_computed_from_the_row():
     assert {name: cell(row) for name, (_, cell) in COLUMNS.items()} == {
         "workload": "W1",
         "contestant": "by_hand",
+        "seconds": "2.000 [1.500, 2.500]",
         "time": "2000 [1500, 2500]",
         "ratio": "1.00 [1.00, 1.00]",
         "rival": "",
