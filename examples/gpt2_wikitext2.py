@@ -29,13 +29,13 @@ def main() -> None:
     configuration = CONFIGURATIONS[arguments.config]
     batch_size = BATCH_SIZES[arguments.config] if arguments.batch_size is None else arguments.batch_size
 
-    tokenizer = load_byte_pairs(arguments.data_dir)
-    training, validation = load_wikitext2(tokenizer, configuration.context_length, arguments.data_dir)
-
     dtype = jnp.bfloat16 if arguments.bfloat16 else jnp.float32
     model = GPT2(configuration, dtype=dtype, rngs=nnx.Rngs(arguments.seed))
     if arguments.checkpoint:
         load_checkpoint(model, arguments.checkpoint)
+
+    tokenizer = load_byte_pairs(arguments.data_dir)
+    training, validation = load_wikitext2(tokenizer, configuration.context_length, arguments.data_dir)
 
     @jl.on_host(jl.Event.EPOCH_END, reads="loop")
     def show_text(loop: jl.Loop, event: jl.Event) -> None:
