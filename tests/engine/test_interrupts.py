@@ -11,6 +11,14 @@ import pytest
 from jaxloop.engine.interrupts import Interrupts
 
 
+@pytest.fixture(autouse=True)
+def python_own_handler():
+    """Python's own handler of SIGINT, which it does not install where a shell started it in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_the_first_interrupt_waits_until_it_is_asked_for():
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGINT)
@@ -76,6 +84,8 @@ SCRIPT = """
 import os, signal, sys
 import jaxloop as jl
 from tests import small
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @jl.on_host(jl.Event.BATCH_END)
 def interrupt(loop, event):
