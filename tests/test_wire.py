@@ -69,11 +69,11 @@ def test_a_loop_comes_back_from_the_wire_bit_for_bit(changes, base):
 
 
 @settings(max_examples=15)
-@given(changes=changes())
-def test_packing_a_traced_loop_agrees_with_closing_it(changes, base):
+@given(changes=changes(), in_place=st.booleans())
+def test_packing_a_traced_loop_agrees_with_closing_it(changes, in_place, base):
     loop = base.replace(**changes)
     layout = layout_of(loop)
-    packed = jax.jit(lambda loop: layout.pack(loop, False))(loop)
+    packed = jax.jit(lambda loop: layout.pack(loop, False, in_place=in_place))(loop)
     assert in_bits(packed) == in_bits(layout.closed(loop))
 
 
