@@ -86,18 +86,20 @@ class Layout:
         """
         vector = jnp.zeros(self.size, jnp.int32) if vector is None else vector
         old = [None] * len(self.slots) if before is None else jax.tree.leaves(before)
-        changed, others = {0: jnp.asarray(counted, jnp.int32)}, []
+        changed, others = {}, []
         for slot, leaf, old_leaf in zip(self.slots, jax.tree.leaves(loop), old, strict=True):
             if slot is None:
                 others.append(_raw(leaf))
             elif leaf is not old_leaf:
                 bits = jax.lax.bitcast_convert_type(_raw(leaf), jnp.int32)
                 changed |= {slot + place: word for place, word in enumerate(bits if bits.ndim else [bits])}
+        counted = jnp.asarray(counted, jnp.int32)
         if not in_place:
             places = jax.lax.iota(jnp.int32, self.size)
-            for slot, number in changed.items():
+            for slot, number in ({0: counted} | changed).items():
                 vector = jnp.where(places == slot, number, vector)
             return vector, others
+        vector = jax.lax.dynamic_update_slice(vector, counted[None], (0,))  # first: see `_neighbours`
         for slots in _neighbours(sorted(changed)):
             part = jnp.stack([changed[slot] for slot in slots])
             vector = jax.lax.dynamic_update_slice(vector, part, (slots[0],))
@@ -196,21 +198,33 @@ class Layout:
 
 
 def layout_of(loop: Loop) -> Layout:
-    """The layout of loops like `loop`: a row's places first, then the other scalars and the keys."""
+    """The layout of loops like `loop`: a row's places first, then the other scalars, then the keys."""
     paths, tree = jax.tree_util.tree_flatten_with_path(loop)
     kinds = tuple(_kind(leaf) for _, leaf in paths)
-    in_row = {("stop",): 0} | {(name,): 0 for name in COUNTERS} | {("stats", name): 0 for name in loop.stats}
-    keys = [_names(path) for path, _ in paths]
-    scalars = [index for index, kind in enumerate(kinds) if kind.places]
-    ordered = [index for index in scalars if keys[index] in in_row]
-    names = ("counted", *(keys[index][-1] for index in ordered))
-    ordered += [index for index in scalars if keys[index] not in in_row]
+    place_in_row = {path: place for place, path in enumerate(_row_paths(loop))}
+
+    def place(index: int) -> tuple[int, bool]:
+        return place_in_row.get(_names(paths[index][0]), len(place_in_row)), kinds[index].key is not None
+
+    ordered = sorted((index for index, kind in enumerate(kinds) if kind.places), key=place)
     slots: list[int | None] = [None] * len(paths)
     slot = 1
     for index in ordered:
         slots[index] = slot
         slot += kinds[index].places
+    names = ("counted", *(path[-1] for path in place_in_row))
     return Layout(tree, kinds, tuple(slots), len(names), names)
+
+
+def _row_paths(loop: Loop) -> list[tuple[str, ...]]:
+    """Where the loop holds what makes a row: in one piece what each step of its phase changes, then the rest."""
+    measured = {phase: [phase.stat(name) for name in loop.metrics] for phase in Phase}
+    here = measured[loop.phase] if loop.phase is not None else []
+    recorded = sorted(loop.stats.keys() - {name for names in measured.values() for name in names})
+    stats = [name for name in dict.fromkeys([*here, *recorded, *sorted(loop.stats)]) if name in loop.stats]
+    changing = ("stop", "step", "batch_index")
+    constant = [name for name in COUNTERS if name not in changing]
+    return [*((name,) for name in changing), *(("stats", name) for name in stats), *((name,) for name in constant)]
 
 
 def opened(loop: Loop) -> Loop:
@@ -260,7 +274,9 @@ def _neighbours(slots: list[int]) -> list[list[int]]:
     """The slots, ascending, in runs of neighbours of at most `_AT_ONCE`.
 
     Four 4-byte numbers fill a register. In a loop on a CPU one such update in place costs as much as one of a single
-    scalar, and one select over a long vector more, since it computes each scalar anew for every place.
+    scalar, and one select over a long vector more, since it computes each scalar anew for every place. What the
+    first update of a vector needs of its old numbers XLA reads by a kernel for each; the later ones read them in their
+    own.
     """
     runs: list[list[int]] = []
     for slot in slots:

@@ -138,6 +138,18 @@ def test_a_row_holds_what_logs_show_and_no_more(base):
     assert set(layout.names) == {"counted", "stop", *COUNTERS, "loss"}
 
 
+@pytest.mark.parametrize(
+    ("phase", "first"),
+    [(None, ["norm"]), (Phase.TRAINING, ["loss", "norm"]), (Phase.VALIDATION, ["validation_loss", "norm"])],
+)
+def test_what_a_step_of_its_phase_changes_comes_first_in_a_row(base, phase, first):
+    stats = dict.fromkeys(("norm", "validation_loss", "loss"), np.float32(0))
+    layout = layout_of(base.replace(phase=phase, metrics={"loss": np.float32(0)}, stats=stats))
+    names = ["counted", "stop", "step", "batch_index", *first]
+    assert list(layout.names[: len(names)]) == names
+    assert sorted(layout.names) == sorted(["counted", "stop", *COUNTERS, *stats])
+
+
 def test_the_row_of_a_loop_is_the_head_of_its_vector(base):
     loop = base.replace(step=np.int32(-5), stats={"loss": np.float32(0.5), "norm": np.float32(np.nan)})
     layout = layout_of(loop)

@@ -1,5 +1,6 @@
 """The steps of one phase over the wire: batches go out, rows come back late."""
 
+import functools
 import math
 from collections.abc import Callable
 from contextlib import closing
@@ -21,6 +22,7 @@ from jaxloop.events import Phase, should_run
 from jaxloop.steps import Parts
 from jaxloop.wire import Layout, Wire
 
+_BYTES_OF_SMALL = 2**24  # of a loop's arrays: to trace and lower a program of such for nothing takes little
 _SECONDS_TOGETHER = 0.1  # for so long at most single steps' rows wait for others, where steps or data take long
 
 
@@ -127,28 +129,44 @@ class Dispatches:
         key = ("fusing", self.parts, self.layout, self.phase, self.feed.device, self.feed.prepare, len(self.feed))
         return self.programs.get(key, lambda: self._decided(wire))
 
-    def cost(self, wire: Wire, batch: Batch) -> dict[str, float]:
-        """What XLA counts of a step over `batch` before it compiles, such as `"flops"`; empty where it does not."""
-        return self.program(1, batch).cost(wire, batch, self.feed.resident)
+    def cost(self, wire: Wire, batch: Batch, count: int = 1) -> dict[str, float]:
+        """What XLA counts of a step over `batch` before it compiles, such as `"flops"`; empty where it does not.
+
+        Args:
+          wire: of the layout.
+          batch: may be abstract.
+          count: of the steps of the program that is asked; the body of a loop is counted once.
+        """
+        program, batches = self._over(batch, count)
+        return program.cost(wire, batches, self.feed.resident)
 
     def ahead(self, wire: Wire, batch: Batch, count: int) -> Program:
         """The program of `count` steps over batches like `batch`, compiled."""
-        batches = stacked(abstract(batch), count)
-        program = self.program(count, batches)
+        program, batches = self._over(batch, count)
         if program.compiled is None:
             program.compile(wire, batches, self.feed.resident)
         return program
 
+    def _over(self, batch: Batch, count: int) -> tuple[Program, Batch]:
+        """The program of `count` steps, and that many batches like `batch` as it takes them, abstract."""
+        batches = stacked(abstract(batch), count)
+        return self.program(count, batches), batches
+
     def _decided(self, wire: Wire) -> Fusing:
-        batch = self.feed.first()
-        platform = self.feed.device.platform
-        jaxpr = self.program(1).jaxpr(wire, batch, self.feed.resident)
-        fusing = steps_per_dispatch(
-            flops=self.cost(wire, batch).get("flops", float("nan")),
+        """Asks the program of as many steps as a small one would have, which then is lowered already if it is one."""
+        batch, platform = self.feed.first(), self.feed.device.platform
+        decide = functools.partial(
+            steps_per_dispatch,
             batch_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(batch)),
             batch_count=len(self.feed),
             platform=platform,
-            slow_in_loops=platform == "cpu" and bool(other_layouts(jaxpr)),
+        )
+        small = sum(leaf.nbytes for leaf in wire[1]) < _BYTES_OF_SMALL
+        count = decide(flops=1).steps if small else 1
+        program, batches = self._over(batch, count)
+        fusing = decide(
+            flops=self.cost(wire, batch, count).get("flops", float("nan")),
+            slow_in_loops=platform == "cpu" and bool(other_layouts(program.jaxpr(wire, batches, self.feed.resident))),
         )
         self.ledger.lap("compile")
         return fusing

@@ -197,12 +197,8 @@ class Setup:
         check_seed(seed)
         model = as_model(given, lambda: (jax.random.key(seed), feed.first()[0]))
         model = jax.device_put(model, device, may_alias=False)
-        begin = self.programs.get("begin", lambda: Program("begin", self._begin))
-        return opened(new_loop(model, *begin(model.params, np.int64(seed))))
-
-    def _begin(self, params: Any, seed: Any) -> tuple[Any, jax.Array]:
-        """The optimizer's first state, and the key of a run."""
-        return self.parts.optimizer.init(params), jax.random.key(seed)
+        begin = self.programs.get("begin", lambda: Program("begin", self.parts.optimizer.init))
+        return opened(new_loop(model, begin(model.params), _key(seed, device)))
 
     def _feed(
         self,
@@ -239,6 +235,19 @@ class Setup:
             key = ("resident", Same(batches.samples), feed.device)
             resident = self.programs.get(key, lambda: jax.device_put(batches.samples, feed.device))
         return replace(feed, batches=batches.uncompiled(), prepare=prepare, resident=resident)
+
+
+def _key(seed: int, device: Device) -> jax.Array:
+    """`jax.random.key(seed)` on a device; under JAX's defaults without the program that JAX compiles for it.
+
+    Threefry's key is the seed's 64 bits, of which JAX keeps 32 while it has no 64-bit types.
+    """
+    config: Any = jax.config
+    if config.jax_default_prng_impl != "threefry2x32" or config.jax_random_seed_offset:
+        return jax.device_put(jax.random.key(seed), device)
+    bits = int(np.int64(seed)) & (2**64 - 1 if config.jax_enable_x64 else 2**32 - 1)
+    words = np.array(divmod(bits, 2**32), np.uint32)
+    return jax.random.wrap_key_data(jax.device_put(words, device), impl="threefry2x32")
 
 
 def _in_new_fit(start: Start) -> Loop:

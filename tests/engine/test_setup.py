@@ -98,10 +98,24 @@ def test_a_fit_under_another_precision_has_programs_of_that_precision() -> None:
     assert "HIGHEST" in text
 
 
-@pytest.mark.parametrize("seed", [0, 7, -1, 2**31, 2**40])
-def test_the_key_of_a_run_is_that_of_its_seed(seed) -> None:
-    loop = begun(setup(), small.model(), seed=seed).loop
-    np.testing.assert_array_equal(jax.random.key_data(loop.key), jax.random.key_data(jax.random.key(seed)))
+@pytest.mark.parametrize("seed", [0, 7, -1, 2**31, 2**40, -(2**63), np.int64(5), np.uint32(2**32 - 1)])
+@pytest.mark.parametrize(
+    "told",
+    [{}, {"jax_enable_x64": True}, {"jax_default_prng_impl": "rbg"}, {"jax_random_seed_offset": 3}],
+    ids=lambda told: next(iter(told), "defaults"),
+)
+def test_the_key_of_a_run_is_that_of_its_seed(told, seed) -> None:
+    before = {name: getattr(jax.config, name) for name in told}
+    try:
+        for name, value in told.items():
+            jax.config.update(name, value)
+        key = begun(setup(), small.model(), seed=seed).loop.key
+        expected = jax.random.key(seed)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    assert key.dtype == expected.dtype
+    np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(expected))
 
 
 @pytest.mark.parametrize("seed", [1.5, "7", None])
