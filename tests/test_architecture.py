@@ -9,8 +9,8 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"adapters", "benchmarking", "canonical", "compile_cache", "data", "errors", "events", "losses", "schedules"},
-    {"model", "metrics", "placement", "plots"},
+    {"adapters", "canonical", "compile_cache", "data", "errors", "events", "flops", "losses", "schedules"},
+    {"benchmarking", "model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},
     {"console", "files", "history", "phases", "steps", "wire"},

@@ -37,7 +37,7 @@ class Measurement:
         programs inside of the call; then the work is in it. None of a training loop.
       latency_seconds: of the same calls, until their result was there. None of a training loop.
       examples: in one call, or None.
-      flops: of one call as XLA counts them, a scan's body as often as it runs; None where nobody knows.
+      flops: of one call, a scan's body counted as often as it runs; None where nobody knows.
       bytes: that one call reads and writes, as XLA counts them of the optimized program; None where that has loops,
         of which it counts one turn.
       device_kind, device_count: of the devices that hold the result; None and 0 where it is on none.

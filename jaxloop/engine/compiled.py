@@ -18,8 +18,8 @@ class CompiledStep:
       steps: how many steps one dispatch takes.
       why: why so many.
       compile_seconds: tracing and compiling.
-      flops: floating-point operations of one step, as XLA counts them before it fuses; NaN where it does not.
-      bytes_accessed: bytes that one step reads and writes, counted likewise.
+      flops: floating-point operations of one step, before XLA fuses and leaves out any.
+      bytes_accessed: bytes that one step reads and writes, as XLA counts them once it has; NaN where it does not.
       memory: bytes by what they hold while the program runs: `"arguments"`, `"outputs"`, `"aliased"` (outputs in the
         place of arguments), `"temporaries"`, `"code"`; empty where the backend does not tell.
       hlo: the optimized program as text.
@@ -81,15 +81,16 @@ def _compiled_step(run: Run, loop: Any, phase: Phase, feed: Any) -> CompiledStep
     wire = dispatches.layout.closed(loop)
     fusing = dispatches.fusing(wire, run.steps_per_dispatch)
     first = feed.first()
-    cost = dispatches.cost(wire, first)
+    flops = dispatches.flops(wire, first, fusing.steps)
     program = dispatches.ahead(wire, first, fusing.steps)
+    counts = program.compiled.cost_analysis() or {}
     return CompiledStep(
         name=program.name,
         steps=fusing.steps,
         why=fusing.why,
         compile_seconds=program.compile_seconds or 0.0,
-        flops=cost.get("flops", float("nan")),
-        bytes_accessed=cost.get("bytes accessed", float("nan")),
+        flops=flops,
+        bytes_accessed=counts.get("bytes accessed", float("nan")),
         memory=dict(_memory(program.compiled)),
         hlo=program.compiled.as_text(),
     )

@@ -19,10 +19,10 @@ from jaxloop.engine.ledger import Ledger
 from jaxloop.engine.programs import Program, Programs
 from jaxloop.engine.specification import Batch, kind_of
 from jaxloop.events import Phase, should_run
+from jaxloop.flops import flops_of
 from jaxloop.steps import Parts
 from jaxloop.wire import Layout, Wire
 
-_BYTES_OF_SMALL = 2**24  # of a loop's arrays: to trace and lower a program of such for nothing takes little
 _SECONDS_TOGETHER = 0.1  # for so long at most single steps' rows wait for others, where steps or data take long
 
 
@@ -129,16 +129,10 @@ class Dispatches:
         key = ("fusing", self.parts, self.layout, self.phase, self.feed.device, self.feed.prepare, len(self.feed))
         return self.programs.get(key, lambda: self._decided(wire))
 
-    def cost(self, wire: Wire, batch: Batch, count: int = 1) -> dict[str, float]:
-        """What XLA counts of a step over `batch` before it compiles, such as `"flops"`; empty where it does not.
-
-        Args:
-          wire: of the layout.
-          batch: may be abstract.
-          count: of the steps of the program that is asked; the body of a loop is counted once.
-        """
+    def flops(self, wire: Wire, batch: Batch, count: int) -> float:
+        """Of one step over a batch like `batch`, as the program of `count` steps has them."""
         program, batches = self._over(batch, count)
-        return program.cost(wire, batches, self.feed.resident)
+        return flops_of(program.jaxpr(wire, batches, self.feed.resident)) / count
 
     def ahead(self, wire: Wire, batch: Batch, count: int) -> Program:
         """The program of `count` steps over batches like `batch`, compiled."""
@@ -153,7 +147,7 @@ class Dispatches:
         return self.program(count, batches), batches
 
     def _decided(self, wire: Wire) -> Fusing:
-        """Asks the program of as many steps as a small one would have, which then is lowered already if it is one."""
+        """Traces the program of as many steps as there could be at most: mostly it is the one that is needed."""
         batch, platform = self.feed.first(), self.feed.device.platform
         decide = functools.partial(
             steps_per_dispatch,
@@ -161,13 +155,11 @@ class Dispatches:
             batch_count=len(self.feed),
             platform=platform,
         )
-        small = sum(leaf.nbytes for leaf in wire[1]) < _BYTES_OF_SMALL
-        count = decide(flops=1).steps if small else 1
-        program, batches = self._over(batch, count)
-        fusing = decide(
-            flops=self.cost(wire, batch, count).get("flops", float("nan")),
-            slow_in_loops=platform == "cpu" and bool(other_layouts(program.jaxpr(wire, batches, self.feed.resident))),
-        )
+        most = decide(flops=1).steps
+        program, batches = self._over(batch, most)
+        jaxpr = program.jaxpr(wire, batches, self.feed.resident)
+        slow_in_loops = platform == "cpu" and bool(other_layouts(jaxpr))
+        fusing = decide(flops=flops_of(jaxpr) / most, slow_in_loops=slow_in_loops)
         self.ledger.lap("compile")
         return fusing
 

@@ -35,7 +35,7 @@ def steps_per_dispatch(
     one program serves all of it.
 
     Args:
-      flops: of one step, as XLA counts them; NaN if it does not.
+      flops: of one step.
       batch_bytes: size of one batch.
       batch_count: batches in the phase.
       platform: `"cpu"`, `"gpu"` or `"tpu"`.
@@ -43,10 +43,8 @@ def steps_per_dispatch(
     """
     if slow_in_loops:
         return Fusing(1, f"a {platform} runs convolutions slowly inside of a loop, and these cannot be rewritten")
-    if not flops > 0:
-        return Fusing(1, "the step's FLOPs are not known")
     worth = FLOPS_A_DISPATCH.get(platform, FLOPS_A_DISPATCH["gpu"])
-    wanted = min(MOST_STEPS, math.ceil(worth / flops), max(1, MOST_BYTES // max(batch_bytes, 1)), batch_count)
+    wanted = min(MOST_STEPS, math.ceil(worth / max(flops, 1)), max(1, MOST_BYTES // max(batch_bytes, 1)), batch_count)
     steps = _dividing(wanted, batch_count)
     size = f"a step has {flops:.3g} FLOPs"
     if steps == 1:

@@ -38,7 +38,6 @@ class Program:
         self.compile_seconds: float | None = None
         self.compiled: Any = None
         self._traced: Any = None
-        self._lowered: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
         if self.compile_seconds is not None:
@@ -54,23 +53,13 @@ class Program:
             self._traced = self.jitted.trace(*arguments)
         return self._traced.jaxpr
 
-    def lowered(self, *arguments: Any) -> Any:
-        """The program before XLA compiles it, for arguments as `jaxpr` takes them."""
-        if self._lowered is None:
-            self.jaxpr(*arguments)
-            self._lowered = self._traced.lower()
-        return self._lowered
-
     def compile(self, *arguments: Any) -> None:
-        """Compiles ahead, for arguments as `lowered` takes them."""
+        """Compiles ahead, for arguments as `jaxpr` takes them."""
         start = time.perf_counter()
-        self.compiled = self.lowered(*arguments).compile()
-        self._traced = self._lowered = None
+        self.jaxpr(*arguments)
+        self.compiled = self._traced.lower().compile()
+        self._traced = None
         self.compile_seconds = time.perf_counter() - start
-
-    def cost(self, *arguments: Any) -> dict[str, float]:
-        """What XLA counts before it compiles, such as `"flops"` and `"bytes accessed"`; empty where it does not."""
-        return self.lowered(*arguments).cost_analysis() or {}
 
 
 class Same:

@@ -1,6 +1,5 @@
 """How many steps a dispatch takes: a table."""
 
-import math
 import re
 
 import pytest
@@ -28,8 +27,7 @@ def decided(flops=1e5, batch_bytes=8192, batch_count=1024, platform="cpu", slow_
         ({"batch_count": 31}, 31),
         ({"batch_count": 37}, 32),  # nothing from 17 to 32 divides it
         ({"batch_count": 1}, 1),
-        ({"flops": math.nan}, 1),
-        ({"flops": -1.0}, 1),
+        ({"flops": 0.0}, 32),
         ({"flops": 1e12}, 1),
         ({"flops": 1e12, "platform": "gpu"}, 1),
         ({"flops": 1e9, "platform": "gpu"}, 16),
@@ -43,7 +41,7 @@ def test_steps_follow_from_the_work_the_platform_and_the_phase(changes, steps):
     assert decided(**changes).steps == steps
 
 
-@given(st.floats(1, 1e13), st.integers(1, 2**30), st.integers(1, 5000), st.sampled_from(["cpu", "gpu", "tpu", "other"]))
+@given(st.floats(0, 1e13), st.integers(1, 2**30), st.integers(1, 5000), st.sampled_from(["cpu", "gpu", "tpu", "other"]))
 def test_there_are_never_fewer_than_one_nor_more_than_are_allowed(flops, batch_bytes, batch_count, platform):
     fusing = decided(flops, batch_bytes, batch_count, platform)
     assert 1 <= fusing.steps <= min(MOST_STEPS, batch_count)
@@ -54,7 +52,6 @@ def test_there_are_never_fewer_than_one_nor_more_than_are_allowed(flops, batch_b
     ("changes", "why"),
     [
         ({}, r"a step has 1e\+05 FLOPs; 32 of them, which divide the phase, make a dispatch for a cpu"),
-        ({"flops": math.nan}, "FLOPs are not known"),
         ({"flops": 1e13}, "work enough for a dispatch"),
         ({"slow_in_loops": True}, "cannot be rewritten"),
     ],
