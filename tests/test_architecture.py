@@ -36,7 +36,7 @@ ROOMS = {
         {"setup"},
         {"compiled"},
     ],
-    "files": [{"decimals", "event_file", "png"}, {"summaries"}],
+    "files": [{"decimals", "event_file", "png", "waiting"}, {"summaries"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
     "schedules": [{"shapes"}, {"segments"}, {"ready"}],
 }

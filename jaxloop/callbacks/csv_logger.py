@@ -7,11 +7,9 @@ from typing import Any, BinaryIO
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.files.decimals import lines
+from jaxloop.files.waiting import WaitingRows
 from jaxloop.views import Columns, LoopView
 
-_ROWS_AT_ONCE = 8192  # each time costs as much as some thousand rows
-_SECONDS_AT_MOST = 1.0
-_SECONDS_AT_LEAST = 0.1  # from one end of a phase to another: each is a time at which the device has nothing to do
 _EVENTS = (Event.FIT_START, Event.BATCH_END, Event.TRAINING_END, Event.VALIDATION_END)
 
 
@@ -59,10 +57,7 @@ class _CSVLog:
         self._file: BinaryIO | None = None
         self._recorded: list[str] = []
         self._last: Columns | None = None  # the latest rows of this phase
-        self._like: Columns | None = None  # some of the rows not yet written, all of one phase
-        self._bits = bytearray()  # those rows, see Columns.bits
-        self._waiting = 0  # their number
-        self._written = 0.0  # when the last were
+        self._waiting = WaitingRows()
 
     def __call__(self, loop: LoopView, event: Event) -> None:
         if event is Event.FIT_START:
@@ -71,14 +66,14 @@ class _CSVLog:
         if self._plan.report == "epoch" and self._last is not None:
             self._add(self._last.last())
         self._last = None
-        if time.perf_counter() - self._written >= _SECONDS_AT_LEAST:
+        if self._waiting.are_due(time.perf_counter(), phase_ended=True):
             self._write_waiting()
 
     def rows(self, columns: Columns) -> None:
         self._last = columns
         if self._plan.report == "batch":
             self._add(columns)
-            if self._waiting >= _ROWS_AT_ONCE or time.perf_counter() - self._written >= _SECONDS_AT_MOST:
+            if self._waiting.are_due(time.perf_counter()):
                 self._write_waiting()
 
     def close(self) -> None:
@@ -88,18 +83,15 @@ class _CSVLog:
             self._file = None
 
     def _add(self, columns: Columns) -> None:
-        if self._like is not None and self._like.phase is not columns.phase:
+        if self._waiting.phase not in (None, columns.phase):
             self._write_waiting()
-        self._like = columns
-        self._bits += columns.bits()
-        self._waiting += columns.count
+        self._waiting.add(columns, time.perf_counter())
 
     def _write_waiting(self) -> None:
-        if self._waiting and self._like is not None:
-            self._write(self._like.with_bits(bytes(self._bits)))
-            self._bits.clear()
-            self._waiting = 0
-            self._written = time.perf_counter()
+        waiting = self._waiting.together()
+        if waiting is not None:
+            self._write(waiting[0])
+            self._waiting.clear(time.perf_counter())  # after: a write that is cut off is tried again at the close
 
     def _open(self, loop: LoopView) -> None:
         own = {phase.stat(name) for phase in Phase for name in self._plan.metrics} | {"learning_rate"}
@@ -119,7 +111,7 @@ class _CSVLog:
         if not going_on:
             self._file.write(header.encode())
             self._file.flush()
-        self._written = time.perf_counter()
+        self._waiting.start(time.perf_counter())
 
     def _check(self, header: str, *, going_on: bool) -> bool:
         """Whether there is a log here already.

@@ -16,12 +16,10 @@ from jaxloop.events import Event, Phase, Plan
 from jaxloop.files.event_file import EventFile, ScalarRows
 from jaxloop.files.png import require_pillow
 from jaxloop.files.summaries import histograms, images, plain_hyperparameters, scalars, session_end, session_start
+from jaxloop.files.waiting import WaitingRows
 from jaxloop.loop import Loop
 from jaxloop.views import Columns
 
-_ROWS_AT_ONCE = 8192
-_SECONDS_AT_MOST = 1.0
-_SECONDS_AT_LEAST = 0.1  # from one end of a phase to another: each is a time at which the device has nothing to do
 _EVENTS = (
     *(Event.FIT_START, Event.TRAINING_START, Event.BATCH_END),
     *(Event.TRAINING_END, Event.VALIDATION_END, Event.EPOCH_END, Event.FIT_END),
@@ -122,10 +120,7 @@ class _Run:
         self._began = self._compiling = 0.0
         self._counted = 0  # rows of this phase
         self._latest: Columns | None = None
-        self._like: Columns | None = None  # some of the rows that wait
-        self._bits = bytearray()  # those rows, see Columns.bits
-        self._times: list[float] = []  # when each of them came
-        self._written = 0.0  # when the last were written
+        self._waiting = WaitingRows()
 
     def __call__(self, loop: Any, event: Event) -> None:
         if event is Event.FIT_START:
@@ -142,15 +137,12 @@ class _Run:
             self._completed = True
 
     def rows(self, columns: Columns) -> None:
-        count = columns.count
-        self._counted += count
+        self._counted += columns.count
         self._latest = columns
         if self._by_batch and columns.phase is Phase.TRAINING:
             now = time.time()
-            self._like = columns
-            self._times += [now] * count  # before the rows: where Ctrl-C falls in between, none has no time
-            self._bits += columns.bits()
-            if len(self._times) >= _ROWS_AT_ONCE or now - self._written >= _SECONDS_AT_MOST:
+            self._waiting.add(columns, now)
+            if self._waiting.are_due(now):
                 self._write_waiting()
 
     def notice(self, text: str, seconds: float = 0.0) -> None:
@@ -177,14 +169,14 @@ class _Run:
                 f"TensorBoardLogger: no folder can be made below {str(root)!r}, {error}. Give another `root`."
             ) from error
         self._folder = folder
-        self._written = time.time()
+        self._waiting.start(time.time())
         if self._options.hyperparameters:
             metrics = [(folder, f"epoch_{name}") for folder in _FOLDERS.values() for name in self._plan.metrics]
             summary = session_start(self._options.hyperparameters, metrics)
             self._write("", lambda file: file.add(summary, 0))
 
     def _end_phase(self, loop: Any, phase: Phase) -> None:
-        if time.time() - self._written >= _SECONDS_AT_LEAST:
+        if self._waiting.are_due(time.time(), phase_ended=True):
             self._write_waiting()
         if self._counted and self._latest is not None:
             values = {f"epoch_{name}": loop.stats[phase.stat(name)] for name in self._plan.metrics}
@@ -220,17 +212,15 @@ class _Run:
             self._write(folder, lambda file: file.add(summary, step))
 
     def _write_waiting(self) -> None:
-        if not self._bits or self._like is None:
+        waiting = self._waiting.together()
+        if waiting is None:
             return
-        columns = self._like.with_bits(bytes(self._bits))
-        times = np.array(self._times[: columns.count])
-        self._bits.clear()
-        self._times.clear()
+        self._waiting.clear(time.time())  # before: a write that has failed is not tried again
+        columns, times = waiting
         names = [*self._plan.metrics, *self._logged(columns)]
         values = np.stack([columns[name] for name in names], axis=1)
         records = self._encoder([f"batch_{name}" for name in names]).encode(times, columns["step"], values)
         self._write("train", lambda file: file.write(records))
-        self._written = time.time()
 
     def _encoder(self, tags: list[str]) -> ScalarRows:
         if tuple(tags) not in self._encoders:
