@@ -17,21 +17,19 @@ IMAGES, LABELS = np.zeros((4, 4), np.float32), np.zeros(4, np.int32)
 
 
 class Broken:
-    """Batches that raise in place of the one `at`, once `passes` over them have gone well."""
+    """Batches that raise in place of the one `at`."""
 
-    def __init__(self, batches: Any, error: BaseException, *, at: int = 1, passes: int = 0):
+    def __init__(self, batches: Any, error: BaseException, *, at: int = 1):
         self.batches = batches
         self.error = error
         self.at = at
-        self.passes = passes
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        self.passes -= 1
         for index, batch in enumerate(self.batches):
-            if index == self.at and self.passes < 0:
+            if index == self.at:
                 raise self.error
             yield batch
 
@@ -69,7 +67,7 @@ def whole_rows(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("steps_per_dispatch", [1, 2])
-@pytest.mark.parametrize(("epoch", "batch"), [(0, 0), (0, 1), (1, 1), (2, 2)])
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 0), (1, 1), (2, 2)])
 def test_an_exception_from_the_data_at_any_batch_leaves_the_rows_before_it(
     epoch: int, batch: int, steps_per_dispatch: int, tmp_path: Path
 ) -> None:
@@ -77,7 +75,7 @@ def test_an_exception_from_the_data_at_any_batch_leaves_the_rows_before_it(
         pass
 
     training: list[Any] = list(jl.TrainingEpochs(small.samples(12), 4)[:3])
-    training[epoch] = Broken(training[epoch], Mine(), at=batch, passes=1 if epoch == 0 else 0)
+    training[epoch] = Broken(training[epoch], Mine(), at=batch)
     training_loop = small.training_loop(
         training=training, validation=None, callbacks=loggers(tmp_path), steps_per_dispatch=steps_per_dispatch
     )
@@ -86,6 +84,16 @@ def test_an_exception_from_the_data_at_any_batch_leaves_the_rows_before_it(
     assert f"in epoch {epoch}" in "\n".join(caught.value.__notes__)
     sent = batch - batch % steps_per_dispatch  # what was gathered for a dispatch that never came is lost
     assert whole_rows(tmp_path) == list(range(1, 3 * epoch + sent + 1))
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_an_exception_from_the_very_first_batch_comes_before_any_step_is_compiled(where: str) -> None:
+    batches = Broken(jl.in_batches(small.samples(12), 4), KeyError("mine"), at=0)
+    data = {where: [batches] if where == "training" else batches}
+    with counted_compiles() as counts, pytest.raises(KeyError, match="mine") as caught:
+        small.training_loop(**data).fit(small.model(), 1)
+    assert steps_in(counts) == {}
+    assert f"while it read {where}, batch 0 of 3" in "\n".join(caught.value.__notes__)
 
 
 @pytest.mark.parametrize("steps_per_dispatch", [1, 2])

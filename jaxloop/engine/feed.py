@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxloop.data import Batches
 from jaxloop.data.prefetch import prefetched
+from jaxloop.engine.source import first_of
 from jaxloop.engine.specification import Batch, Specification, difference, kind_of, parts_of, specification
 from jaxloop.events import Phase
 from jaxloop.placement import Device
@@ -102,8 +103,18 @@ class Feed:
         return bool(self.lengths) or self.on_recompile == "warn"
 
     def first(self) -> Batch:
-        """The first batch, ready for a program or to be prepared in one."""
-        return self._ready(next(iter(self.batches)))
+        """The first batch, ready for a program or to be prepared in one. An iteration still begins with it.
+
+        Raises:
+          As `chunks`.
+        """
+        try:
+            return self._ready(first_of(self.batches))
+        except StopIteration:
+            raise ValueError(self._ended_after(0)) from None
+        except Exception as error:
+            error.add_note(self._reading(0))
+            raise
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -167,13 +178,19 @@ class Feed:
                 yield count, self._placed(batch)
                 done += count
         except Exception as error:
-            error.add_note(f"jaxloop: while it read {self.where}, batch {done} of {len(self)} (counted from 0)")
+            error.add_note(self._reading(done))
             raise
         if done < len(self):
-            raise ValueError(
-                f"{self.where}: it ended after {done} of the {len(self)} batches that its length promises. A generator "
-                "is spent after one pass; give what can be iterated anew each epoch."
-            )
+            raise ValueError(self._ended_after(done))
+
+    def _reading(self, batch: int) -> str:
+        return f"jaxloop: while it read {self.where}, batch {batch} of {len(self)} (counted from 0)"
+
+    def _ended_after(self, count: int) -> str:
+        return (
+            f"{self.where}: it ended after {count} of the {len(self)} batches that its length promises. A generator "
+            "is spent after one pass; give what can be iterated anew each epoch."
+        )
 
     def _chunks(self, steps: int) -> Iterator[tuple[int, Batch]]:
         if steps == 1:

@@ -19,7 +19,7 @@ from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.probe import Findings, probe
 from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.run import Run
-from jaxloop.engine.source import EpochSource, limited
+from jaxloop.engine.source import EpochSource, limited, looked_at
 from jaxloop.engine.specification import Batch, kind_of
 from jaxloop.engine.traced import TracedStep
 from jaxloop.events import Phase, Plan
@@ -211,7 +211,7 @@ class Setup:
         like_first: list[Any] | None = None,
     ) -> Feed:
         feed = Feed(
-            limited(batches, limit),
+            limited(looked_at(batches), limit),
             where,
             self.batch_keys,
             padded,

@@ -1,4 +1,4 @@
-"""Where epochs come from: looked up by position, or taken one by one; and phases cut short."""
+"""Where epochs come from: looked up by position, or taken one by one; looked at ahead, and cut short."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ class EpochSource:
         self._taken: tuple[int, Any] = (-1, None)
 
     def at(self, index: int) -> Any:
-        """Epoch `index`, counted from 0. The epoch last asked for can be had again.
+        """Epoch `index`, counted from 0, as `looked_at`. The epoch last asked for can be had again.
 
         Raises:
           ValueError: there is no such epoch.
@@ -29,8 +29,50 @@ class EpochSource:
                 raise ValueError(
                     f"training: it has no epoch {index} (counted from 0); give more epochs, or train fewer."
                 ) from error
-            self._taken = (index, epoch)
+            self._taken = (index, looked_at(epoch))
         return self._taken[1]
+
+
+class Ahead:
+    """A loader's batches, whose first can be looked at before they are read: reading them goes on from there.
+
+    So a loader is begun once an epoch, as in a loop by hand: it starts its workers and draws its random order once,
+    however much is found out from the first batch. Where a thread reads ahead, the loader is begun in another than it.
+    """
+
+    def __init__(self, batches: Any):
+        self._batches = batches
+        self._begun: tuple[Any, Iterator[Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        begun, self._begun = self._begun, None
+        return iter(self._batches) if begun is None else itertools.chain(begun[:1], begun[1])
+
+    @property
+    def shapes(self) -> Any:
+        """See `Batches.shapes`."""
+        return getattr(self._batches, "shapes", None)
+
+    def first(self) -> Any:
+        """The first batch, which the next iteration will begin with."""
+        if self._begun is None:
+            rest = iter(self._batches)
+            self._begun = next(rest), rest
+        return self._begun[0]
+
+
+def looked_at(batches: Any) -> Any:
+    """Batches whose first can be had ahead by `first_of`, for all alike; itself where that costs nothing."""
+    at_hand = isinstance(batches, (Ahead, Batches, list, tuple)) or not hasattr(batches, "__len__")
+    return batches if at_hand else Ahead(batches)
+
+
+def first_of(batches: Any) -> Any:
+    """The first batch."""
+    return batches.first() if isinstance(batches, (Ahead, _First)) else next(iter(batches))
 
 
 def limited(batches: Any, count: int | None) -> Any:
@@ -52,3 +94,6 @@ class _First:
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.islice(iter(self.batches), self.count)
+
+    def first(self) -> Any:
+        return first_of(self.batches)

@@ -7,9 +7,10 @@ import optax
 import pytest
 
 from jaxloop import TrainingLoop
-from jaxloop.data import TrainingEpochs, in_batches
+from jaxloop.data import TrainingEpochs, in_batches, repeat
 from jaxloop.engine.feed import Feed
 from jaxloop.losses import softmax_cross_entropy
+from tests import small
 
 DEVICE = jax.devices()[0]
 
@@ -182,3 +183,43 @@ def test_batches_of_announced_lengths_pass_and_are_never_mixed_in_a_dispatch():
 def test_a_length_that_was_not_announced_is_refused():
     with pytest.raises(ValueError, match=r"input was int32\[2, 8\] there, now it is int32\[2, 6\]"):
         list(feed(bucketed([8, 6], (4, 8))).chunks(1))
+
+
+# --- how often a loader is begun
+
+
+class Counted:
+    """A loader that counts how often it is begun, as one does that starts workers or draws an order."""
+
+    def __init__(self, count):
+        self.batches = list(in_batches(small.samples(4 * count), 4))
+        self.begun = 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        self.begun += 1
+        yield from self.batches
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 3, "auto"])
+@pytest.mark.parametrize("limit", [None, 2])
+def test_a_loader_is_begun_once_an_epoch(steps_per_dispatch, limit):
+    training, validation = Counted(6), Counted(4)
+    training_loop = small.training_loop(
+        training=repeat(training), validation=validation, steps_per_dispatch=steps_per_dispatch
+    )
+    training_loop.fit(small.model(), 2, limit_batches=limit)
+    assert (training.begun, validation.begun) == (2, 2)
+    training_loop.evaluate(small.model(), validation)
+    assert validation.begun == 3
+
+
+def test_a_loader_that_has_no_batch_after_all_is_told():
+    class Empty(Counted):
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(ValueError, match="training: it ended after 0 of the 6 batches that its length promises"):
+        small.training_loop(training=[Empty(6)]).fit(small.model(), 1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxloop.data import in_batches
-from jaxloop.engine.source import EpochSource, limited
+from jaxloop.engine.source import EpochSource, first_of, limited, looked_at
 
 
 def pairs(count):
@@ -13,31 +13,61 @@ def pairs(count):
 
 
 class Loader:
-    """A sized iterable that cannot be indexed."""
+    """A sized iterable that cannot be indexed, and counts how often it is begun."""
 
     def __init__(self, count):
         self.count = count
+        self.begun = 0
 
     def __len__(self):
         return self.count
 
     def __iter__(self):
+        self.begun += 1
         return iter([pairs(2)] * self.count)
 
 
 def test_epochs_are_looked_up_where_they_can_be():
-    assert EpochSource(["first", "second", "third"]).at(2) == "third"
+    assert EpochSource([["first"], ["second"], ["third"]]).at(2) == ["third"]
 
 
 def test_epochs_that_cannot_be_looked_up_are_taken_one_by_one():
-    source = EpochSource(iter(["first", "second"]))
-    assert [source.at(7), source.at(7), source.at(8)] == ["first", "first", "second"]
+    source = EpochSource(iter([["first"], ["second"]]))
+    assert [source.at(7), source.at(7), source.at(8)] == [["first"], ["first"], ["second"]]
 
 
 @pytest.mark.parametrize("training", [["first"], iter([])])
 def test_an_epoch_that_is_not_there_is_refused_with_the_fix(training):
     with pytest.raises(ValueError, match=r"training: it has no epoch 1 \(counted from 0\); give more epochs"):
         EpochSource(training).at(1)
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_a_loader_goes_on_from_the_batch_that_was_looked_at(limit):
+    loader = Loader(3)
+    batches = limited(looked_at(loader), limit)
+    first = first_of(batches)
+    assert first_of(batches) is first
+    assert loader.begun == 1
+    read = list(batches)
+    assert read[0] is first
+    assert (len(read), len(batches), loader.begun) == (limit or 3, limit or 3, 1)
+    assert len(list(batches)) == (limit or 3)
+    assert loader.begun == 2
+
+
+def test_an_epoch_s_loader_is_the_same_when_asked_for_again():
+    loader = Loader(3)
+    source = EpochSource([loader])
+    assert first_of(source.at(0)) is next(iter(source.at(0)))
+    assert loader.begun == 1
+
+
+@pytest.mark.parametrize(
+    "batches", [in_batches(pairs(6), 2), [1, 2], (1, 2), iter([1])], ids=lambda one: str(type(one))
+)
+def test_what_costs_nothing_to_look_at_is_left_as_it_is(batches):
+    assert looked_at(batches) is batches
 
 
 def test_no_limit_leaves_the_batches():
