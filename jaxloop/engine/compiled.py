@@ -19,7 +19,8 @@ class CompiledStep:
       why: why so many.
       compile_seconds: tracing and compiling.
       flops: floating-point operations of one step, before XLA fuses and leaves out any.
-      bytes_accessed: bytes that one step reads and writes, as XLA counts them once it has; NaN where it does not.
+      bytes_accessed: bytes that one step reads and writes, as XLA counts them of the optimized program, the body of a
+        loop once; NaN where it does not tell.
       memory: bytes by what they hold while the program runs: `"arguments"`, `"outputs"`, `"aliased"` (outputs in the
         place of arguments), `"temporaries"`, `"code"`; empty where the backend does not tell.
       hlo: the optimized program as text.

@@ -57,9 +57,14 @@ class Ahead:
         return getattr(self._batches, "shapes", None)
 
     def first(self) -> Any:
-        """The first batch, which the next iteration will begin with."""
+        """The first batch, which the next iteration will begin with.
+
+        Batches that are their own iterator are begun anew instead: somebody else may do so in between.
+        """
         if self._begun is None:
             rest = iter(self._batches)
+            if rest is self._batches:
+                return next(rest)
             self._begun = next(rest), rest
         return self._begun[0]
 

@@ -216,6 +216,24 @@ def test_a_loader_is_begun_once_an_epoch(steps_per_dispatch, limit):
     assert validation.begun == 3
 
 
+@pytest.mark.parametrize("steps_per_dispatch", [1, "auto"])
+def test_one_loader_that_is_its_own_iterator_serves_both_phases(steps_per_dispatch):
+    class Rewinding(Counted):
+        def __iter__(self):
+            self.rest = iter(self.batches)
+            return self
+
+        def __next__(self):
+            return next(self.rest)
+
+    def fitted(batches):
+        changes = {"training": [batches] * 2, "validation": batches, "steps_per_dispatch": steps_per_dispatch}
+        return small.training_loop(**changes).fit(small.model(), 2)[0]
+
+    loader = Rewinding(4)
+    small.assert_trees_equal(fitted(loader), fitted(loader.batches))
+
+
 def test_a_loader_that_has_no_batch_after_all_is_told():
     class Empty(Counted):
         def __iter__(self):
