@@ -30,7 +30,8 @@ ROOMS = {
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "engine": [
         {"arguments", "checks", "fusing", "interrupts", "ledger", "source", "specification", "traced"},
-        {"feed", "host", "probe", "programs"},
+        {"host", "prepare", "probe", "programs"},
+        {"feed"},
         {"dispatch"},
         {"run"},
         {"setup"},

@@ -13,9 +13,10 @@ from jaxloop.callback import Callbacks, bound, sort_out
 from jaxloop.data import Batches
 from jaxloop.engine.arguments import check_seed
 from jaxloop.engine.checks import check_epoch, check_first_batch, check_labels
-from jaxloop.engine.feed import Feed, Feeds, OnRecompile, Prepare
+from jaxloop.engine.feed import Feed, Feeds, OnRecompile
 from jaxloop.engine.host import Host
 from jaxloop.engine.interrupts import Interrupts
+from jaxloop.engine.prepare import Prepare
 from jaxloop.engine.probe import Findings, probe
 from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.run import Run
