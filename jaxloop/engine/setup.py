@@ -20,7 +20,7 @@ from jaxloop.engine.prepare import Prepare
 from jaxloop.engine.probe import Findings, probe
 from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.run import Run
-from jaxloop.engine.source import EpochSource, limited, looked_at
+from jaxloop.engine.source import EpochSource, let_go, limited, looked_at
 from jaxloop.engine.specification import Batch, kind_of
 from jaxloop.engine.traced import TracedStep
 from jaxloop.events import Phase, Plan
@@ -161,7 +161,9 @@ class Setup:
         """With what one abstract trace finds, and validation padded if it can be."""
         validation = start.feeds.validation
         feeds = [feed for feed in (training, validation) if feed is not None]
-        firsts = {feed.where: feed.first() for feed in feeds}
+        firsts = {feed.where: feed.first() for feed in reversed(feeds)}  # training last, which goes on from there
+        if training is not None and validation is not None:
+            let_go(validation.batches)  # it is read when an epoch of training is over
         batches = [None if feed is None else self._shown(feed, firsts[feed.where]) for feed in (training, validation)]
         key = ("probe", start.parts, layout_of(start.loop), *map(kind_of, batches))
         for feed, batch in zip(feeds, [batch for batch in batches if batch is not None], strict=True):

@@ -36,8 +36,8 @@ class EpochSource:
 class Ahead:
     """A loader's batches, whose first can be looked at before they are read: reading them goes on from there.
 
-    So a loader is begun once an epoch, as in a loop by hand: it starts its workers and draws its random order once,
-    however much is found out from the first batch. Where a thread reads ahead, the loader is begun in another than it.
+    So a loader is begun once, as in a loop by hand: it starts its workers and draws its random order once, however much
+    is found out from the first batch. Where a thread reads ahead, the loader is begun in another than it.
     """
 
     def __init__(self, batches: Any):
@@ -68,6 +68,10 @@ class Ahead:
             self._begun = next(rest), rest
         return self._begun[0]
 
+    def let_go(self) -> None:
+        """Ends what `first` has begun, with the workers that it may have started; reading them begins anew."""
+        self._begun = None
+
 
 def looked_at(batches: Any) -> Any:
     """Batches whose first can be had ahead by `first_of`, for all alike; itself where that costs nothing."""
@@ -78,6 +82,12 @@ def looked_at(batches: Any) -> Any:
 def first_of(batches: Any) -> Any:
     """The first batch."""
     return batches.first() if isinstance(batches, (Ahead, _First)) else next(iter(batches))
+
+
+def let_go(batches: Any) -> None:
+    """Ends what `first_of` has begun, for batches that are read much later."""
+    if isinstance(batches, (Ahead, _First)):
+        batches.let_go()
 
 
 def limited(batches: Any, count: int | None) -> Any:
@@ -102,3 +112,6 @@ class _First:
 
     def first(self) -> Any:
         return first_of(self.batches)
+
+    def let_go(self) -> None:
+        let_go(self.batches)

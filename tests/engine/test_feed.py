@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxloop import TrainingLoop
+from jaxloop import Event, TrainingLoop, on_host
 from jaxloop.data import TrainingEpochs, in_batches, repeat
 from jaxloop.engine.feed import Feed
 from jaxloop.losses import softmax_cross_entropy
@@ -205,15 +205,38 @@ class Counted:
 
 @pytest.mark.parametrize("steps_per_dispatch", [1, 3, "auto"])
 @pytest.mark.parametrize("limit", [None, 2])
-def test_a_loader_is_begun_once_an_epoch(steps_per_dispatch, limit):
+def test_a_training_loader_is_begun_once_an_epoch(steps_per_dispatch, limit):
     training, validation = Counted(6), Counted(4)
     training_loop = small.training_loop(
         training=repeat(training), validation=validation, steps_per_dispatch=steps_per_dispatch
     )
     training_loop.fit(small.model(), 2, limit_batches=limit)
-    assert (training.begun, validation.begun) == (2, 2)
+    assert training.begun == 2
+    assert validation.begun == 1 + 2  # once to look at it, long before it is read
     training_loop.evaluate(small.model(), validation)
-    assert validation.begun == 3
+    assert validation.begun == 4
+
+
+def test_a_validation_loader_does_not_wait_through_the_training_before_it():
+    class Working(Counted):
+        at_work = 0
+
+        def __iter__(self):
+            self.at_work += 1
+            try:
+                yield from super().__iter__()
+            finally:
+                self.at_work -= 1
+
+    seen = []
+
+    @on_host(Event.TRAINING_START, Event.VALIDATION_END)
+    def look(loop, event):
+        seen.append(validation.at_work)
+
+    validation = Working(3)
+    small.training_loop(validation=validation, callbacks=[look]).fit(small.model(), 2)
+    assert seen == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("steps_per_dispatch", [1, "auto"])

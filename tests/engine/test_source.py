@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxloop.data import in_batches
-from jaxloop.engine.source import EpochSource, first_of, limited, looked_at
+from jaxloop.engine.source import EpochSource, first_of, let_go, limited, looked_at
 
 
 def pairs(count):
@@ -54,6 +54,17 @@ def test_a_loader_goes_on_from_the_batch_that_was_looked_at(limit):
     assert (len(read), len(batches), loader.begun) == (limit or 3, limit or 3, 1)
     assert len(list(batches)) == (limit or 3)
     assert loader.begun == 2
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_a_loader_that_was_let_go_is_begun_anew(limit):
+    loader = Loader(3)
+    batches = limited(looked_at(loader), limit)
+    first_of(batches)
+    let_go(batches)
+    assert len(list(batches)) == (limit or 3)
+    assert loader.begun == 2
+    let_go([1, 2])
 
 
 def test_an_epoch_s_loader_is_the_same_when_asked_for_again():
