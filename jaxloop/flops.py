@@ -85,11 +85,11 @@ def _flops(equation: JaxprEqn) -> float:
     if name == "conv_general_dilated":
         return _of_convolution(equation)
     if name in _BY_RESULT:
-        return _size(equation.outvars[0]) if _is_float(equation.outvars[0]) else 0
+        return _floats(equation.outvars[0])
     if name in _BY_OPERAND:
-        return _size(equation.invars[0]) if _is_float(equation.invars[0]) else 0
+        return _floats(equation.invars[0])
     if name == "scatter-add":
-        return _size(equation.invars[2]) if _is_float(equation.invars[2]) else 0
+        return _floats(equation.invars[2])
     if name == "cond":
         return max(map(flops_of, params["branches"]))
     if name in _LOOPS or name in _ENTERED:
@@ -122,5 +122,6 @@ def _size(variable: Any) -> int:
     return math.prod(_shape(variable))
 
 
-def _is_float(variable: Any) -> bool:
-    return jnp.issubdtype(variable.aval.dtype, jnp.inexact)
+def _floats(variable: Any) -> int:
+    """How many floats it holds."""
+    return _size(variable) if jnp.issubdtype(variable.aval.dtype, jnp.inexact) else 0

@@ -9,6 +9,8 @@ import numpy as np
 import optax
 
 import jaxloop as jl
+from jaxloop.engine.dispatch import Dispatches
+from jaxloop.engine.host import Host
 
 CODES = {event: code for code, event in enumerate(jl.Event)}
 LIMIT = 400
@@ -45,6 +47,16 @@ def training_loop(**changes: Any) -> jl.TrainingLoop:
         "steps_per_dispatch": 1,
     }
     return jl.TrainingLoop(**(arguments | changes))
+
+
+def dispatches_of(training_loop: jl.TrainingLoop) -> tuple[Dispatches, Any]:
+    """What sends the batches of the first training phase, and the wire at its start."""
+    setup = training_loop._setup
+    start = setup.fit(model(), 1, callbacks=(), on=None, seed=0, limit=None)
+    run = setup.run(start, Host((), start.device))
+    phase, loop, feed = next(run.walk(start.loop, start.source, start.feeds))
+    dispatches = run.dispatches(loop, phase, feed)
+    return dispatches, dispatches.layout.closed(loop)
 
 
 def traced() -> Callable[[jl.Loop, jl.Event], jl.Loop]:

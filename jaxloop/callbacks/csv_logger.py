@@ -63,17 +63,19 @@ class _CSVLog:
         if event is Event.FIT_START:
             self._open(loop)
             return
+        now = time.perf_counter()
         if self._plan.report == "epoch" and self._last is not None:
-            self._add(self._last.last())
+            self._add(self._last.last(), now)
         self._last = None
-        if self._waiting.are_due(time.perf_counter(), phase_ended=True):
+        if self._waiting.are_due(now, phase_ended=True):
             self._write_waiting()
 
     def rows(self, columns: Columns) -> None:
         self._last = columns
         if self._plan.report == "batch":
-            self._add(columns)
-            if self._waiting.are_due(time.perf_counter()):
+            now = time.perf_counter()
+            self._add(columns, now)
+            if self._waiting.are_due(now):
                 self._write_waiting()
 
     def close(self) -> None:
@@ -82,10 +84,10 @@ class _CSVLog:
             self._file.close()
             self._file = None
 
-    def _add(self, columns: Columns) -> None:
+    def _add(self, columns: Columns, now: float) -> None:
         if self._waiting.phase not in (None, columns.phase):
             self._write_waiting()
-        self._waiting.add(columns, time.perf_counter())
+        self._waiting.add(columns, now)
 
     def _write_waiting(self) -> None:
         waiting = self._waiting.together()

@@ -198,10 +198,11 @@ class Setup:
         if isinstance(given, Loop):
             return opened_by_copy(given, device)
         check_seed(seed)
-        model = as_model(given, lambda: (jax.random.key(seed), feed.first()[0]))
+        key = _key(seed, device)
+        model = as_model(given, lambda: (key, feed.first()[0]))
         model = jax.device_put(model, device, may_alias=False)
         begin = self.programs.get("begin", lambda: Program("begin", self.parts.optimizer.init))
-        return opened(new_loop(model, begin(model.params), _key(seed, device)))
+        return opened(new_loop(model, begin(model.params), key))
 
     def _feed(
         self,

@@ -10,8 +10,6 @@ import optax
 import pytest
 
 import jaxloop as jl
-from jaxloop.engine.dispatch import Dispatches
-from jaxloop.engine.host import Host
 from tests import small
 from tests.compiling import counted_compiles, steps_in
 
@@ -58,25 +56,15 @@ def test_a_program_that_was_compiled_to_count_its_work_is_not_compiled_again() -
     assert steps_in(counts) == {"jit(training_step)": 1}
 
 
-def dispatches_of(training_loop: jl.TrainingLoop) -> tuple[Dispatches, Any]:
-    """What sends the first training phase's batches, and the wire at its start."""
-    setup = training_loop._setup
-    start = setup.fit(small.model(), 1, callbacks=(), on=None, seed=0, limit=None)
-    run = setup.run(start, Host((), start.device))
-    phase, loop, feed = next(run.walk(start.loop, start.source, start.feeds))
-    dispatches = run.dispatches(loop, phase, feed)
-    return dispatches, dispatches.layout.closed(loop)
-
-
 def test_the_work_is_counted_in_the_program_that_takes_the_steps_and_where_xla_does_not_tell(monkeypatch) -> None:
     monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", lambda lowered: None)  # as on GPUs and TPUs
-    dispatches, wire = dispatches_of(small.training_loop(training=jl.TrainingEpochs(small.samples(4 * 50), 4)))
+    dispatches, wire = small.dispatches_of(small.training_loop(training=jl.TrainingEpochs(small.samples(4 * 50), 4)))
     assert dispatches.fusing(wire, "auto").steps == 25
     assert [count for count in range(1, 33) if dispatches.program(count)._traced is not None] == [25]
 
 
 def test_a_program_of_many_steps_tells_the_work_of_one() -> None:
-    dispatches, wire = dispatches_of(small.training_loop())
+    dispatches, wire = small.dispatches_of(small.training_loop())
     flops = [dispatches.flops(wire, dispatches.feed.first(), count) for count in (1, 2, 32)]
     assert flops == pytest.approx([flops[0]] * 3)
     assert flops[0] > 2 * 2 * 4 * 4 * 3  # two products of matrices

@@ -6,10 +6,8 @@ import pytest
 
 import jaxloop as jl
 from jaxloop.callback import sort_out
-from jaxloop.engine.host import Host
 from jaxloop.engine.programs import Programs
 from jaxloop.engine.setup import Setup, Start
-from jaxloop.events import Phase
 from tests import small
 
 
@@ -89,12 +87,8 @@ def test_a_fit_under_another_precision_has_programs_of_that_precision() -> None:
     training_loop.fit(small.model(), 1)
     with jax.default_matmul_precision("highest"):
         training_loop.fit(small.model(), 1)
-        start = begun(training_loop._setup, small.model())
-        run = training_loop._setup.run(start, Host((), start.device))
-        _, loop, feed = next(run.walk(start.loop, start.source, start.feeds))
-        dispatches = run.dispatches(loop, Phase.TRAINING, feed)
-        wire, batch = dispatches.layout.closed(loop), feed.first()
-        text = str(dispatches.program(1).jitted.trace(wire, batch, None).jaxpr)
+        dispatches, wire = small.dispatches_of(training_loop)
+        text = str(dispatches.program(1).jitted.trace(wire, dispatches.feed.first(), None).jaxpr)
     assert "HIGHEST" in text
 
 
