@@ -30,7 +30,7 @@ ROOMS = {
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "engine": [
         {"arguments", "checks", "fusing", "interrupts", "ledger", "source", "specification", "traced"},
-        {"host", "prepare", "probe", "programs"},
+        {"host", "packing", "padding", "prepare", "probe", "programs"},
         {"feed"},
         {"dispatch"},
         {"run"},

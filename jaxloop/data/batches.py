@@ -104,12 +104,27 @@ class Batches:
         shape = (count, self._batch_size)
         return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), self._gather(rows))
 
+    @property
+    def full(self) -> bool:
+        """Whether all batches have the same number of examples; the last may have fewer otherwise."""
+        return (max(self._range, default=-1) + 1) * self._batch_size <= self._sample_count
+
+    def rows(self) -> Iterator[slice | np.ndarray]:
+        """Where the samples of each batch are: a slice of them, or indices where they have an order of their own."""
+        for index in self._range:
+            rows = slice(index * self._batch_size, (index + 1) * self._batch_size)
+            yield rows if self._order is None else self._order[rows]
+
+    @functools.cached_property
+    def _order(self) -> np.ndarray | None:
+        return None if self._make_order is None else self._make_order()
+
     @functools.cached_property
     def _gather(self) -> Callable[[slice], Any]:
         """What reads the samples at some rows of the order, before any transform."""
         if isinstance(self._samples, _Indices):
             return self._samples.order().__getitem__
-        order = None if self._make_order is None else self._make_order()
+        order = self._order
         if isinstance(self._samples, OneByOne):
             return functools.partial(self._samples.rows, order)
         leaves, tree = jax.tree.flatten(self._samples)

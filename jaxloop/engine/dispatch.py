@@ -17,7 +17,7 @@ from jaxloop.engine.host import Host
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.ledger import Ledger
 from jaxloop.engine.programs import Program, Programs
-from jaxloop.engine.specification import Batch, kind_of
+from jaxloop.engine.specification import Batch, kind_of, stacked
 from jaxloop.events import Phase, should_run
 from jaxloop.flops import flops_of
 from jaxloop.steps import Parts
@@ -143,7 +143,7 @@ class Dispatches:
 
     def _over(self, batch: Batch, count: int) -> tuple[Program, Batch]:
         """The program of `count` steps, and that many batches like `batch` as it takes them, abstract."""
-        batches = stacked(abstract(batch), count)
+        batches = self.feed.travelling(batch, count)
         return self.program(count, batches), batches
 
     def _decided(self, wire: Wire) -> Fusing:
@@ -166,9 +166,9 @@ class Dispatches:
     def program(self, count: int, batch: Batch | None = None) -> Program:
         """The program of `count` steps, of those for batches of several shapes the one for `batch`."""
         kind = kind_of(batch) if self.feed.many_kinds else None
-        device, prepare = self.feed.device, self.feed.prepare
+        device, prepare, packing = self.feed.device, self.feed.prepare, self.feed.packing if count == 1 else None
         return self.programs.steps(
-            self.parts, self.layout, self.phase, count, device=device, kind=kind, prepare=prepare
+            self.parts, self.layout, self.phase, count, device=device, kind=kind, prepare=prepare, packing=packing
         )
 
     def _compiled(self, count: int, wire: Wire, batch: Batch, *, announced: bool = False) -> Program:
@@ -216,15 +216,3 @@ class Dispatches:
                 tell(together)
 
         return deliver, deliver_rest
-
-
-def abstract(batch: Batch) -> Batch:
-    """The shapes and dtypes of a batch, as programs take it."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), batch)
-
-
-def stacked(batch: Batch, count: int) -> Batch:
-    """An abstract batch, or `count` of them along a new leading axis."""
-    if count == 1:
-        return batch
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), batch)

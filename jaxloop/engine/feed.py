@@ -12,14 +12,26 @@ import numpy as np
 
 from jaxloop.data import Batches
 from jaxloop.data.prefetch import prefetched
+from jaxloop.engine.packing import First, Packing, packing_of
+from jaxloop.engine.padding import padded
 from jaxloop.engine.prepare import Prepare
 from jaxloop.engine.source import first_of
-from jaxloop.engine.specification import Batch, Specification, difference, kind_of, parts_of, specification
+from jaxloop.engine.specification import (
+    Batch,
+    Specification,
+    abstract,
+    difference,
+    kind_of,
+    of_lengths,
+    parts_of,
+    specification,
+    stacked,
+)
 from jaxloop.events import Phase
 from jaxloop.placement import Device
 
 OnRecompile = Literal["raise", "warn"]
-Chunks = Generator[tuple[int, Batch], None, None]
+Chunks = Generator[tuple[int, Any], None, None]
 _DEPTH = 2  # dispatches' batches that are read ahead: one that waits, one that is being read
 
 
@@ -33,14 +45,14 @@ class Feed:
       batch_keys: names of input, target and weight where a batch is a mapping.
       padded: whether each batch is weighted, and the last padded to the size of the first.
       device: where the batches go.
-      first_specification: holds what the first batch was like, once it has been read; shared by the feeds of
-        all epochs.
+      first_seen: holds what the first batch was like, once it has been read; shared by the feeds of all epochs.
       inputs_alone: whether a batch may be the input alone, as for predictions.
       short_last: whether a batch may have fewer examples than the first, as the last of an evaluation that
         cannot be padded.
       on_recompile: what is done about a batch that is not like the first: refused, or warned of.
       prepare: what makes batches of what travels, inside of the program; None where batches travel as they are.
       resident: the samples on the device, where indices travel.
+      packs: whether a batch that goes alone may be packed, for the step's whole program.
     """
 
     batches: Any
@@ -48,12 +60,13 @@ class Feed:
     batch_keys: Sequence[str] | None
     padded: bool
     device: Device
-    first_specification: list[Specification] = field(default_factory=list)
+    first_seen: list[First] = field(default_factory=list)
     short_last: bool = False
     inputs_alone: bool = False
     on_recompile: OnRecompile = "raise"
     prepare: Prepare | None = None
     resident: Any = None
+    packs: bool = True
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -65,12 +78,24 @@ class Feed:
     @property
     def batch_size(self) -> int:
         """Examples in a full batch, once one has been read."""
-        return self.first_specification[0].batch_size
+        return self.first_seen[0].specification.batch_size
 
     @property
     def many_kinds(self) -> bool:
         """Whether batches of several shapes may come, so that a program is chosen for each."""
         return bool(self.lengths) or self.on_recompile == "warn"
+
+    @functools.cached_property
+    def packing(self) -> Packing | None:
+        """How a batch that goes alone is packed, once one has been read; None where it is not."""
+        several_kinds = self.padded or self.short_last or self.many_kinds
+        return None if several_kinds or not (self.packs and self._on_cpu) else self.first_seen[0].packing
+
+    def travelling(self, batch: Batch, count: int) -> Any:
+        """`count` batches like `batch`, abstract, as `chunks` gives them."""
+        if count == 1 and self.packing is not None:
+            return self.packing.abstract
+        return stacked(abstract(batch), count)
 
     def first(self) -> Batch:
         """The first batch, ready for a program or to be prepared in one. An iteration still begins with it.
@@ -92,21 +117,8 @@ class Feed:
         return getattr(self.batches, "shapes", None) or ()
 
     def announced(self) -> list[Batch]:
-        """A batch of each announced length, as shapes and dtypes.
-
-        What is padded is the second axis of every array in which it is as long as in the first that it can be.
-        """
-        batch = self.first()
-        seconds = [leaf.shape[1] for leaf in jax.tree.leaves(batch) if leaf.ndim > 1 and leaf.shape[1] in self.lengths]
-        if not seconds:
-            return []
-
-        def resized(leaf: Any, length: int) -> jax.ShapeDtypeStruct:
-            padded = leaf.ndim > 1 and leaf.shape[1] == seconds[0]
-            shape = (leaf.shape[0], length, *leaf.shape[2:]) if padded else leaf.shape
-            return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
-
-        return [jax.tree.map(functools.partial(resized, length=length), batch) for length in self.lengths]
+        """A batch of each announced length, as shapes and dtypes; see `of_lengths`."""
+        return of_lengths(self.first(), self.lengths)
 
     def sized(self) -> Iterator[tuple[int, Batch]]:
         """The batches one by one, each with how many examples it has before it is padded."""
@@ -115,7 +127,7 @@ class Feed:
             yield len(jax.tree.leaves(input)[0]), self._placed(self._ready(batch))
 
     def chunks(self, steps: int) -> Chunks:
-        """The batches in order, `steps` at once: how many, and the batches stacked (a single one is not).
+        """The batches in order, `steps` at once: how many, and the batches stacked; a single one is not, but packed.
 
         For an accelerator they are read ahead, and sent, by a thread. Not for a CPU: there the next are gathered while
         the device is at work on those that were sent, and a thread only takes its time.
@@ -133,13 +145,14 @@ class Feed:
         """Our own batches one by one, of which only the first is looked into. Each step takes this way: it is short."""
         batches = iter(self.batches)
         first = self._ready(next(batches))
+        if self.packing is not None:
+            pack, samples = self.packing.pack, jax.tree.leaves(self._parts(self.batches.samples))
+            for rows in self.batches.rows():
+                yield 1, pack(samples, rows)
+            return
         yield 1, first
-        if self.batch_keys is None and self.prepare is None and first[2] is None:
-            for input, target in batches:
-                yield 1, (input, target, None)
-        else:
-            for batch in batches:
-                yield 1, self._parts(batch)
+        for batch in batches:
+            yield 1, self._parts(batch)
 
     def _noted(self, steps: int) -> Chunks:
         done = 0
@@ -164,10 +177,8 @@ class Feed:
 
     def _chunks(self, steps: int) -> Iterator[tuple[int, Batch]]:
         if steps == 1:
-            if self._as_they_are:
-                yield from self._straight()
-            else:
-                yield from ((1, self._ready(batch)) for batch in itertools.islice(self.batches, len(self)))
+            batches = itertools.islice(self.batches, len(self))
+            yield from self._straight() if self._as_they_are else ((1, self._alone(batch)) for batch in batches)
             return
         rest = iter(self.batches) if not isinstance(self.batches, Batches) else None
         for start in range(0, len(self), steps):
@@ -175,18 +186,20 @@ class Feed:
             if rest is not None:
                 yield from self._stacked(itertools.islice(rest, count), steps)
                 continue
-            stacked = self.batches.stacked(start, count) if count > 1 else None
-            if stacked is None:
+            together = self.batches.stacked(start, count) if count > 1 else None
+            if together is None:
                 yield from self._stacked((self.batches[start + index] for index in range(count)), steps)
             elif start == 0 or self.padded:
-                yield count, self._ready(stacked, axes=2)
+                yield count, self._ready(together, axes=2)
             else:  # our own batches are alike by construction: only the first are looked into
-                yield count, self._parts(stacked)
+                yield count, self._parts(together)
 
     @functools.cached_property
     def _as_they_are(self) -> bool:
         """Whether the batches are our own, alike by construction, and go into the program as they come."""
-        return isinstance(self.batches, Batches) and not self.batches.transforms and not self.padded
+        return (
+            isinstance(self.batches, Batches) and not self.batches.transforms and self.batches.full and not self.padded
+        )
 
     def _stacked(self, batches: Iterable[Any], steps: int) -> Iterator[tuple[int, Batch]]:
         """The batches along a new leading axis, each made ready as it is read; only what is of one shape is mixed.
@@ -196,7 +209,7 @@ class Feed:
         for _, alike in itertools.groupby(map(self._ready, batches), key=kind_of):
             ready = list(alike)
             if len(ready) == 1 or (self.many_kinds and len(ready) < steps):
-                yield from ((1, batch) for batch in ready)
+                yield from ((1, self._packed(batch)) for batch in ready)
             else:
                 yield len(ready), jax.tree.map(lambda *leaves: np.stack(leaves), *ready)
 
@@ -205,15 +218,31 @@ class Feed:
         input, target, weight = self._parts(batch)
         if not isinstance(self.batches, Batches):  # a loader may write the next batch into the same memory
             input, target, weight = jax.tree.map(self._own, (input, target, weight))
-        found = specification((input, target), self.where, axes)
-        if not self.first_specification:
-            self.first_specification.append(found)
+        evaluating = self.padded or self.short_last  # then batches with weights and without may follow each other
+        found = specification((input, target) if evaluating else (input, target, weight), self.where, axes)
+        if not self.first_seen:
+            on_host = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((input, target, weight)))
+            self.first_seen.append(First(found, packing_of(found) if on_host else None))
         if self.padded:
-            weight = np.ones(_leading_axis(input, axes), np.float32) if weight is None else weight
-            if found.batch_size < self.batch_size:
-                input, target, weight = _pad((input, target, weight), self.batch_size)
+            input, target, weight = padded((input, target, weight), self.batch_size, axes)
         self._check(found)
         return input, target, weight
+
+    def _alone(self, batch: Any) -> Any:
+        """A batch as it travels alone; where batches are packed, one that is like the first takes a short way."""
+        packing = self.packing if self.first_seen else None
+        if packing is None:
+            return self._packed(self._ready(batch))
+        leaves, tree = jax.tree.flatten(self._parts(batch))
+        leaves = [leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf) for leaf in leaves]
+        first = self.first_seen[0]
+        if tree != first.specification.tree or [(leaf.shape, leaf.dtype) for leaf in leaves] != first.kinds:
+            return self._ready(batch)  # which says what is not
+        return packing.pack(leaves)
+
+    def _packed(self, batch: Batch) -> Any:
+        """What `_ready` has given, as it travels alone."""
+        return batch if self.packing is None else self.packing.pack(jax.tree.leaves(batch))
 
     def _parts(self, batch: Any) -> Batch:
         if self.prepare is not None or (self.inputs_alone and not isinstance(batch, (tuple, list, Mapping))):
@@ -221,13 +250,13 @@ class Feed:
         return parts_of(batch, self.batch_keys, self.where)
 
     def _check(self, found: Specification) -> None:
-        expected = self.first_specification[0]
+        first = expected = self.first_seen[0].specification
         if self.padded or self.short_last:
             size = min(found.batch_size, expected.batch_size)
             found, expected = found.resized(size), expected.resized(size)
         if found == expected or found.is_bucketed_as(expected, getattr(self.batches, "shapes", None)):
             return
-        change = difference(found, expected, self.first_specification[0])
+        change = difference(found, expected, first)
         message = f"{self.where}: every batch must be like the first; {change}."
         if self.on_recompile == "raise":
             raise ValueError(f"{message} To compile a program for each kind instead, give on_recompile='warn'.")
@@ -263,19 +292,3 @@ class Feeds:
     def evaluated(self) -> tuple[tuple[Phase, Feed], ...]:
         """The phase of validation with its feed, if there is one."""
         return () if self.validation is None else ((Phase.VALIDATION, self.validation),)
-
-
-def _leading_axis(tree: Any, axes: int = 1) -> tuple[int, ...]:
-    return jax.tree.leaves(tree)[0].shape[:axes]
-
-
-def _pad(batch: Batch, size: int) -> Batch:
-    """The batch filled up to `size` examples by its last one, which weigh nothing."""
-    input, target, weight = batch
-    missing = size - len(weight)
-
-    def fill(leaf: Any) -> Any:
-        return np.concatenate([leaf, np.repeat(np.asarray(leaf[-1:]), missing, axis=0)])
-
-    nothing = np.zeros((missing, *weight.shape[1:]), weight.dtype)
-    return *jax.tree.map(fill, (input, target)), np.concatenate([weight, nothing])

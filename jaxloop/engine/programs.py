@@ -108,16 +108,18 @@ class Programs:
         device: Device | None = None,
         kind: Hashable = None,
         prepare: Any = None,
+        packing: Any = None,
     ) -> Program:
         """`program(wire, batches, resident) -> (wire, rows)`: `count` steps over the wire, which is donated.
 
         For `count` 1 `batches` is one batch and `rows` int32[row]; else both have a leading axis of `count`. Where
         batches come in several shapes there is a program for each `kind`. What it is given may lie on the host: that
         all belongs on `device` is part of the program, so a NumPy vector at a phase's start compiles nothing anew.
-        Where `prepare` is not None, it makes the batch of what travels and of the `resident` samples.
+        Where `packing` is not None, the one batch comes packed. Where `prepare` is not None, it makes the batch of what
+        travels and of the `resident` samples.
         """
-        key = ("steps", parts, layout, phase, count, device, kind, prepare)
-        return self.get(key, lambda: self._steps(parts, layout, phase, count, device, prepare))
+        key = ("steps", parts, layout, phase, count, device, kind, prepare, packing)
+        return self.get(key, lambda: self._steps(parts, layout, phase, count, device, prepare, packing))
 
     def preparing(self, prepare: Callable[..., Any]) -> Program:
         """`program(resident, batch) -> batch`: what the step's program begins with, by itself."""
@@ -132,12 +134,20 @@ class Programs:
         return self.get(("stages", parts, phase, cuts), lambda: _stages(parts, phase, cuts))
 
     def _steps(
-        self, parts: Parts, layout: Layout, phase: Phase, count: int, device: Device | None, prepare: Any
+        self,
+        parts: Parts,
+        layout: Layout,
+        phase: Phase,
+        count: int,
+        device: Device | None,
+        prepare: Any,
+        packing: Any,
     ) -> Program:
         platform = jax.default_backend() if device is None else device.platform
         on_cpu = platform == "cpu"  # where convolutions inside a loop want their axes in one order
 
         def one(wire: Wire, batch: Any, resident: Any) -> tuple[Wire, Any]:
+            batch = batch if packing is None else packing.unpack(batch)
             if prepare is not None:
                 batch = (canonical(prepare) if on_cpu else prepare)(resident, batch)
             before = layout.unpack(wire)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -157,7 +157,7 @@ class Run:
         layout = layout_of(loop)
         hand_over, read = self.host.delivery(phase), layout.reader(phase, feed.batch_size)
         loop = handed_over(loop, self.device)
-        for _, batch in feed.chunks(1):
+        for _, batch in replace(feed, packs=False).chunks(1):
             self.ledger.lap("data")
             if feed.prepare is not None:
                 batch = self._call(self.programs.preparing(feed.prepare), feed.resident, batch)

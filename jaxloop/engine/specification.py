@@ -1,5 +1,6 @@
 """What batches are like: their parts, and the structure, shapes and dtypes that all of them share."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class Weak(NamedTuple):
 
 
 class Specification(NamedTuple):
-    """What batches have in common: the structure of (input, target); path, shape and dtype of each array."""
+    """What batches have in common: the structure of their parts; path, shape and dtype of each array."""
 
     tree: Any
     leaves: tuple[tuple[str, tuple[int, ...], Any], ...]
@@ -79,12 +80,12 @@ class Specification(NamedTuple):
 
 
 def specification(batch: Any, where: str = "batch", axes: int = 1) -> Specification:
-    """The specification of (input, target), or of several of them stacked along further leading axes.
+    """The specification of (input, target[, weight]), or of several of them stacked along further leading axes.
 
     Raises:
       ValueError: something in it is no array with a leading axis of examples.
     """
-    names = ("input", "target")
+    names = ("input", "target", "weight")
     paths, tree = jax.tree_util.tree_flatten_with_path(batch)
     leaves = []
     for path, leaf in paths:
@@ -108,7 +109,36 @@ def difference(found: Specification, expected: Specification, first: Specificati
     return f"{path} was {first_dtype.name}{list(full)} there, now it is {dtype.name}{list(shape)}"
 
 
+def of_lengths(batch: Batch, lengths: Sequence[int]) -> list[Batch]:
+    """A batch of each length, abstract, like `batch`, which is of one of them.
+
+    What is padded to a length is the second axis of every array in which it is as long as in the first that it can be.
+    """
+    seconds = [leaf.shape[1] for leaf in jax.tree.leaves(batch) if leaf.ndim > 1 and leaf.shape[1] in lengths]
+    if not seconds:
+        return []
+
+    def resized(leaf: Any, length: int) -> jax.ShapeDtypeStruct:
+        padded = leaf.ndim > 1 and leaf.shape[1] == seconds[0]
+        shape = (leaf.shape[0], length, *leaf.shape[2:]) if padded else leaf.shape
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    return [jax.tree.map(functools.partial(resized, length=length), abstract(batch)) for length in lengths]
+
+
 def kind_of(batch: Batch | None) -> Any:
     """What a program depends on in a batch: structure, shapes and dtypes."""
     leaves, tree = jax.tree.flatten(batch)
     return tree, tuple((leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
+
+
+def abstract(batch: Batch) -> Batch:
+    """The shapes and dtypes of a batch, as programs take it."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), batch)
+
+
+def stacked(batch: Batch, count: int) -> Batch:
+    """An abstract batch, or `count` of them along a new leading axis."""
+    if count == 1:
+        return batch
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), batch)

@@ -62,6 +62,20 @@ def test_batches_that_are_mapped_or_no_neighbours_cannot_be_stacked(batches):
     assert batches.stacked(0, 2) is None
 
 
+@given(sized(), bounds, bounds, st.booleans())
+def test_rows_say_where_the_samples_of_each_batch_are(sizes, start, stop, shuffled):
+    samples = numbered(sizes[0])
+    batches = TrainingEpochs(samples, sizes[1])[3] if shuffled else in_batches(samples, sizes[1])
+    chosen = batches[start:stop]
+    assert [samples[rows].tolist() for rows in chosen.rows()] == lists(chosen)
+
+
+@given(sized(), bounds, bounds, st.sampled_from([1, -1, 2]))
+def test_batches_are_full_if_all_of_them_have_as_many_examples(sizes, start, stop, step):
+    chosen = in_batches(numbered(sizes[0]), sizes[1])[start:stop:step]
+    assert chosen.full == all(len(batch) == sizes[1] for batch in chosen)
+
+
 def test_a_batch_can_be_had_from_the_end():
     batches = in_batches(numbered(7), 3)
     assert batches[-1].tolist() == [6]

@@ -1,6 +1,7 @@
 """The steps of a phase over the wire: how many at once, from what, and what happens where shapes change."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -105,6 +106,33 @@ def test_resident_samples_train_as_those_on_the_host_do(steps: int) -> None:
     device, device_history = fitted(training=jl.TrainingEpochs(samples, 4, resident=True), steps_per_dispatch=steps)
     small.assert_trees_equal(host, device)
     np.testing.assert_array_equal(host_history.batches["loss"], device_history.batches["loss"])
+
+
+PASSED_ON: dict[str, Callable[[jl.TrainingEpochs], Any]] = {
+    "as they are": lambda epochs: epochs,
+    "mapped in the program": lambda epochs: epochs.map(lambda batch: (batch[0] * 2, batch[1]), compiled=True),
+    "by a loader": lambda epochs: [list(epoch) for epoch in epochs[:2]],
+}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("passed_on", PASSED_ON)
+def test_a_small_batch_that_goes_alone_does_so_in_one_array_and_trains_as_in_several(
+    monkeypatch: Any, passed_on: str, steps: int
+) -> None:
+    def fit() -> tuple[Any, set[int]]:
+        data = PASSED_ON[passed_on](jl.TrainingEpochs(small.samples(4 * 7), 4))
+        training_loop = small.training_loop(training=data, steps_per_dispatch=steps)
+        dispatches, _ = small.dispatches_of(training_loop)
+        arrays = [len(jax.tree.leaves(batch)) for count, batch in dispatches.feed.chunks(steps) if count == 1]
+        loop, history = training_loop.fit(small.model(), 2)
+        return (loop, dict(history.batches)), set(arrays)
+
+    packed, one = fit()
+    monkeypatch.setattr("jaxloop.engine.feed.packing_of", lambda batches: None)
+    several, two = fit()
+    assert (one, two) == ({1}, {2})
+    small.assert_trees_equal(packed, several)
 
 
 def test_resident_samples_go_to_the_device_once() -> None:

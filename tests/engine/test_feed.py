@@ -1,5 +1,7 @@
 """Feeding: from a user's data to what the programs take."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +22,8 @@ def pairs(count):
     return np.repeat(np.arange(count, dtype=np.float32)[:, np.newaxis], 2, axis=1), np.arange(count, dtype=np.int32)
 
 
-def feed(batches, *, padded=False, batch_keys=None):
-    return Feed(batches, "training", batch_keys, padded, DEVICE)
+def feed(batches, *, padded=False, batch_keys=None, packs=False):
+    return Feed(batches, "training", batch_keys, padded, DEVICE, packs=packs)
 
 
 def targets(chunks):
@@ -183,6 +185,86 @@ def test_batches_of_announced_lengths_pass_and_are_never_mixed_in_a_dispatch():
 def test_a_length_that_was_not_announced_is_refused():
     with pytest.raises(ValueError, match=r"input was int32\[2, 8\] there, now it is int32\[2, 6\]"):
         list(feed(bucketed([8, 6], (4, 8))).chunks(1))
+
+
+# --- batches that go alone, packed
+
+
+class Foreign:
+    """An array of another library."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+SOURCES = {
+    "batches": lambda batches: batches,
+    "mapped": lambda batches: batches.map(lambda batch: batch),
+    "list": list,
+    "reusing": lambda batches: Loader(len(batches)),
+    "foreign": lambda batches: [tuple(map(Foreign, batch)) for batch in batches],
+    "weighted": lambda batches: [(*batch, np.full(2, 0.5, np.float32)) for batch in batches],
+}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("source", SOURCES)
+def test_packed_batches_are_those_that_are_not_and_the_program_is_made_for_them(source, steps):
+    batches = SOURCES[source](in_batches(pairs(10), 2))
+    packed, plain = feed(batches, packs=True), feed(batches)
+    first = packed.first()
+    for (count, chunk), (same, expected) in zip(packed.chunks(steps), plain.chunks(steps), strict=True):
+        assert count == same
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), chunk)
+        assert like == packed.travelling(first, count)
+        small.assert_trees_equal(packed.packing.unpack(chunk) if count == 1 else chunk, expected)
+
+
+def test_batches_by_name_are_packed_by_their_parts():
+    input, target = pairs(6)
+    batches = in_batches({"id": target * 10, "label": target, "image": input}, 2)
+    named = feed(batches, batch_keys=("image", "label"), packs=True)
+    chunks = [named.packing.unpack(words) for _, words in named.chunks(1)]
+    assert targets([(1, chunk) for chunk in chunks]) == [(1, [0, 1]), (1, [2, 3]), (1, [4, 5])]
+    assert chunks[1][0].tolist() == [[2, 2], [3, 3]]
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [(jnp.zeros((2, 2)), jnp.zeros(2, jnp.int32))],
+        [(np.zeros((2, 2), np.uint8), np.zeros(2, np.int32))],
+        in_batches((np.zeros((4, 50_000), np.float32), np.zeros(4)), 2),
+    ],
+    ids=["on the device", "bytes", "large"],
+)
+def test_batches_that_gain_nothing_travel_as_they_are(batches):
+    one = feed(batches, packs=True)
+    _, chunk = next(one.chunks(1))
+    assert (one.packing, len(chunk)) == (None, 3)
+
+
+@pytest.mark.parametrize("changes", [{"padded": True}, {"short_last": True}, {"on_recompile": "warn"}], ids=repr)
+def test_where_batches_may_be_of_several_kinds_none_is_packed(changes):
+    one = replace(feed(in_batches(pairs(6), 2), packs=True), **changes)
+    one.first()
+    assert one.packing is None
+
+
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("kind", [list, lambda batches: batches], ids=["list", "batches"])
+def test_a_short_batch_in_training_is_refused(kind, packs):
+    with pytest.raises(ValueError, match=r"training: every batch must be like the first; input was float32\[3, 2\]"):
+        list(feed(kind(in_batches(pairs(7), 3)), packs=packs).chunks(1))
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_a_weight_that_comes_later_is_refused(packs):
+    with pytest.raises(ValueError, match=r"training: every batch must be like the first; its structure was"):
+        list(feed([pairs(2), (*pairs(2), np.ones(2, np.float32))], packs=packs).chunks(1))
 
 
 # --- how often a loader is begun

@@ -88,7 +88,8 @@ def test_a_fit_under_another_precision_has_programs_of_that_precision() -> None:
     with jax.default_matmul_precision("highest"):
         training_loop.fit(small.model(), 1)
         dispatches, wire = small.dispatches_of(training_loop)
-        text = str(dispatches.program(1).jitted.trace(wire, dispatches.feed.first(), None).jaxpr)
+        batch = dispatches.feed.travelling(dispatches.feed.first(), 1)
+        text = str(dispatches.program(1).jitted.trace(wire, batch, None).jaxpr)
     assert "HIGHEST" in text
 
 
