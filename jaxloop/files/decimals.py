@@ -28,7 +28,7 @@ def lines(cells: Sequence[np.ndarray | str], count: int) -> bytes:
     same = ""
     for index, cell in enumerate(cells):
         same += "," if index else ""
-        if isinstance(cell, str) or (cell[0] == cell[-1] and (cell == cell[0]).all()):
+        if isinstance(cell, str) or _is_same(cell):
             same += cell if isinstance(cell, str) else str(cell[0])
         else:
             line += [_repeated(same, count), floats(cell) if cell.dtype.kind == "f" else integers(cell)]
@@ -45,7 +45,7 @@ def floats(column: np.ndarray) -> np.ndarray:
     """
     with np.errstate(invalid="ignore"):  # a signalling NaN
         exact = np.abs(column).astype(np.float64)
-    place = np.searchsorted(_PLAIN, exact, side="right")
+    place = np.where(exact == 0, len(_PLAIN) - 1, np.searchsorted(_PLAIN, exact, side="right"))
     if not (place.min() > 0 and place.max() < len(_PLAIN)):
         return _mixed(column, (place > 0) & (place < len(_PLAIN)))
     decimals = 13 - place  # where there are nine digits
@@ -60,18 +60,18 @@ def floats(column: np.ndarray) -> np.ndarray:
     whole, fraction = text[:-most], text[-most:]
     _blank(whole[:-1])
     _blank(fraction[:0:-1])
-    return np.concatenate([_sign(column), whole, _repeated(".", len(column)), fraction])
+    return np.concatenate([_sign(np.signbit(column)), whole, _repeated(".", len(column)), fraction])
 
 
 def integers(column: np.ndarray) -> np.ndarray:
     """The texts of int32[rows]."""
     text = _digits(np.abs(column.astype(np.int64)))
     _blank(text[:-1])
-    return np.concatenate([_sign(column), text])
+    return np.concatenate([_sign(column < 0), text])
 
 
 def _mixed(column: np.ndarray, plain: np.ndarray) -> np.ndarray:
-    """Texts of which only the `plain` ones are made all at once: 0, NaN, infinities and exponents are not."""
+    """Texts of which only the `plain` ones are made all at once: NaN, infinities and exponents are not."""
     texts = np.zeros(len(column), "S24")
     texts[~plain] = [str(number) for number in column[~plain]]
     text = texts.view(np.uint8).reshape(len(column), -1).T
@@ -103,8 +103,14 @@ def _blank(text: np.ndarray) -> None:
         digits[zeros] = 0
 
 
-def _sign(column: np.ndarray) -> np.ndarray:
-    return np.where(column < 0, np.uint8(ord("-")), np.uint8(0))[None]
+def _is_same(column: np.ndarray) -> bool:
+    """Whether all rows have the same bits; so it is with NaN, too."""
+    bits = column.view(np.int32)
+    return bool(bits[0] == bits[-1] and (bits == bits[0]).all())
+
+
+def _sign(negative: np.ndarray) -> np.ndarray:
+    return np.where(negative, np.uint8(ord("-")), np.uint8(0))[None]
 
 
 def _repeated(text: str, count: int) -> np.ndarray:

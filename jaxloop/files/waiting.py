@@ -18,17 +18,17 @@ class WaitingRows:
 
     def __init__(self) -> None:
         self._like: Columns | None = None
-        self._bits = bytearray()  # see Columns.bits
-        self._times: list[float] = []
+        self._came: list[tuple[bytes, int, float]] = []  # see Columns.bits; how many rows, and when
+        self._count = 0
         self._written = 0.0  # when the last were
 
     def __len__(self) -> int:
-        return len(self._times)
+        return self._count
 
     @property
     def phase(self) -> Phase | None:
         """Of the rows that wait; None if none does."""
-        return self._like.phase if self._like is not None and self._times else None
+        return self._like.phase if self._like is not None and self._came else None
 
     def start(self, now: float) -> None:
         """Begins to count the time in which nothing was written."""
@@ -36,24 +36,24 @@ class WaitingRows:
 
     def add(self, columns: Columns, now: float) -> None:
         """Rows that came just now, of the phase of those that wait."""
-        self._like = columns
-        self._times += [now] * columns.count  # before the rows: where Ctrl-C falls in between, none has no time
-        self._bits += columns.bits()
+        self._like, count = columns, columns.count
+        self._came.append((columns.bits(), count, now))
+        self._count += count
 
     def are_due(self, now: float, *, phase_ended: bool = False) -> bool:
         """Whether there are many, or nothing was written for a second; for a tenth of one where a phase has ended."""
         seconds = _SECONDS_AT_LEAST if phase_ended else _SECONDS_AT_MOST
-        return len(self._times) >= _ROWS_AT_ONCE or now - self._written >= seconds
+        return self._count >= _ROWS_AT_ONCE or now - self._written >= seconds
 
     def together(self) -> tuple[Columns, np.ndarray] | None:
         """All of them, and when each came, float64[rows]; None if there is none."""
-        if self._like is None or not self._bits:
+        if self._like is None or not self._came:
             return None
-        columns = self._like.with_bits(bytes(self._bits))
-        return columns, np.array(self._times[: columns.count])
+        bits, counts, times = zip(*self._came, strict=True)
+        return self._like.with_bits(b"".join(bits)), np.repeat(times, counts)
 
     def clear(self, now: float) -> None:
         """Forgets them: they are written."""
-        self._bits.clear()
-        self._times.clear()
+        self._came.clear()
+        self._count = 0
         self._written = now

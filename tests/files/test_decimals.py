@@ -36,6 +36,11 @@ def test_floats_of_few_digits_are_as_numpy_writes_them(digits):
     assert_as_numpy_writes(np.round(random.uniform(-2000, 2000, 20_000), digits).astype(np.float32))
 
 
+def test_zeros_among_others_are_as_numpy_writes_them():
+    assert_as_numpy_writes(np.array([0.0, 0.5, -0.0, 1e-4, 99999.0, -2.0], np.float32))
+    assert_as_numpy_writes(np.array([0.0, -0.0], np.float32))
+
+
 @pytest.mark.parametrize("towards", [-np.inf, 0, np.inf])
 def test_floats_beside_powers_of_ten_are_as_numpy_writes_them(towards):
     powers = (10.0 ** np.arange(-8, 20)).astype(np.float32)
