@@ -31,6 +31,7 @@ ROOMS = {
     "engine": [
         {"arguments", "checks", "fusing", "interrupts", "ledger", "source", "specification", "traced"},
         {"host", "packing", "padding", "prepare", "probe", "programs"},
+        {"first"},
         {"feed"},
         {"dispatch"},
         {"run"},

@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxloop.data import Batches
 from jaxloop.data.prefetch import prefetched
-from jaxloop.engine.packing import First, Packing, packing_of
+from jaxloop.engine.first import First
+from jaxloop.engine.packing import Packing
 from jaxloop.engine.padding import padded
 from jaxloop.engine.prepare import Prepare
 from jaxloop.engine.source import first_of
@@ -88,8 +89,7 @@ class Feed:
     @functools.cached_property
     def packing(self) -> Packing | None:
         """How a batch that goes alone is packed, once one has been read; None where it is not."""
-        several_kinds = self.padded or self.short_last or self.many_kinds
-        return None if several_kinds or not (self.packs and self._on_cpu) else self.first_seen[0].packing
+        return self.first_seen[0].packing if self.packs and self._on_cpu and self._alike else None
 
     def travelling(self, batch: Batch, count: int) -> Any:
         """`count` batches like `batch`, abstract, as `chunks` gives them."""
@@ -197,15 +197,21 @@ class Feed:
     @functools.cached_property
     def _as_they_are(self) -> bool:
         """Whether the batches are our own, alike by construction, and go into the program as they come."""
-        return (
-            isinstance(self.batches, Batches) and not self.batches.transforms and self.batches.full and not self.padded
-        )
+        own = isinstance(self.batches, Batches) and self.batches.full
+        return own and not self.batches.transforms and not self.padded
 
     def _stacked(self, batches: Iterable[Any], steps: int) -> Iterator[tuple[int, Batch]]:
         """The batches along a new leading axis, each made ready as it is read; only what is of one shape is mixed.
 
         Where there are several shapes, those that do not make up `steps` go one by one: so each shape has two programs.
         """
+        if self._alike and self.first_seen and self.first_seen[0].on_host:
+            count, together = self.first_seen[0].together(map(self._leaves, batches), steps)
+            if count == 1:
+                yield 1, self._packed(jax.tree.map(lambda leaf: leaf[0], together))
+            elif count:
+                yield count, together
+            return
         for _, alike in itertools.groupby(map(self._ready, batches), key=kind_of):
             ready = list(alike)
             if len(ready) == 1 or (self.many_kinds and len(ready) < steps):
@@ -222,27 +228,30 @@ class Feed:
         found = specification((input, target) if evaluating else (input, target, weight), self.where, axes)
         if not self.first_seen:
             on_host = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((input, target, weight)))
-            self.first_seen.append(First(found, packing_of(found) if on_host else None))
+            self.first_seen.append(First(found, on_host))
         if self.padded:
             input, target, weight = padded((input, target, weight), self.batch_size, axes)
         self._check(found)
         return input, target, weight
 
     def _alone(self, batch: Any) -> Any:
-        """A batch as it travels alone; where batches are packed, one that is like the first takes a short way."""
-        packing = self.packing if self.first_seen else None
-        if packing is None:
-            return self._packed(self._ready(batch))
-        leaves, tree = jax.tree.flatten(self._parts(batch))
-        leaves = [leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf) for leaf in leaves]
-        first = self.first_seen[0]
-        if tree != first.specification.tree or [(leaf.shape, leaf.dtype) for leaf in leaves] != first.kinds:
-            return self._ready(batch)  # which says what is not
-        return packing.pack(leaves)
+        """A batch as it travels alone."""
+        if self.first_seen and self.packing is not None:
+            return self.packing.pack(self._leaves(batch))
+        return self._packed(self._ready(batch))
 
     def _packed(self, batch: Batch) -> Any:
-        """What `_ready` has given, as it travels alone."""
         return batch if self.packing is None else self.packing.pack(jax.tree.leaves(batch))
+
+    def _leaves(self, batch: Any) -> list[Any]:
+        """The arrays of what `_ready` makes of a batch; where it is like the first, on a short way and not copied."""
+        leaves = self.first_seen[0].leaves_of(self._parts(batch))
+        return jax.tree.leaves(self._ready(batch)) if leaves is None else leaves
+
+    @property
+    def _alike(self) -> bool:
+        """Whether all batches must be of one kind, weights included."""
+        return not (self.padded or self.short_last or self.many_kinds)
 
     def _parts(self, batch: Any) -> Batch:
         if self.prepare is not None or (self.inputs_alone and not isinstance(batch, (tuple, list, Mapping))):

@@ -85,21 +85,3 @@ def packing_of(batches: Specification) -> Packing | None:
     words = tuple(np.dtype(jax.dtypes.canonicalize_dtype(dtype)) for dtype in dtypes)
     packing = Packing(batches.tree, shapes, words)
     return packing if _WORDS.issuperset(words) and packing.size * 4 <= _MOST_BYTES else None
-
-
-@dataclass(frozen=True)
-class First:
-    """What is kept of the first batch.
-
-    Attributes:
-      specification: what all batches must be like.
-      packing: how one is packed; None where it cannot be.
-    """
-
-    specification: Specification
-    packing: Packing | None
-
-    @functools.cached_property
-    def kinds(self) -> list[tuple[tuple[int, ...], Any]]:
-        """Shape and dtype of each array."""
-        return [(shape, dtype) for _, shape, dtype in self.specification.leaves]

@@ -129,7 +129,7 @@ def test_a_small_batch_that_goes_alone_does_so_in_one_array_and_trains_as_in_sev
         return (loop, dict(history.batches)), set(arrays)
 
     packed, one = fit()
-    monkeypatch.setattr("jaxloop.engine.feed.packing_of", lambda batches: None)
+    monkeypatch.setattr("jaxloop.engine.first.packing_of", lambda batches: None)
     several, two = fit()
     assert (one, two) == ({1}, {2})
     small.assert_trees_equal(packed, several)

@@ -210,6 +210,47 @@ SOURCES = {
 }
 
 
+@pytest.mark.parametrize("seen", [False, True], ids=["nothing seen", "the first seen"])
+@pytest.mark.parametrize("source", [*SOURCES, "on the device"])
+def test_batches_of_one_kind_are_stacked_alike_whether_or_not_the_first_was_seen(source, seen):
+    sources = SOURCES | {"on the device": lambda batches: [tuple(map(jnp.asarray, batch)) for batch in batches]}
+    one = feed(sources[source](in_batches(pairs(10), 2)))
+    if seen:
+        one.first()
+    expected = [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)] if source != "reusing" else [(0, 0, 1, 1), (2, 2, 3, 3), (4, 4)]
+    found = [(count, np.ravel(target).tolist()) for count, (_, target, _) in one.chunks(2)]
+    assert found == [(count, list(labels)) for count, labels in zip([2, 2, 1], expected, strict=True)]
+
+
+@pytest.mark.parametrize("batch", [(pairs(2)[0], pairs(2)[1].astype(np.int8)), (*pairs(2), np.ones(2, np.float32))])
+def test_a_batch_of_another_kind_among_stacked_ones_is_refused_when_the_first_was_seen(batch):
+    one = feed([pairs(2), pairs(2), batch])
+    one.first()
+    with pytest.raises(ValueError, match="training: every batch must be like the first"):
+        list(one.chunks(3))
+
+
+def test_arrays_of_weak_type_are_stacked_as_what_they_are():
+    weak = jnp.broadcast_to(1.5, (2, 2)), jnp.broadcast_to(1, (2,))
+    one = feed([weak] * 3, packs=True)
+    one.first()
+    (count, (input, target, _)), _ = one.chunks(2)
+    assert (weak[0].weak_type, count, input.dtype, target.tolist()) == (True, 2, np.float32, [[1, 1], [1, 1]])
+
+
+def test_a_loader_that_ends_early_gives_what_there_is_and_is_told():
+    class Short(Loader):
+        def __len__(self):
+            return self.count + 2
+
+    one = feed(Short(3))
+    one.first()
+    chunks = one.chunks(4)
+    assert [next(chunks)[0]] == [3]
+    with pytest.raises(ValueError, match="ended after 3 of the 5 batches"):
+        next(chunks)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("source", SOURCES)
 def test_packed_batches_are_those_that_are_not_and_the_program_is_made_for_them(source, steps):
