@@ -48,14 +48,11 @@ class Batches:
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return replace(self, _range=self._range[index])
-        start = self._range[index] * self._batch_size
-        return self._transformed(self._gather(slice(start, start + self._batch_size)))
+        return self._transformed(self._gather(self._span(self._range[index])))
 
     def __iter__(self) -> Iterator[Any]:
-        if self.transforms or self.compiled or self._range.step != 1:
-            return (self[index] for index in range(len(self)))
-        starts = range(self._range.start * self._batch_size, self._range.stop * self._batch_size, self._batch_size)
-        return (self._gather(slice(start, start + self._batch_size)) for start in starts)
+        batches = (self._gather(self._span(index)) for index in self._range)
+        return map(self._transformed, batches) if self.transforms or self.compiled else batches
 
     def __repr__(self) -> str:
         return f"Batches({len(self)} batches of {self._batch_size})"
@@ -107,13 +104,19 @@ class Batches:
     @property
     def full(self) -> bool:
         """Whether all batches have the same number of examples; the last may have fewer otherwise."""
-        return (max(self._range, default=-1) + 1) * self._batch_size <= self._sample_count
+        ends = [self._span(index).stop for index in (*self._range[:1], *self._range[-1:])]
+        return max(ends, default=0) <= self._sample_count
 
     def rows(self) -> Iterator[slice | np.ndarray]:
         """Where the samples of each batch are: a slice of them, or indices where they have an order of their own."""
+        order = self._order
         for index in self._range:
-            rows = slice(index * self._batch_size, (index + 1) * self._batch_size)
-            yield rows if self._order is None else self._order[rows]
+            rows = self._span(index)
+            yield rows if order is None else order[rows]
+
+    def _span(self, index: int) -> slice:
+        """Where a batch lies in the order."""
+        return slice(index * self._batch_size, (index + 1) * self._batch_size)
 
     @functools.cached_property
     def _order(self) -> np.ndarray | None:

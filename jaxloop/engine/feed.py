@@ -127,7 +127,7 @@ class Feed:
             yield len(jax.tree.leaves(input)[0]), self._placed(self._ready(batch))
 
     def chunks(self, steps: int) -> Chunks:
-        """The batches in order, `steps` at once: how many, and the batches stacked; a single one is not, but packed.
+        """The batches in order, `steps` at once: how many, and the batches stacked; a single one packed, if it can be.
 
         For an accelerator they are read ahead, and sent, by a thread. Not for a CPU: there the next are gathered while
         the device is at work on those that were sent, and a thread only takes its time.
@@ -224,8 +224,7 @@ class Feed:
         input, target, weight = self._parts(batch)
         if not isinstance(self.batches, Batches):  # a loader may write the next batch into the same memory
             input, target, weight = jax.tree.map(self._own, (input, target, weight))
-        evaluating = self.padded or self.short_last  # then batches with weights and without may follow each other
-        found = specification((input, target) if evaluating else (input, target, weight), self.where, axes)
+        found = specification((input, target) if self._evaluating else (input, target, weight), self.where, axes)
         if not self.first_seen:
             on_host = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((input, target, weight)))
             self.first_seen.append(First(found, on_host))
@@ -249,9 +248,14 @@ class Feed:
         return jax.tree.leaves(self._ready(batch)) if leaves is None else leaves
 
     @property
+    def _evaluating(self) -> bool:
+        """Whether a batch may be short, and batches with weights and without may follow each other."""
+        return self.padded or self.short_last
+
+    @property
     def _alike(self) -> bool:
         """Whether all batches must be of one kind, weights included."""
-        return not (self.padded or self.short_last or self.many_kinds)
+        return not (self._evaluating or self.many_kinds)
 
     def _parts(self, batch: Any) -> Batch:
         if self.prepare is not None or (self.inputs_alone and not isinstance(batch, (tuple, list, Mapping))):
@@ -260,7 +264,7 @@ class Feed:
 
     def _check(self, found: Specification) -> None:
         first = expected = self.first_seen[0].specification
-        if self.padded or self.short_last:
+        if self._evaluating:
             size = min(found.batch_size, expected.batch_size)
             found, expected = found.resized(size), expected.resized(size)
         if found == expected or found.is_bucketed_as(expected, getattr(self.batches, "shapes", None)):
