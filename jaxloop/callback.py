@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxloop.events import Event, Plan
+from jaxloop.kinds import kept, strong
 from jaxloop.loop import FIELDS, STATIC_FIELDS, Loop
 
 Reads = Literal["stats", "step", "loop"]
 Target = TypeVar("Target")
+_MAKE_ROOM = "Make room for it at FIT_START, by loop.remember(...)."
+_CONVERT = "Convert it, by `.astype(...)` or `.reshape(...)`."
 
 
 class Callback(Protocol):
@@ -243,43 +246,16 @@ def _same_kind(callback: Callback, before: Loop, after: Loop, event: Event, *, n
             continue
         where = f"callback {name_of(callback)!r} at {event.name}: field {field!r}"
         if not event.in_step and (field in STATIC_FIELDS or _structure(old) != _structure(new)):
+            changed[field] = new if field in STATIC_FIELDS else jax.tree.map(strong, new)
             continue
         if field in STATIC_FIELDS:
             raise TypeError(f"{where} is static and cannot change inside a step. Change it between steps.")
         if field == "stats" and new_stats:
             old = new | old
-        changed[field] = _matched(where, old, new)
+        changed[field] = kept(where, old, new, structure_fix=_MAKE_ROOM, leaf_fix=_CONVERT)
     return after.replace(**changed) if changed else after
 
 
 def _structure(tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     return structure, [jnp.shape(leaf) for leaf in leaves]
-
-
-def _matched(where: str, old: Any, new: Any) -> Any:
-    old_leaves, old_tree = jax.tree.flatten(old)
-    new_leaves, new_tree = jax.tree.flatten(new)
-    if old_tree != new_tree:
-        raise TypeError(
-            f"{where} must keep its structure inside a step; it was {old_tree}, now it is {new_tree}. "
-            "Make room for it at FIT_START, by loop.remember(...)."
-        )
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(old)]
-    leaves = [_matched_leaf(where + path, *pair) for path, *pair in zip(paths, old_leaves, new_leaves, strict=True)]
-    return jax.tree.unflatten(old_tree, leaves)
-
-
-def _matched_leaf(where: str, old: Any, new: Any) -> Any:
-    """`new` with the dtype of `old`, which a Python number (weak type) takes on and an array must have."""
-    if new is old:
-        return new
-    new = new if isinstance(new, jax.Array) else jnp.asarray(new)
-    dtype, shape = jnp.result_type(old), jnp.shape(old)
-    adopts = new.weak_type and jnp.can_cast(new.dtype, dtype, casting="same_kind")
-    if new.shape != shape or (new.dtype != dtype and not adopts):
-        raise TypeError(
-            f"{where} must stay {dtype.name}{list(shape)}, got {new.dtype.name}{list(new.shape)}. "
-            "Convert it, by `.astype(...)` or `.reshape(...)`."
-        )
-    return jax.lax.convert_element_type(new, dtype) if new.weak_type else new

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxloop.events import Phase, Plan, Scope
+from jaxloop.kinds import strong
 from jaxloop.metrics import check_name
 from jaxloop.model import Model
 
@@ -127,7 +128,7 @@ class Loop:
         """
         if name in self.callback_state:
             return self
-        memory = self.callback_state | {name: jax.tree.map(_strong, value)}
+        memory = self.callback_state | {name: jax.tree.map(_array, value)}
         kept = self.lasting | {name} if lasting else self.lasting
         return self.replace(callback_state=memory, lasting=kept)
 
@@ -253,10 +254,8 @@ def _hyperparameter_message(opt_state: Any, name: str, count: int) -> str:
     )
 
 
-def _strong(value: Any) -> Any:
-    """`value` as an array whose dtype is its own, so that the first update cannot change it."""
-    array = value if isinstance(value, jax.Array) else jnp.asarray(value)
-    return jax.lax.convert_element_type(array, array.dtype)
+def _array(value: Any) -> jax.Array:
+    return jnp.asarray(strong(value))
 
 
 def _show(value: Any) -> str:

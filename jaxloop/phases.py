@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxloop.events import Event, Phase, Plan, Scope, leave
+from jaxloop.kinds import strong
 from jaxloop.loop import Loop
 from jaxloop.steps import Parts, run_steps, step
 
@@ -113,7 +114,7 @@ def _unmeasured(parts: Parts, *phases: Phase) -> dict[str, Any]:
 
 
 def _empty_metrics(parts: Parts) -> dict[str, Any]:
-    return {metric.name: metric.init() for metric in parts.metrics}
+    return {metric.name: jax.tree.map(strong, metric.init()) for metric in parts.metrics}
 
 
 def _stat_names(parts: Parts) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import optax
 
 from jaxloop.callback import Callback, fire
 from jaxloop.events import Event, Phase, Scope, leave, should_run
+from jaxloop.kinds import Widening, kept, widenings
 from jaxloop.loop import FIELDS, STEP_FIELDS, Loop, find_hyperparameters
 from jaxloop.losses import weighted_mean
 from jaxloop.metrics import Metric
@@ -97,7 +98,7 @@ def stages(phase: Phase | None) -> tuple[Callable[..., tuple[Loop, Any]], ...]:
     """
     middle = _forward_and_gradient if phase is Phase.TRAINING else _predict
     settle = _update_and_measure if phase is Phase.TRAINING else _evaluate_and_measure
-    return (_begin, middle, settle, _finish)
+    return (*map(_keeping_kinds, (_begin, middle, settle)), _finish)
 
 
 def hold(loop: Loop, batch: tuple[Any, ...]) -> Loop:
@@ -120,6 +121,47 @@ def output_of(parts: Parts, loop: Loop, batch: tuple[Any, ...], *, fresh: bool =
     for stage in stages(Phase.VALIDATION)[:2]:
         loop, _ = stage(parts, loop, True, loop.stop)
     return loop.output
+
+
+#: What a step carries on, and who makes it.
+_MAKERS = {
+    "model": "what the model gives as its state",
+    "opt_state": "what the optimizer gives",
+    "metrics": "what the metric gives",
+    "callback_state": "what the callback remembers",
+    "key": "the key",
+}
+
+
+def _keeping_kinds(stage: Callable[..., tuple[Loop, Any]]) -> Callable[..., tuple[Loop, Any]]:
+    """`stage`, once what it carries on is of the kind that it was: else its bits would be taken for another number's.
+
+    Raises:
+      TypeError: model, optimizer, metric or callback have changed a leaf's structure, shape or dtype.
+      Widening: they have made floats wider, and the run can begin with those.
+    """
+
+    def keeping(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+        after, counted = stage(parts, loop, counted, untouched_stop)
+        changed = {name for name in _MAKERS if getattr(after, name) is not getattr(loop, name)}
+        _refuse_widening(loop, after, changed & {"model", "opt_state"})
+        fields = {name: _kept(name, getattr(loop, name), getattr(after, name)) for name in changed}
+        return after.replace(**fields) if fields else after, counted
+
+    return keeping
+
+
+def _kept(name: str, old: Any, new: Any) -> Any:
+    fix = f"All steps share one program: begin with that kind, or convert {_MAKERS[name]}."
+    return kept(f"step: loop.{name}", old, new, structure_fix=fix, leaf_fix=fix)
+
+
+def _refuse_widening(before: Loop, after: Loop, names: set[str]) -> None:
+    wider: dict[str, Any] = {}
+    for name in names:
+        wider |= widenings(f".{name}", getattr(before, name), getattr(after, name))
+    if wider:
+        raise Widening(wider)
 
 
 def _begin(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.events import Phase
+from jaxloop.kinds import strong
 from jaxloop.loop import COUNTERS, Loop
 from jaxloop.placement import Device
 from jaxloop.views import Columns
@@ -238,8 +239,12 @@ def opened(loop: Loop) -> Loop:
 
 def opened_by_copy(loop: Loop, device: Device) -> Loop:
     """An open loop with arrays of its own, from a loop that somebody else may hold. Waits for the device."""
-    copy = jax.tree.map(lambda leaf: leaf if _is_scalar(leaf) else jax.device_put(leaf, device, may_alias=False), loop)
-    return opened(copy)
+
+    def copied(leaf: Any) -> Any:
+        leaf = strong(leaf)
+        return leaf if _is_scalar(leaf) else jax.device_put(leaf, device, may_alias=False)
+
+    return opened(jax.tree.map(copied, loop))
 
 
 def handed_over(loop: Loop, device: Device) -> Loop:

@@ -9,7 +9,7 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"adapters", "canonical", "compile_cache", "data", "errors", "events", "flops", "losses", "schedules"},
+    {"adapters", "canonical", "compile_cache", "data", "errors", "events", "flops", "kinds", "losses", "schedules"},
     {"benchmarking", "model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},

@@ -24,6 +24,7 @@ from jaxloop.engine.source import EpochSource, let_go, limited, looked_at
 from jaxloop.engine.specification import Batch, kind_of
 from jaxloop.engine.traced import TracedStep
 from jaxloop.events import Phase, Plan
+from jaxloop.kinds import Widening, strong
 from jaxloop.loop import Loop, new_loop
 from jaxloop.model import as_model
 from jaxloop.phases import begin_fit, enter
@@ -152,10 +153,9 @@ class Setup:
 
     def _begun(self, start: Start, training: Feed | None) -> Start:
         """With a loop that begins a new fit."""
-        loop = _in_new_fit(start)
-        start = self._probed(replace(start, loop=loop), training)
-        stats = {name: np.float32(np.nan) for name in sorted(start.findings.stats | loop.stats.keys())}
-        return replace(start, loop=loop.replace(stats=stats))
+        start = self._probed(replace(start, loop=_in_new_fit(start)), training)
+        stats = {name: np.float32(np.nan) for name in sorted(start.findings.stats | start.loop.stats.keys())}
+        return replace(start, loop=start.loop.replace(stats=stats))
 
     def _probed(self, start: Start, training: Feed | None) -> Start:
         """With what one abstract trace finds, and validation padded if it can be."""
@@ -165,9 +165,20 @@ class Setup:
         if training is not None and validation is not None:
             let_go(validation.batches)  # it is read when an epoch of training is over
         batches = [None if feed is None else self._shown(feed, firsts[feed.where]) for feed in (training, validation)]
-        key = ("probe", start.parts, layout_of(start.loop), *map(kind_of, batches))
         for feed, batch in zip(feeds, [batch for batch in batches if batch is not None], strict=True):
             check_first_batch(batch, feed.where)
+        start = self._traced(start, batches)
+        findings = start.findings
+        for feed, batch in zip(feeds, [batch for batch in batches if batch is not None], strict=True):
+            check_labels(batch[1], findings.output, self.parts.loss_fn, feed.where)
+        if validation is None:
+            return replace(start, findings=findings)
+        feeds = replace(start.feeds, validation=validation.with_padding(findings.maskable))
+        return replace(start, findings=findings, feeds=feeds)
+
+    def _traced(self, start: Start, batches: Sequence[Batch | None]) -> Start:
+        """With the findings of one abstract trace, and a loop whose floats are as wide as a step makes them."""
+        key = ("probe", start.parts, layout_of(start.loop), *map(kind_of, batches))
         steps: dict[Phase, TracedStep] = {}
 
         def find() -> Findings:
@@ -175,14 +186,12 @@ class Setup:
             steps.update(found)
             return findings
 
-        findings = self.programs.get(key, find)
+        try:
+            findings = self.programs.get(key, find)
+        except Widening as widening:
+            return self._traced(replace(start, loop=widening.apply(start.loop)), batches)
         self.programs.hold(start.parts, steps)
-        for feed, batch in zip(feeds, [batch for batch in batches if batch is not None], strict=True):
-            check_labels(batch[1], findings.output, self.parts.loss_fn, feed.where)
-        if validation is None:
-            return replace(start, findings=findings)
-        feeds = replace(start.feeds, validation=validation.with_padding(findings.maskable))
-        return replace(start, findings=findings, feeds=feeds)
+        return replace(start, findings=findings)
 
     def _shown(self, feed: Feed, first: Batch) -> Batch:
         """The first batch as the step will see it, on the host."""
@@ -200,9 +209,12 @@ class Setup:
         check_seed(seed)
         key = _key(seed, device)
         model = as_model(given, lambda: (key, feed.first()[0]))
-        model = jax.device_put(model, device, may_alias=False)
-        begin = self.programs.get("begin", lambda: Program("begin", self.parts.optimizer.init))
+        model = jax.device_put(jax.tree.map(strong, model), device, may_alias=False)
+        begin = self.programs.get("begin", lambda: Program("begin", self._begun_optimizer))
         return opened(new_loop(model, begin(model.params), key))
+
+    def _begun_optimizer(self, params: Any) -> Any:
+        return jax.tree.map(strong, self.parts.optimizer.init(params))
 
     def _feed(
         self,

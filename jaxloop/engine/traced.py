@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 
 from jaxloop.canonical import rewritten
@@ -49,7 +50,9 @@ class TracedStep:
         return self._evaluated(rewritten(self.jaxpr), loop, batch)
 
     def _evaluated(self, jaxpr: Any, loop: Loop, batch: Any) -> tuple[Loop, Any]:
-        *leaves, counted = jaxpr_as_fun(jaxpr)(*jax.tree.leaves((self._entering(loop), batch)))
+        results = jaxpr_as_fun(jaxpr)(*jax.tree.leaves((self._entering(loop), batch)))
+        # A result that no input takes part in comes as a Python number: the program takes it as the step gave it.
+        *leaves, counted = map(_as_traced, results, jaxpr.out_avals)
         after = jax.tree.unflatten(jax.tree.structure(self.result), leaves)
         return after.replace(stats=loop.stats | after.stats), True if self.counts else counted
 
@@ -68,6 +71,10 @@ def traced_step(parts: Parts, loop: Loop, batch: Any) -> TracedStep:
 
     jaxpr, (result, _) = jax.make_jaxpr(flat, return_shape=True)(loop, batch)
     return TracedStep(jaxpr, jax.tree.structure((loop, batch)), result, frozenset(loop.stats), counts[0])
+
+
+def _as_traced(leaf: Any, aval: Any) -> Any:
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, aval.dtype)
 
 
 def _alike(leaf: Any, aval: Any) -> bool:
