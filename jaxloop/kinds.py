@@ -44,7 +44,7 @@ def strong(leaf: Any) -> Any:
     keeps its dtype and loses the weakness: a program would compile again where one comes back strong. Anything else is
     given back as it is.
     """
-    if isinstance(leaf, _NUMBERS):
+    if isinstance(leaf, _NUMBERS) and not isinstance(leaf, np.generic):
         return np.asarray(leaf, jax.dtypes.canonicalize_dtype(np.result_type(leaf)))[()]
     if getattr(leaf, "weak_type", False):
         return jax.lax.convert_element_type(leaf, leaf.dtype)
