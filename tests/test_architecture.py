@@ -29,7 +29,7 @@ ROOMS = {
     "console": [{"lines", "times"}, {"screen"}],
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "engine": [
-        {"arguments", "checks", "fusing", "interrupts", "ledger", "source", "specification", "traced"},
+        {"arguments", "checks", "delivery", "fusing", "interrupts", "ledger", "source", "specification", "traced"},
         {"host", "packing", "padding", "prepare", "probe", "programs"},
         {"first"},
         {"feed"},

@@ -1,7 +1,6 @@
 """The steps of one phase over the wire: batches go out, rows come back late."""
 
 import functools
-import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ import jax
 import numpy as np
 
 from jaxloop.canonical import other_layouts
+from jaxloop.engine.delivery import Delivery, Patient, Prompt
 from jaxloop.engine.feed import Feed
-from jaxloop.engine.fusing import MOST_STEPS, Fusing, fixed, steps_per_dispatch
+from jaxloop.engine.fusing import MOST_STEPS, Fusing, fixed, steps_ahead, steps_per_dispatch
 from jaxloop.engine.host import Host
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.ledger import Ledger
@@ -22,8 +22,6 @@ from jaxloop.events import Phase, should_run
 from jaxloop.flops import flops_of
 from jaxloop.steps import Parts
 from jaxloop.wire import Layout, Wire
-
-_SECONDS_TOGETHER = 0.1  # for so long at most single steps' rows wait for others, where steps or data take long
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Dispatches:
     def run(self, wire: Wire, steps: Any) -> Wire:
         """The wire behind all batches, or behind those up to a cancel.
 
-        Rows are read exactly one dispatch late, and delivered then, or, as `rows_at_once` says, with those before.
+        Rows are read exactly one dispatch late, or, as `_delivery` says, once they are there.
 
         Args:
           wire: is donated.
@@ -69,9 +67,9 @@ class Dispatches:
         lap, check, latest = self.ledger.lap, self.interrupts.check, self.latest
         many_kinds, resident, on_cpu = self.feed.many_kinds, self.feed.resident, self.feed.device.platform == "cpu"
         fused = self.prepared(wire, steps)
-        deliver, deliver_rest = self._delivery(self.rows_at_once(fused))
+        deliver = self._delivery(wire, fused)
         chunks = self.feed.chunks(fused)
-        held, reading = None, True
+        reading = True
         latest[:] = self.layout, wire
         lap("data")
         try:
@@ -87,30 +85,15 @@ class Dispatches:
                     if not on_cpu:
                         rows.copy_to_host_async()
                     lap("dispatch")
-                    goes_on = held is None or deliver(held)
-                    held = rows
-                    if not goes_on:
+                    if not deliver(rows):
                         break
                     reading = True
                     check()
         except BaseException:
-            if reading and held is not None:  # the data failed: what was sent counts, and is told
-                deliver(held)
-            deliver_rest()
+            deliver.finish(failed=not reading)  # where the data failed, what was sent counts and is told
             raise
-        if held is not None:
-            deliver(held)
-        deliver_rest()
+        deliver.finish()
         return wire
-
-    def rows_at_once(self, steps: int) -> int:
-        """Of how many dispatches rows are delivered at once, at most.
-
-        To turn to observers between two small steps costs a fifth of such a step, since nothing of them is in the
-        processor's caches then. So single steps' rows are gathered, as many as one dispatch would have at most, where
-        no compiled callback can cancel, so that each row might end the phase, and all observers are patient.
-        """
-        return 1 if steps > 1 or self.cancels or not self.host.is_patient(self.phase) else MOST_STEPS
 
     def prepared(self, wire: Wire, steps: Any) -> int:
         """How many steps a dispatch takes; the programs that the data announce are compiled by then."""
@@ -179,16 +162,15 @@ class Dispatches:
             self.tell(program, f" for {shapes}" if announced else "")
         return program
 
-    def _delivery(self, at_once: int) -> tuple[Callable[[Any], bool], Callable[[], None]]:
-        """What hands the rows of a dispatch to the observers, and says whether the phase goes on; and what ends that.
+    def _delivery(self, wire: Wire, steps: int) -> Delivery:
+        """What hands the rows of dispatches to the observers, and says whether the phase goes on.
 
-        The rows of fewer than `at_once` dispatches wait for a tenth of a second; as bytes, since to hold on to many of
-        the device's own arrays makes every step slower.
+        To turn to observers between two small steps costs a fifth of such a step, since nothing of them is in the
+        processor's caches then. So single steps' rows wait for each other, as many as one dispatch would have at most,
+        where no compiled callback can cancel, so that each row might end the phase, and all observers are patient.
         """
-        host, phase, lap = self.host, self.phase, self.ledger.lap
+        host, phase = self.host, self.phase
         hand_over, read = host.delivery(phase), self.layout.reader(phase, self.feed.batch_size)
-        waiting: list[bytes] = []
-        told = -math.inf  # when rows were, last
 
         def tell(rows: np.ndarray) -> bool:
             columns, stop = read(rows)
@@ -197,22 +179,14 @@ class Dispatches:
             stop |= host.requests
             return stop == 0 or bool(should_run(stop, phase))
 
-        def deliver(rows: Any) -> bool:
-            nonlocal told
-            rows = np.asarray(rows)
-            now = lap("device")
-            if at_once == 1:
-                return tell(rows)
-            waiting.append(rows.tobytes())
-            if len(waiting) == at_once or now - told > _SECONDS_TOGETHER:
-                told = now
-                deliver_rest()
-            return True
+        if steps > 1 or self.cancels or not host.is_patient(phase):
+            return Prompt(tell, self.ledger.lap)
+        return Patient(tell, self.ledger.lap, ahead=self._ahead(wire), at_once=MOST_STEPS)
 
-        def deliver_rest() -> None:
-            if waiting:
-                together = np.frombuffer(b"".join(waiting), np.int32).reshape(len(waiting), -1)
-                waiting.clear()
-                tell(together)
-
-        return deliver, deliver_rest
+    def _ahead(self, wire: Wire) -> int:
+        """How many single steps may be sent before the host waits for the first of them; decided once, from FLOPs."""
+        feed = self.feed
+        if feed.many_kinds or feed.short_last:
+            return 1
+        key = ("ahead", self.parts, self.layout, self.phase, feed.device, feed.prepare, feed.batch_size)
+        return self.programs.get(key, lambda: steps_ahead(self.flops(wire, feed.first(), 1)))

@@ -7,6 +7,8 @@ from typing import Literal
 #: Work that a dispatch may carry: FLOPs, by platform. On accelerators so much that sending it costs next to nothing
 #: beside it. On a CPU, where a step in a loop runs as fast as one alone or faster whatever its size, about a second.
 FLOPS_A_DISPATCH = {"cpu": 4e10, "gpu": 2e10, "tpu": 1e11}
+#: Work that may be sent ahead of what is done, FLOPs: about ten milliseconds of a CPU core.
+FLOPS_AHEAD = 5e8
 #: More steps than this bring nothing more.
 MOST_STEPS = 32
 #: Stacked batches may take so much memory, in bytes.
@@ -51,6 +53,16 @@ def steps_per_dispatch(
         return Fusing(1, f"{size}, work enough for a dispatch")
     whole = ", which divide the phase," if batch_count % steps == 0 else ""
     return Fusing(steps, f"{size}; {steps} of them{whole} make a dispatch for a {platform}")
+
+
+def steps_ahead(flops: float) -> int:
+    """How many single steps of so many FLOPs may be sent before the host waits for the first of them, at least 1.
+
+    A host that waits for each step stands still for as long as the operating system takes to wake it, which is longer
+    than a small step where other processes are at work. A large step needs no other in front of it, and each one sent
+    holds its batch in memory.
+    """
+    return max(1, min(MOST_STEPS, int(FLOPS_AHEAD / max(flops, 1))))
 
 
 def fixed(steps: int, why: Literal["as given", "the host looks into each step", "batches of several shapes"]) -> Fusing:

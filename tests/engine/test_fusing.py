@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxloop.engine.fusing import MOST_STEPS, fixed, steps_per_dispatch
+from jaxloop.engine.fusing import MOST_STEPS, fixed, steps_ahead, steps_per_dispatch
 
 
 def decided(flops=1e5, batch_bytes=8192, batch_count=1024, platform="cpu", slow_in_loops=False):
@@ -62,3 +62,7 @@ def test_it_says_why(changes, why):
 
 def test_a_number_that_is_given_stands():
     assert fixed(7, "as given").steps == 7
+
+
+def test_small_steps_may_be_sent_far_ahead_and_large_ones_one_by_one() -> None:
+    assert [steps_ahead(flops) for flops in (0, 1e6, 1e8, 3e8, 1e12)] == [32, 32, 5, 1, 1]

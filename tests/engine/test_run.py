@@ -10,7 +10,7 @@ import pytest
 
 import jaxloop as jl
 from jaxloop import Event
-from jaxloop.engine import dispatch
+from jaxloop.engine import delivery
 from tests import small
 from tests.compiling import counted_compiles, steps_in
 
@@ -125,7 +125,7 @@ def groups_of(monkeypatch):
     """How many rows come at once of single steps, all of them in order, beside these callbacks."""
 
     def found(step_count: int, *callbacks: Any, seconds: float = math.inf) -> list[int]:
-        monkeypatch.setattr(dispatch, "_SECONDS_TOGETHER", seconds)
+        monkeypatch.setattr(delivery, "_SECONDS_TOGETHER", seconds)
         groups = Groups()
         data = jl.TrainingEpochs(small.samples(4 * step_count), 4)
         small.training_loop(training=data, validation=None, callbacks=[*callbacks, groups]).fit(small.model(), 1)

@@ -1,0 +1,98 @@
+"""Rows on their way from dispatches to the observers: read late, so that the host does not wait for the device."""
+
+import collections
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+_SECONDS_TOGETHER = 0.1  # for so long at most rows wait for others, where steps or data take long
+
+Tell = Callable[[np.ndarray], bool]
+Lap = Callable[[str], float]
+
+
+class Delivery(Protocol):
+    """What is given the rows of each dispatch, right after it was sent."""
+
+    def __call__(self, rows: Any) -> bool:
+        """Takes int32[row] of one step or int32[steps, row]; says whether the phase goes on, as far as was told."""
+        ...
+
+    def finish(self, *, failed: bool = False) -> None:
+        """Tells what is left; where a dispatch or an observer has failed, only what can still be read and was due."""
+        ...
+
+
+class Prompt:
+    """Tells the rows of each dispatch once the next was sent."""
+
+    def __init__(self, tell: Tell, lap: Lap):
+        self._tell, self._lap = tell, lap
+        self._held: Any = None
+
+    def __call__(self, rows: Any) -> bool:
+        held, self._held = self._held, rows
+        return held is None or self._read(held)
+
+    def finish(self, *, failed: bool = False) -> None:
+        if self._held is not None and not failed:
+            self._read(self._held)
+
+    def _read(self, rows: Any) -> bool:
+        rows = np.asarray(rows)
+        self._lap("device")
+        return self._tell(rows)
+
+
+class Patient:
+    """Tells the rows of many single steps at once, and waits for none of them that is not there yet.
+
+    To wait for the row of the step before takes two turns of the operating system's, which on a busy machine cost more
+    than a small step. So rows are read when they are there. Those that have been read wait as bytes: to hold on to many
+    of the device's own arrays makes every step slower.
+
+    Args:
+      tell: is given int32[steps, row].
+      lap: of the ledger.
+      ahead: so many dispatches may be sent before the host waits for the first of them, at least 1.
+      at_once: rows are told when so many have been read, or after a tenth of a second.
+    """
+
+    def __init__(self, tell: Tell, lap: Lap, *, ahead: int, at_once: int):
+        self._tell, self._lap = tell, lap
+        self._ahead, self._at_once = ahead, at_once
+        self._sent: collections.deque[Any] = collections.deque()
+        self._read: list[bytes] = []
+        self._told = -math.inf  # when rows were, last
+
+    def __call__(self, rows: Any) -> bool:
+        sent = self._sent
+        sent.append(rows)
+        while len(sent) > self._ahead or (sent and sent[0].is_ready()):
+            self._take(sent.popleft())
+        return True
+
+    def finish(self, *, failed: bool = False) -> None:
+        try:
+            while self._sent:
+                self._take(self._sent.popleft())
+        except Exception:  # the rows of a dispatch that failed: what it raised is on its way already
+            if not failed:
+                raise
+        self._tell_read()
+
+    def _take(self, rows: Any) -> None:
+        """Reads rows, and tells those that have been read once they are many or have waited for long."""
+        self._read.append(np.asarray(rows).tobytes())
+        now = self._lap("device")
+        if len(self._read) >= self._at_once or now - self._told > _SECONDS_TOGETHER:
+            self._told = now
+            self._tell_read()
+
+    def _tell_read(self) -> None:
+        if self._read:
+            together = np.frombuffer(b"".join(self._read), np.int32).reshape(len(self._read), -1)
+            self._read.clear()
+            self._tell(together)
