@@ -169,6 +169,7 @@ def within_steps(callback: Any) -> Any:
         return callback(loop, event) if event.in_step or event is Event.FIT_START else loop
 
     call.__name__ = call.__qualname__ = name_of(callback)
+    call.copies_memory = getattr(callback, "copies_memory", False)  # type: ignore[attr-defined]
     if hasattr(callback, "bind"):
         setattr(call, "bind", lambda plan: within_steps(callback.bind(plan)))  # noqa: B010 functions may have attributes
     return call
@@ -196,7 +197,7 @@ def add_note(error: Exception, callback: Any, event: Event) -> None:
 
 
 def fire(callbacks: Sequence[Callback], loop: Loop, event: Event, *, new_stats: bool = False) -> Loop:
-    """Calls the compiled `callbacks` in order and gives what became of the loop.
+    """Calls the compiled `callbacks` in order and gives what became of the loop; at FIT_START some come last.
 
     Inside a step every field must keep its structure, shapes and dtypes, or the step would compile again. Between
     steps a field may change its structure and shapes, as when something is remembered, but not a dtype alone.
@@ -211,6 +212,8 @@ def fire(callbacks: Sequence[Callback], loop: Loop, event: Event, *, new_stats: 
       TypeError: a callback gave something that is no loop, changed the kind of a field inside a step, or
         asked for the value of a traced array. The message names callback, event and field.
     """
+    if event is Event.FIT_START:  # what others remember must be there for those that keep a copy of it
+        callbacks = sorted(callbacks, key=lambda callback: getattr(callback, "copies_memory", False))
     for callback in callbacks:
         result = _call(callback, loop, event)
         loop = _same_kind(callback, loop, result, event, new_stats=new_stats)

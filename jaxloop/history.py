@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
+from jaxloop.measured import UNMEASURED, as_number, is_measured
 from jaxloop.plots import draw_history, save
 from jaxloop.views import Columns, LoopView
 
@@ -23,6 +24,10 @@ Stopped = Literal["completed", "cancelled", "preempted"]
 @dataclass(frozen=True)
 class History:
     """What a fit measured.
+
+    What was recorded as an integer is a column of int32 or uint32, exact; all other statistics are floats. NaN is what
+    has diverged, and `jaxloop.measured.is_measured(column)` is False where nothing was measured: a NaN of its own, the
+    least int32 and the largest uint32.
 
     Attributes:
       epochs: a row per epoch: `epoch` (over the loop's life, from 1), each metric, each `validation_<metric>`,
@@ -50,7 +55,8 @@ class History:
           rows: `"epochs"` or `"batches"`: which of the two.
 
         Returns:
-          A DataFrame of its own, numbered from 0.
+          A DataFrame of its own, numbered from 0. What was not measured is missing; a column of integers is one of
+          pandas' `Int32` or `UInt32` then, which have room for that.
 
         Raises:
           ValueError: `rows` is neither.
@@ -71,7 +77,13 @@ class History:
                 "History.to_pandas: it needs pandas, which is not installed. Install jaxloop with its extra `data`, "
                 "as in `pip install 'jaxloop[data]'`, or pandas alone."
             ) from error
-        return pandas.DataFrame({name: np.array(column) for name, column in getattr(self, rows).items()})
+
+        def made(column: np.ndarray) -> Any:
+            missing = ~is_measured(column)
+            whole = column.dtype.kind in "iu" and missing.any()
+            return pandas.arrays.IntegerArray(np.array(column), missing) if whole else np.array(column)
+
+        return pandas.DataFrame({name: made(column) for name, column in getattr(self, rows).items()})
 
     def plot(self, path: str | Path | None = None, *, names: Sequence[str] | None = None) -> "Figure":
         """A figure with a panel for each metric over the epochs, and a lower one for the learning rate if it is known.
@@ -106,7 +118,7 @@ class History:
     def __repr__(self) -> str:
         count = len(self.epochs.get("epoch", ()))
         last = {name: column[-1] for name, column in self.epochs.items() if name != "epoch"} if count else {}
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in last.items() if not np.isnan(value))
+        shown = ", ".join(f"{name} {_said(value)}" for name, value in last.items() if is_measured(value))
         return f"History({self.stopped} after {count} epochs{'; last: ' + shown if shown else ''})"
 
 
@@ -125,7 +137,7 @@ class Recorder:
         self._compiling = 0.0
         self._by_batch = plan.report == "batch"
         self._counted = 0  # training rows of this epoch
-        self._rate = float("nan")
+        self._rate = float(UNMEASURED)
         self._last: Columns | None = None  # the latest training rows
 
     def rows(self, columns: Columns) -> None:
@@ -138,7 +150,7 @@ class Recorder:
     def __call__(self, loop: LoopView, event: Event) -> None:
         now = time.perf_counter()
         if event is Event.EPOCH_START:
-            self._began, self._rate = now, float("nan")
+            self._began, self._rate = now, float(UNMEASURED)
         elif event is Event.TRAINING_START:
             self._training_began, self._counted = now, 0
             self._compiling = sum(self._compile_seconds.values())
@@ -149,7 +161,7 @@ class Recorder:
             if not self._by_batch and self._counted and self._last is not None:
                 self._bits += self._last.last().bits()
         elif event is Event.EPOCH_END:
-            row = {name: float(loop.stats[name]) for name in _in_order(self._plan, loop.stats)}
+            row = {name: _kept(loop.stats[name]) for name in _in_order(self._plan, loop.stats)}
             row = {"epoch": int(loop.epoch), **row, "seconds": now - self._began, "examples_per_second": self._rate}
             self._epochs.append(row)
 
@@ -165,6 +177,17 @@ class Recorder:
         names = [name for name in _in_order(self._plan, rows.stats) if not name.startswith("validation_")]
         position = {"epoch": rows["epoch"], "batch": rows["batch_index"] + 1, "step": rows["step"] + 1}
         return position | {name: rows[name] for name in names}
+
+
+def _said(statistic: Any) -> str:
+    number = as_number(statistic)
+    return str(number) if isinstance(number, int) else f"{number:.4g}"
+
+
+def _kept(statistic: Any) -> Any:
+    """A statistic of an epoch: an integer in its own dtype, anything else as Python's float, which is float64."""
+    number = np.asarray(statistic)
+    return number[()] if number.dtype.kind in "iu" else float(number)
 
 
 def _in_order(plan: Plan, stats: Any) -> list[str]:

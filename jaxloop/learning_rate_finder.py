@@ -18,6 +18,7 @@ from jaxloop.engine.source import EpochSource
 from jaxloop.events import Event, Scope
 from jaxloop.loop import Loop
 from jaxloop.losses import weighted_mean
+from jaxloop.measured import UNMEASURED, is_measured
 from jaxloop.placement import Device
 from jaxloop.plots import draw_range_test, save
 from jaxloop.training_loop import TrainingLoop
@@ -68,9 +69,11 @@ class LearningRateTest:
         return figure
 
     def __repr__(self) -> str:
+        finite = self.smoothed[np.isfinite(self.smoothed)]
+        best = f"{finite.min():.4g} at best" if len(finite) else "never finite"
         return (
             f"LearningRateTest(suggestion {self.suggestion:.2g}; {len(self.rates)} rates from {self.rates[0]:.3g} to "
-            f"{self.rates[-1]:.3g}, smoothed loss {self.smoothed[0]:.4g} at first, {self.smoothed.min():.4g} at best)"
+            f"{self.rates[-1]:.3g}, smoothed loss {self.smoothed[0]:.4g} at first, {best})"
         )
 
 
@@ -124,7 +127,10 @@ def find_learning_rate(
     _, history = trial.fit(model_or_loop, epochs=1, callbacks=[ramp], on=on, seed=seed)
     if not len(history.batches.get(_LOSS, ())):
         raise ValueError("find_learning_rate: a compiled callback cancelled each training step. Leave it out.")
-    test = _judged(history.batches["learning_rate"], history.batches[_LOSS], int(steps))
+    measured = is_measured(history.batches[_LOSS])
+    if not measured.any():
+        raise ValueError("find_learning_rate: no batch has an example of a weight above 0. Check the weights.")
+    test = _judged(history.batches["learning_rate"][measured], history.batches[_LOSS][measured], int(steps))
     if math.isnan(test.suggestion):
         raise _no_suggestion(test)
     return test
@@ -143,13 +149,25 @@ def _ramp(start_rate: float, end_rate: float, steps: int) -> Callback:
             return loop.with_hyperparameter("learning_rate", jnp.asarray(rates)[loop.batch_index])
         if event is not Event.BATCH_END:
             return loop
-        loss = weighted_mean(loop.loss, loop.weight).astype(jnp.float32)
-        memory, diverged = _watched(loop.callback_state[_LOSS], loss, loop.batch_index, window)
+        loss, before = _loss_of(loop), loop.callback_state[_LOSS]
+        memory, diverged = _watched(before, loss, loop.batch_index, window)
+        if loop.weight is not None:
+            measured = is_measured(loss)
+            memory = {name: jnp.where(measured, value, before[name]) for name, value in memory.items()}
+            diverged &= measured
         loop = loop.replace(callback_state=loop.callback_state | {_LOSS: memory})
         return loop.record(_LOSS, loss).cancel(Scope.FIT, when=diverged)
 
     ramp.__name__ = ramp.__qualname__ = "find_learning_rate"  # what messages call it
     return ramp
+
+
+def _loss_of(loop: Loop) -> jax.Array:
+    """The mean loss of the step's batch, float32[]; not measured where no example has a weight."""
+    loss = weighted_mean(loop.loss, loop.weight).astype(jnp.float32)
+    if loop.loss.ndim == 0 or loop.weight is None:
+        return loss
+    return jnp.where(jnp.any(loop.weight != 0), loss, UNMEASURED)
 
 
 def _watched(memory: dict[str, Any], loss: jax.Array, index: Any, window: int) -> tuple[dict[str, Any], jax.Array]:
@@ -197,10 +215,14 @@ def _smooth(values: np.ndarray, width: float) -> np.ndarray:
 
 
 def _no_suggestion(test: LearningRateTest) -> ValueError:
+    if np.isfinite(test.losses).any():
+        what = f", at first {test.losses[0]:.4g}, never fell by more than it scatters"
+    else:
+        what = " was never finite"
     error = ValueError(
-        f"find_learning_rate: at rates from {test.rates[0]:.3g} to {test.rates[-1]:.3g} the loss, at first "
-        f"{test.losses[0]:.4g}, never fell by more than it scatters. Take more `steps` or a smaller `start_rate`; or "
-        "the model cannot learn, or is trained already and has nothing left to learn. error.test has the curve."
+        f"find_learning_rate: at rates from {test.rates[0]:.3g} to {test.rates[-1]:.3g} the loss{what}. Take more "
+        "`steps` or a smaller `start_rate`; or the model cannot learn, or is trained already and has nothing left to "
+        "learn. error.test has the curve."
     )
     error.test = test  # type: ignore[attr-defined]
     return error

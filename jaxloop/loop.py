@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from jaxloop.events import Phase, Plan, Scope
 from jaxloop.kinds import strong
+from jaxloop.measured import as_statistic, is_measured
 from jaxloop.metrics import check_name
 from jaxloop.model import Model
 
 COUNTERS = ("step", "epoch", "epoch_index", "epoch_count", "batch_index", "batch_count")
 STEP_FIELDS = ("input", "target", "weight", "output", "loss", "gradient")
-STATIC_FIELDS = ("phase", "plan", "lasting")
+STATIC_FIELDS = ("phase", "plan", "lasting", "evaluated")
 
 
 @functools.partial(
@@ -45,7 +47,8 @@ class Loop:
       batch_index, batch_count: int32[], position in this phase, from 0, and its length.
       metrics: the accumulator of each metric by name; empty at the start of a phase.
       stats: float32[] by name: each metric as `loss`, and in validation as `validation_loss`;
-        `learning_rate`; what callbacks record. NaN until measured.
+        `learning_rate`; what callbacks record. NaN until measured; `jaxloop.measured.is_measured` tells that NaN
+        from one that was measured. What is recorded as an integer is int32[], or uint32[].
       callback_state: what callbacks remember, by name.
       stop: int32[], one bit for each `Scope` that is cancelled and not yet left.
       input, target, weight, output, loss, gradient: the step at hand, `None` between steps. `loss` is what
@@ -53,6 +56,7 @@ class Loop:
       phase: the phase at hand or `None`; static.
       plan: the plan of the fit, where a compiled callback is bound to it, else `None`; static.
       lasting: names in `callback_state` that the next fit keeps; static.
+      evaluated: names in `callback_state` that an evaluation depends on as on the model; static.
     """
 
     model: Model
@@ -77,6 +81,7 @@ class Loop:
     phase: Phase | None = None
     plan: Plan | None = None
     lasting: frozenset[str] = frozenset()
+    evaluated: frozenset[str] = frozenset()
 
     def replace(self, **fields: Any) -> "Loop":
         """This loop with other values in `fields`."""
@@ -104,19 +109,24 @@ class Loop:
     def record(self, name: str, value: Any) -> "Loop":
         """This loop with `stats[name]` set to a scalar, which all logs then carry as a column.
 
+        Integers stay integers, exact in 32 bits: int32, or uint32 where that is given; a Python int is an int32.
+        Everything else, bools too, is kept as float32.
+
         Args:
-          name: the column. Which names there are is found by one abstract trace before the first step.
+          name: the column. Which names there are, and their dtypes, is found by one abstract trace before the first
+            step. A Python int takes on the dtype that other values give the name.
           value: a real number, shape ().
+
+        Raises:
+          ValueError: it is no scalar, no real number, an integer wider than 32 bits, or of another dtype elsewhere.
         """
         check_name("Loop.record", name)
-        value = jnp.asarray(value)
-        if value.shape != ():
-            raise ValueError(
-                f"Loop.record: {name!r} must be a scalar, got shape {value.shape}. Reduce it, by jnp.mean or so."
-            )
-        return self.replace(stats=self.stats | {name: value.astype(jnp.float32)})
+        if name == "learning_rate":  # a float also where the optimizer was given a whole number
+            value = jnp.asarray(value, jnp.float32)
+        known = getattr(self.stats.get(name), "dtype", None)
+        return self.replace(stats=self.stats | {name: as_statistic("Loop.record", name, value, known)})
 
-    def remember(self, name: str, value: Any, lasting: bool = False) -> "Loop":
+    def remember(self, name: str, value: Any, lasting: bool = False, *, evaluated: bool = False) -> "Loop":
         """This loop with `callback_state[name]` set, unless it is there already.
 
         Call it at `FIT_START`; change it later by `loop.replace(callback_state=loop.callback_state | {...})`.
@@ -125,12 +135,16 @@ class Loop:
           name: the name, one for each callback.
           value: PyTree of arrays or numbers.
           lasting: whether the next fit on this loop keeps it; else that fit begins without.
+          evaluated: whether evaluation depends on it as on the model, like an average that stands in for the
+            parameters: then `early_stopping(restore_best=True)` brings it back with the model.
         """
+        kept = self.evaluated | {name} if evaluated else self.evaluated
+        loop = self if kept == self.evaluated else self.replace(evaluated=kept)
         if name in self.callback_state:
-            return self
+            return loop
         memory = self.callback_state | {name: jax.tree.map(_array, value)}
         kept = self.lasting | {name} if lasting else self.lasting
-        return self.replace(callback_state=memory, lasting=kept)
+        return loop.replace(callback_state=memory, lasting=kept)
 
     def step_key(self, name: str) -> jax.Array:
         """A PRNG key of its own for this step and this purpose: augmentation, dropout, noise.
@@ -189,8 +203,8 @@ class Loop:
         count = sum(leaf.size for leaf in leaves)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
         place = self.phase.value if self.phase else "between phases"
-        measured = {name: _show(value) for name, value in self.stats.items()}
-        stats = ", ".join(f"{name} {text}" for name, text in measured.items() if text != "nan")
+        measured = [name for name, value in self.stats.items() if _is_shown(value)]
+        stats = ", ".join(f"{name} {_show(self.stats[name])}" for name in measured)
         return "\n".join(
             [
                 f"Loop({place}, step {_show(self.step)}, "
@@ -256,6 +270,14 @@ def _hyperparameter_message(opt_state: Any, name: str, count: int) -> str:
 
 def _array(value: Any) -> jax.Array:
     return jnp.asarray(strong(value))
+
+
+def _is_shown(value: Any) -> bool:
+    """Whether a statistic was measured; True where that cannot be told, since a repr never raises."""
+    try:
+        return isinstance(value, Tracer) or bool(is_measured(value))
+    except (TypeError, ValueError, RuntimeError):
+        return True
 
 
 def _show(value: Any) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxloop.events import Event, Phase, Plan, Scope, leave
 from jaxloop.kinds import strong
 from jaxloop.loop import Loop
+from jaxloop.measured import UNMEASURED, unmeasured
 from jaxloop.steps import Parts, run_steps, step
 
 
@@ -28,14 +29,17 @@ def begin_fit(parts: Parts, loop: Loop, plan: Plan) -> Loop:
         stop=zero,
         phase=None,
         metrics=_empty_metrics(parts),
-        stats={name: np.float32(np.nan) for name in _stat_names(parts)},
+        stats=_unmeasured(parts, *Phase) | {"learning_rate": UNMEASURED},
         callback_state={name: value for name, value in loop.callback_state.items() if name in loop.lasting},
+        evaluated=frozenset(),
     )
 
 
 def begin_epoch(parts: Parts, loop: Loop) -> Loop:
-    """The loop at the start of its next epoch, in which nothing is measured yet."""
-    return loop.replace(epoch=loop.epoch + 1, stats=loop.stats | _unmeasured(parts, *Phase))
+    """The loop at the start of its next epoch, in which nothing is measured yet, nor what a callback monitors."""
+    monitored = {name for callback in parts.callbacks for name in getattr(callback, "monitors", ())}
+    again = {name: unmeasured(loop.stats[name].dtype) for name in sorted(monitored & loop.stats.keys())}
+    return loop.replace(epoch=loop.epoch + 1, stats=loop.stats | again | _unmeasured(parts, *Phase))
 
 
 def enter(parts: Parts, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
@@ -110,13 +114,8 @@ def _fired(parts: Parts, loop: Loop, event: Event) -> Loop:
 
 
 def _unmeasured(parts: Parts, *phases: Phase) -> dict[str, Any]:
-    return {phase.stat(metric.name): np.float32(np.nan) for phase in phases for metric in parts.metrics}
+    return {phase.stat(name): unmeasured(dtype) for phase in phases for name, dtype in parts.stat_dtypes.items()}
 
 
 def _empty_metrics(parts: Parts) -> dict[str, Any]:
     return {metric.name: jax.tree.map(strong, metric.init()) for metric in parts.metrics}
-
-
-def _stat_names(parts: Parts) -> tuple[str, ...]:
-    """The names in `loop.stats` that are there whatever callbacks record."""
-    return (*(phase.stat(metric.name) for phase in Phase for metric in parts.metrics), "learning_rate")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxloop.events import Phase
+from jaxloop.measured import as_floats, as_number, is_measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +48,9 @@ def draw_history(epochs: Table, batches: Table, names: Sequence[str] | None = No
         for phase in Phase:
             _draw_epochs(panel, epochs, name, phase, best)
         _title(panel, name, epochs, best)
-        if not panel.has_data():
-            panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", va="center", color=_GREY)
+        missing = _missing([epochs[phase.stat(name)] for phase in Phase if _measured(epochs, phase.stat(name))])
+        if missing:
+            panel.text(0.5, 0.5, missing, transform=panel.transAxes, ha="center", va="center", color=_GREY)
     if rate_panel is not None:
         _draw_rate(rate_panel, epochs, batches, per_epoch)
     _finish(figure, panels if rate_panel is None else [*panels, rate_panel], epochs, best, per_epoch > 1)
@@ -133,15 +135,26 @@ def _panels(count: int, *, with_rate: bool) -> "tuple[Figure, list[Axes], Axes |
 
 
 def _measured(table: Table, name: str) -> bool:
-    return name in table and not np.isnan(table[name]).all()
+    return name in table and bool(is_measured(table[name]).any())
+
+
+def _missing(columns: Sequence[np.ndarray]) -> str:
+    """Why a panel of these curves shows nothing, "" where it shows something."""
+    if not columns:
+        return "not measured"
+    return "" if any(np.isfinite(as_floats(column)).any() for column in columns) else "not finite"
+
+
+def _judged_by(epochs: Table) -> str:
+    """What tells the best epoch: the loss of validation where it was measured, diverged or not, else of training."""
+    return "validation_loss" if _measured(epochs, "validation_loss") else "loss"
 
 
 def _best_epoch(epochs: Table) -> int | None:
-    """The row of the epoch with the lowest loss, of validation where there is one; None where none is a number."""
-    for name in ("validation_loss", "loss"):
-        if _measured(epochs, name):
-            return int(np.nanargmin(epochs[name]))
-    return None
+    """The row of the epoch with the lowest loss, of validation where there is one; None where none is finite."""
+    losses = as_floats(epochs.get(_judged_by(epochs), ()))
+    finite = np.isfinite(losses)
+    return int(np.where(finite, losses, np.inf).argmin()) if finite.any() else None
 
 
 def _batches_per_epoch(batches: Table) -> int:
@@ -157,16 +170,17 @@ def _draw_batches(panel: "Axes", batches: Table, name: str, per_epoch: int) -> N
         return
     place = batches["epoch"] - 1 + batches["batch"] / per_epoch
     begins = np.flatnonzero(np.diff(batches["epoch"])) + 1  # statistics begin anew with an epoch: so does the curve
-    place, values = (np.insert(column.astype(float), begins, np.nan) for column in (place, batches[name]))
+    place, values = (np.insert(column.astype(float), begins, np.nan) for column in (place, as_floats(batches[name])))
     panel.plot(place, values, color=_COLORS[Phase.TRAINING], alpha=0.3, linewidth=1, label="training, batch by batch")
 
 
 def _draw_epochs(panel: "Axes", epochs: Table, name: str, phase: Phase, best: int | None) -> None:
     """The curve of one phase, its value in the best epoch marked."""
     column = phase.stat(name)
-    if not _measured(epochs, column):
+    y = as_floats(epochs.get(column, ()))
+    if not np.isfinite(y).any():
         return
-    color, x, y = _COLORS[phase], epochs["epoch"], epochs[column]
+    color, x = _COLORS[phase], epochs["epoch"]
     marker = "o" if len(x) <= _MARKED_POINTS else ""
     panel.plot(x, y, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=phase.value)
     if best is not None:
@@ -182,9 +196,10 @@ def _title(panel: "Axes", name: str, epochs: Table, best: int | None) -> None:
     beside: Any = None
     for phase in reversed(list(Phase)):
         column = phase.stat(name)
-        if column not in epochs or np.isnan(epochs[column][best]):
+        if column not in epochs or not is_measured(epochs[column][best]):
             continue
-        text = f"{epochs[column][best]:.4g}"
+        value = as_number(epochs[column][best])
+        text = str(value) if isinstance(value, int) else f"{value:.4g}"
         style: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "color": _COLORS[phase]}
         if beside is None:
             beside = panel.annotate(text, (1, 1), (0, 6), xycoords="axes fraction", va="baseline", **style)
@@ -225,8 +240,7 @@ def _finish(figure: "Figure", panels: "list[Axes]", epochs: Table, best: int | N
 
 
 def _best_label(epochs: Table, best: int) -> str:
-    name = "validation_loss" if _measured(epochs, "validation_loss") else "loss"
-    return f"epoch {epochs['epoch'][best]}, lowest {name}"
+    return f"epoch {epochs['epoch'][best]}, lowest {_judged_by(epochs)}"
 
 
 def _without_frame(panel: "Axes") -> None:

@@ -1,5 +1,6 @@
 """The training step and the evaluation step, as pure functions composed of stages. No I/O."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from jaxloop.events import Event, Phase, Scope, leave, should_run
 from jaxloop.kinds import Widening, kept, widenings
 from jaxloop.loop import FIELDS, STEP_FIELDS, Loop, find_hyperparameters
 from jaxloop.losses import weighted_mean
+from jaxloop.measured import as_statistic, unmeasured
 from jaxloop.metrics import Metric
 from jaxloop.model import Model
 
@@ -44,6 +46,15 @@ class Parts:
     def fire(self, loop: Loop, event: Event) -> Loop:
         """What the compiled callbacks make of `loop` at `event`."""
         return fire(self.callbacks, loop, event, new_stats=self.new_stats)
+
+    @functools.cached_property
+    def stat_dtypes(self) -> dict[str, Any]:
+        """The dtype of each metric's statistic, by the metric's name; nothing runs on a device."""
+
+        def empty(metric: Metric) -> Any:
+            return _statistic(metric, jax.tree.map(jnp.asarray, metric.init()))
+
+        return {metric.name: jax.eval_shape(lambda metric=metric: empty(metric)).dtype for metric in self.metrics}
 
 
 def step(parts: Parts, loop: Loop, batch: tuple[Any, ...]) -> tuple[Loop, Any]:
@@ -262,11 +273,21 @@ def measure(parts: Parts, loop: Loop) -> Loop:
     seen = {name: getattr(loop, name) for name in ("output", "target", "loss", "weight")}
     metrics = {metric.name: metric.update(loop.metrics[metric.name], **seen) for metric in parts.metrics}
     assert loop.phase is not None
-    stats = {
-        loop.phase.stat(metric.name): jnp.asarray(metric.compute(metrics[metric.name]), jnp.float32)
-        for metric in parts.metrics
-    }
+    stats = {}
+    for metric in parts.metrics:
+        dtype = parts.stat_dtypes[metric.name]
+        statistic = stats[loop.phase.stat(metric.name)] = _statistic(metric, metrics[metric.name], dtype)
+        if statistic.dtype != dtype:
+            raise TypeError(
+                f"metrics: {metric.name!r} gives {statistic.dtype.name}, where an empty accumulator gave {dtype.name}. "
+                "Let `init` make arrays of the dtypes that `update` gives."
+            )
     return loop.replace(metrics=metrics, stats=loop.stats | stats)
+
+
+def _statistic(metric: Metric, state: Any, known: Any = None) -> Any:
+    """What a metric gives for its accumulator, as the scalar that `loop.stats` keeps."""
+    return as_statistic("metrics", metric.name, metric.compute(state), known)
 
 
 def _loss(parts: Parts, loop: Loop) -> jax.Array:
@@ -287,8 +308,10 @@ def _unless_cancelled(loop: Loop, untouched_stop: Any, stage: Callable[[Loop], L
 
 
 def _with_stats_of(after: Loop, before: Loop) -> Loop:
-    """`before` with NaN for what was recorded since for the first time, as happens while names are found out."""
-    missing = {name: jnp.float32(jnp.nan) for name in after.stats if name not in before.stats}
+    """`before` with what was recorded since for the first time unmeasured, as happens while names are found out."""
+    missing = {
+        name: jnp.asarray(unmeasured(new.dtype)) for name, new in after.stats.items() if name not in before.stats
+    }
     return before.replace(stats=before.stats | missing) if missing else before
 
 

@@ -26,6 +26,7 @@ from jaxloop.engine.specification import parts_of
 from jaxloop.events import Event, Phase, Scope, leave
 from jaxloop.history import History, Recorder
 from jaxloop.loop import Loop
+from jaxloop.measured import as_number
 from jaxloop.metrics import Metric, resolve
 from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_step
 from jaxloop.placement import Device
@@ -168,7 +169,8 @@ class TrainingLoop:
     def evaluate(self, model_or_loop: Any, batches: Any, *, on: Device | str | None = None) -> dict[str, float]:
         """Each metric over `batches`, by name. The last batch is padded and masked, so the means are exact.
 
-        Compiled callbacks see the validation phase; host callbacks do not.
+        Compiled callbacks see the validation phase; host callbacks do not. NaN is what has diverged, or where nothing
+        had a weight. A metric that gives an integer is an int.
 
         Args:
           model_or_loop: a model, or a loop whose model is meant.
@@ -180,7 +182,7 @@ class TrainingLoop:
         loop = start.loop if isinstance(model_or_loop, Loop) else run.event(start.loop, Event.FIT_START)
         assert start.feeds.validation is not None
         loop = run.phase(loop, Phase.VALIDATION, start.feeds.validation)
-        return {name: float(loop.stats[Phase.VALIDATION.stat(name)]) for name in start.plan.metrics}
+        return {name: as_number(loop.stats[Phase.VALIDATION.stat(name)]) for name in start.plan.metrics}
 
     def predict(self, model_or_loop: Any, batches: Any, *, on: Device | str | None = None) -> Any:
         """The model's output for every example of `batches`, in their order, on the host.
@@ -278,8 +280,8 @@ class TrainingLoop:
             itself, for more a scan.
 
         Returns:
-          The loop, and the rows: by name each of `loop.stats` as float32[K]; `step`, `epoch_index` and
-          `batch_index` as int32[K]; and `counted`, bool[K], False for a step that was cancelled.
+          The loop, and the rows: by name each of `loop.stats`, float32[K] or as it was recorded; `step`,
+          `epoch_index` and `batch_index` as int32[K]; and `counted`, bool[K], False for a step that was cancelled.
         """
         batches = parts_of(batches, self._setup.batch_keys, "batches")
         return self._compiled(loop, run_phase)(loop, self._batch_count(loop, Phase.TRAINING), batches)

@@ -80,7 +80,13 @@ def columns() -> Callable[..., Columns]:
         counters["epoch"] += epoch
         counters["batch_index"] += np.arange(batch_index, batch_index + count, dtype=np.int32) + 1
         counters["step"] += np.arange(step, step + count, dtype=np.int32) + 1 if phase is Phase.TRAINING else step
-        values = counters | {name: np.array(column, np.float32) for name, column in stats.items()}
+        kept = {np.dtype("int32"), np.dtype("uint32")}
+        values = counters | {
+            name: np.array(
+                column, getattr(column, "dtype", None) if getattr(column, "dtype", None) in kept else np.float32
+            )
+            for name, column in stats.items()
+        }
         matrix = np.stack([np.ones(count, np.int32), *(column.view(np.int32) for column in values.values())], axis=1)
         places = {name: (place, column.dtype) for place, (name, column) in enumerate(values.items(), start=1)}
         return Columns(matrix, places, phase, batch_size)

@@ -9,7 +9,8 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"adapters", "canonical", "compile_cache", "data", "errors", "events", "flops", "kinds", "losses", "schedules"},
+    {"adapters", "canonical", "compile_cache", "data", "errors", "events", "flops", "kinds", "losses", "measured"}
+    | {"schedules"},
     {"benchmarking", "model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},

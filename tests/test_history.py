@@ -11,6 +11,7 @@ import pytest
 from jaxloop import history
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.history import History, Recorder
+from jaxloop.measured import UNMEASURED
 
 
 @pytest.fixture
@@ -144,8 +145,11 @@ def test_a_history_keeps_the_compile_times_it_was_made_with(recorder, compile_se
 
 
 def test_the_repr_tells_how_it_ended_and_the_last_epoch():
-    epochs = {"epoch": np.array([1, 2]), "loss": np.array([0.5, 0.25]), "validation_loss": np.array([np.nan] * 2)}
-    assert repr(History(epochs, {}, "completed")) == "History(completed after 2 epochs; last: loss 0.25)"
+    epochs = {"epoch": np.array([1, 2]), "loss": np.array([0.5, 0.25]), "validation_loss": np.array([UNMEASURED] * 2)}
+    epochs |= {"norm": np.array([1.0, np.nan]), "tokens": np.array([1, 2**24 + 1], np.int32)}
+    assert repr(History(epochs, {}, "completed")) == (
+        "History(completed after 2 epochs; last: loss 0.25, norm nan, tokens 16777217)"
+    )
 
 
 def test_the_repr_of_an_empty_history_tells_so():

@@ -10,6 +10,7 @@ import pytest
 
 from jaxloop.events import Phase, Scope
 from jaxloop.loop import COUNTERS
+from jaxloop.measured import UNMEASURED
 
 
 def with_optimizer(loop, optimizer):
@@ -83,11 +84,73 @@ def test_cancel_refuses_what_is_no_scope(loop, scope):
         loop.cancel(scope)
 
 
-@pytest.mark.parametrize("value", [3, 3.0, np.float64(3), np.uint8(3), jnp.int32(3), jnp.bfloat16(3)])
-def test_record_keeps_any_number_as_float32(loop, value):
+@pytest.mark.parametrize("value", [3.0, np.float64(3), jnp.bfloat16(3), jnp.float16(3)])
+def test_record_keeps_any_number_with_a_fraction_as_float32(loop, value):
     recorded = loop.record("norm", value).stats["norm"]
     assert recorded == 3.0
     assert recorded.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("value", [3, np.int8(3), np.uint16(3), np.int64(3), jnp.int32(3), jnp.uint8(3), np.array(3)])
+def test_record_keeps_a_whole_number_as_one(loop, value):
+    recorded = loop.record("tokens", value).stats["tokens"]
+    assert (recorded, recorded.dtype, recorded.weak_type) == (3, jnp.int32, False)
+
+
+@pytest.mark.parametrize("value", [2**32 - 2, np.uint32(2**32 - 2), jnp.uint32(2**32 - 2)])
+def test_record_keeps_a_large_whole_number_where_it_is_given_as_one(loop, value):
+    if isinstance(value, int):
+        loop = loop.record("tokens", np.uint32(0))
+    recorded = loop.record("tokens", value).stats["tokens"]
+    assert (int(recorded), recorded.dtype) == (2**32 - 2, jnp.uint32)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (2**31, "'tokens' is 2147483648, which int32 does not hold. Record it in parts, in a larger unit"),
+        (np.int64(2**40), "'tokens' is 1099511627776, which int32 does not hold"),
+        (np.array(2**40), "'tokens' is 1099511627776, which int32 does not hold"),
+        (10**30, "'tokens' is 10{30}, which int32 does not hold"),
+        (-(2**31), "'tokens' is -2147483648, which int32 does not hold"),
+        (np.uint32(2**32 - 1), "'tokens' is 4294967295, which uint32 does not hold"),
+        (1j, "'tokens' must be a real number, got complex"),
+    ],
+)
+def test_record_refuses_a_number_that_it_cannot_keep(loop, value, message):
+    with pytest.raises(ValueError, match=f"Loop.record: {message}"):
+        loop.record("tokens", value)
+
+
+def test_record_refuses_integers_of_64_bits_and_says_what_holds_them(loop):
+    with jax.enable_x64(True):
+        with pytest.raises(ValueError, match=r"'tokens' is int64, and integers are kept in 32 bits. Write `.astype"):
+            loop.record("tokens", jnp.sum(jnp.ones(3, jnp.int32)).astype(jnp.int64))
+        assert loop.record("tokens", jnp.where(jnp.bool_(True), 1, 0)).stats["tokens"].dtype == jnp.int32
+        assert loop.record("norm", jnp.float64(0.5)).stats["norm"].dtype == jnp.float32
+
+
+def test_record_takes_a_whole_number_for_what_has_a_fraction_elsewhere(loop):
+    recorded = loop.record("norm", 0.5).record("norm", 2).stats["norm"]
+    assert (recorded, recorded.dtype) == (2.0, jnp.float32)
+
+
+def test_record_refuses_integers_that_a_float_elsewhere_may_not_hold(loop):
+    with pytest.raises(ValueError, match=r"'norm' is float32 elsewhere and int32 here.*`.astype\(jnp.float32\)`"):
+        loop.record("norm", 0.5).record("norm", jnp.int32(2))
+    with pytest.raises(ValueError, match=r"'norm' is 16777217, which float32 does not hold"):
+        loop.record("norm", 0.5).record("norm", 2**24 + 1)
+
+
+def test_a_recorded_learning_rate_is_a_float_whatever_the_optimizer_keeps(loop):
+    assert loop.record("learning_rate", jnp.int32(1)).stats["learning_rate"].dtype == jnp.float32
+
+
+def test_what_evaluation_depends_on_is_known_by_name(loop):
+    loop = loop.remember("average", 1.0, lasting=True).remember("count", 0)
+    assert loop.evaluated == frozenset()
+    assert loop.remember("average", 2.0, evaluated=True).evaluated == {"average"}
+    assert loop.remember("average", 2.0, evaluated=True).callback_state["average"] == 1.0
 
 
 def test_record_replaces_what_was_there_and_keeps_the_rest(loop):
@@ -267,11 +330,12 @@ def test_a_parameter_named_like_a_hyperparameter_is_not_mistaken_for_it(loop):
 
 def test_the_repr_tells_position_size_and_statistics(loop):
     shown = loop.replace(phase=Phase.TRAINING, step=np.int32(7), epoch_count=np.int32(3), batch_count=np.int32(5))
-    shown = shown.record("loss", 0.5).record("accuracy", np.nan).remember("ema", 1.0)
+    shown = shown.record("loss", 0.5).record("accuracy", np.nan).record("tokens", 2**24 + 1)
+    shown = shown.replace(stats=shown.stats | {"norm": UNMEASURED}).remember("ema", 1.0)
     assert repr(shown) == (
         "Loop(training, step 7, epoch 0 of 3, batch 0 of 5)\n"
         "  model: 8 parameters in 2 arrays, 3.2e-05 MB\n"
-        "  stats: loss 0.5\n"
+        "  stats: loss 0.5, accuracy nan, tokens 16777217\n"
         "  callbacks remember: ema"
     )
 

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from jaxloop.measured import UNMEASURED, unmeasured
 from jaxloop.plots import draw_history, draw_range_test, save
 
 pytest.importorskip("matplotlib")
@@ -29,6 +30,8 @@ BATCHES = {
     "learning_rate": np.array([0.2, 0.1, 0.05, 0.01], np.float32),
     "norm": np.array([4.0, 2.0, 2.0, 1.0], np.float32),
 }
+
+NOTHING = [UNMEASURED, UNMEASURED]
 
 
 def changed(table, **columns):
@@ -78,7 +81,7 @@ def test_the_learning_rate_is_drawn_batch_by_batch_where_it_is_known_so():
 
 
 def test_without_a_known_learning_rate_there_is_no_panel_of_it():
-    assert list(panels(draw_history(changed(EPOCHS, learning_rate=[np.nan, np.nan]), {}))) == ["loss", "accuracy"]
+    assert list(panels(draw_history(changed(EPOCHS, learning_rate=NOTHING), {}))) == ["loss", "accuracy"]
 
 
 def test_the_best_epoch_is_that_of_the_lowest_validation_loss():
@@ -89,8 +92,7 @@ def test_the_best_epoch_is_that_of_the_lowest_validation_loss():
 
 
 def test_without_validation_the_best_epoch_is_that_of_the_lowest_loss():
-    nothing = [np.nan, np.nan]
-    figure = draw_history(changed(EPOCHS, validation_loss=nothing, validation_accuracy=nothing), {})
+    figure = draw_history(changed(EPOCHS, validation_loss=NOTHING, validation_accuracy=NOTHING), {})
     assert legend(figure) == ["training", "epoch 4, lowest loss"]
     assert [text.get_text() for text in panels(figure)["loss"].texts] == ["0.25"]
 
@@ -100,9 +102,27 @@ def test_an_epoch_without_a_number_is_never_the_best():
 
 
 def test_a_metric_without_a_number_says_that_it_was_not_measured():
-    nothing = [np.nan, np.nan]
-    panel = panels(draw_history(changed(EPOCHS, accuracy=nothing, validation_accuracy=nothing), {}))["accuracy"]
+    panel = panels(draw_history(changed(EPOCHS, accuracy=NOTHING, validation_accuracy=NOTHING), {}))["accuracy"]
     assert ([text.get_text() for text in panel.texts], curves(panel)) == (["not measured"], {})
+
+
+def test_a_metric_that_has_diverged_says_so_and_has_no_best_epoch():
+    columns = {name: [np.nan, np.inf] for name in ("validation_loss", "validation_accuracy", "accuracy")}
+    figure = draw_history(changed(EPOCHS, **columns), {})
+    assert [text.get_text() for text in panels(figure)["accuracy"].texts] == ["not finite"]
+    assert legend(figure) == ["training"]  # the loss of training is no second best
+
+
+def test_no_infinite_loss_is_the_lowest():
+    figure = draw_history(changed(EPOCHS, validation_loss=[0.5, -np.inf]), {})
+    assert "epoch 3, lowest validation_loss" in legend(figure)
+
+
+def test_whole_numbers_are_drawn_with_a_gap_where_they_were_not_measured():
+    tokens = np.array([unmeasured(np.int32), 2**24 + 1], np.int32)
+    epochs = EPOCHS | {"tokens": tokens}
+    panel = panels(draw_history(epochs, {}, names=["tokens"]))["tokens"]
+    np.testing.assert_array_equal(panel.get_lines()[0].get_ydata(), [np.nan, 2**24 + 1])
 
 
 def test_where_nothing_is_a_number_no_epoch_is_the_best():

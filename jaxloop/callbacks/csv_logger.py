@@ -18,7 +18,8 @@ class CSVLogger:
     """Writes statistics as CSV that pandas reads as it is.
 
     Columns: `epoch` (over the loop's life) and `batch`, counted from 1; each metric as it stood, a mean over the
-    phase so far; `phase`; `step`, the training batches taken; `learning_rate`; what callbacks recorded. With
+    phase so far; `phase`; `step`, the training batches taken; `learning_rate`; what callbacks recorded. `nan` is what
+    has diverged, a cell without text what was not measured, and integers are written in full. With
     `report="batch"` every batch has a row, training and validation alike; with `report="epoch"` the last of each
     phase. They are written once a second, at the end of a phase (ten times a second at most), at the latest when 8192
     wait, and when the fit ends, however it does.

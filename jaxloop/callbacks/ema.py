@@ -35,6 +35,7 @@ def ema(decay: float, *, evaluate: bool = False, debias: bool = True, name: str 
       decay: how much of the average an update leaves, above 0 and below 1: 0.999 averages about 1,000 updates.
       evaluate: whether validation, `evaluate` and `predict` run on the average, which then is `loop.model.params`
         from BATCH_START to BATCH_END of each of their steps; between steps the model is always the trained one.
+        `early_stopping(restore_best=True)` then brings back the average of the best epoch with the parameters.
       debias: whether the average forgets at once what the parameters were before the first update.
       name: in `loop.callback_state`; a second average needs its own.
 
@@ -49,7 +50,7 @@ def ema(decay: float, *, evaluate: bool = False, debias: bool = True, name: str 
 
     def average(loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
-            return _with_room(_evaluated_alone(loop, name) if evaluate else loop, name)
+            return _with_room(_evaluated_alone(loop, name) if evaluate else loop, name, evaluate)
         if event is Event.BATCH_END and loop.phase is Phase.TRAINING:
             return _moved(loop, name, decay, debias)
         if evaluate and loop.phase is Phase.VALIDATION and event in (Event.BATCH_START, Event.BATCH_END):
@@ -59,15 +60,15 @@ def ema(decay: float, *, evaluate: bool = False, debias: bool = True, name: str 
     return average
 
 
-def _with_room(loop: Loop, name: str) -> Loop:
+def _with_room(loop: Loop, name: str, evaluate: bool) -> Loop:
     """The loop that remembers the average, the updates in it, and parameters narrower than their average."""
     params = loop.model.params
     memory = {"average": jax.tree.map(_wide, params), "updates": 0, "set_aside": _narrow(params)}
-    return loop.remember(name, memory, lasting=True)
+    return loop.remember(name, memory, lasting=True, evaluated=evaluate)
 
 
 def _evaluated_alone(loop: Loop, name: str) -> Loop:
-    loop = loop.remember(_EVALUATED, {name: ()})
+    loop = loop.remember(_EVALUATED, {name: ()}, evaluated=True)
     others = sorted(set(loop.callback_state[_EVALUATED]) - {name})
     if others:
         raise ValueError(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxloop.callback import Callback
 from jaxloop.events import Event, Scope
 from jaxloop.loop import Loop
+from jaxloop.measured import is_measured
 
 Mode = Literal["auto", "min", "max"]
 
@@ -25,18 +26,22 @@ def early_stopping(
     """Ends the fit once `patience` epochs in a row have brought no improvement.
 
     It looks at EPOCH_END. An epoch improves if its statistic is finite, and better than the best so far by more than
-    `min_delta`; NaN is never the best. `loop.callback_state["early_stopping"]` holds the `best`, and how many epochs
-    have `waited` since. Nothing lasts: a fit that goes on from a loop is patient anew.
+    `min_delta`; NaN is never the best, and as much without an improvement as any other. An epoch in which the statistic
+    was not measured, as where validation was cancelled, is not counted at all. `loop.callback_state["early_stopping"]`
+    holds the `best`, and how many epochs have `waited` since. Nothing lasts: a fit that goes on from a loop is patient
+    anew.
 
     Args:
-      monitor: a statistic: of a metric, as `loss` or `validation_loss`, or recorded by a callback.
+      monitor: a statistic: of a metric, as `loss` or `validation_loss`, or recorded by a callback. What is recorded
+        counts in the epochs in which it is: to that end it is unmeasured again when an epoch begins.
       patience: how many epochs, at least 1.
       min_delta: what counts as an improvement must be more than this, at least 0, in the statistic's own unit.
       mode: `"min"` if less is better, `"max"` if more is; `"auto"` knows it of losses, errors and perplexities, and
         of accuracies and Matthews coefficients.
-      restore_best: whether the fit, however it ends, gives the model of the best epoch, parameters and state, in place
-        of the last; if no epoch was finite, the last. Optimizer, statistics and averages stay the last. It keeps a
-        copy of the model.
+      restore_best: whether the fit, however it ends, gives what was evaluated in the best epoch in place of the last:
+        the model, parameters and state, and what others remember as `evaluated`, such as the average of
+        `ema(evaluate=True)`; if no epoch was finite, the last. Optimizer, counters, statistics and averages that are
+        not evaluated stay the last. It keeps a copy of all that.
       name: in `loop.callback_state`; a second one needs its own.
 
     Raises:
@@ -52,25 +57,27 @@ def early_stopping(
     def stop(loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
             memory = {"best": watched.worst, "waited": 0}
-            return loop.remember(name, memory | ({"model": loop.model} if restore_best else {}))
+            return loop.remember(name, memory | (_evaluated(loop) if restore_best else {}))
         if event is Event.EPOCH_END:
             return judged(loop)
         if event is Event.FIT_END and restore_best:
             memory = loop.callback_state[name]
-            return loop.replace(model=_where(jnp.isfinite(memory["best"]), memory["model"], loop.model))
+            best = {field: memory[field] for field in ("model", "evaluated")}
+            best = _where(jnp.isfinite(memory["best"]), best, _evaluated(loop))
+            return loop.replace(model=best["model"], callback_state=loop.callback_state | best["evaluated"])
         return loop
 
     def judged(loop: Loop) -> Loop:
         memory = loop.callback_state[name]
-        improved, best = watched.judge(loop, memory["best"])
-        waited = jnp.where(improved, 0, memory["waited"] + 1)
+        measured, improved, best = watched.judge(loop, memory["best"])
+        waited = jnp.where(improved, 0, memory["waited"] + measured)
         memory = memory | {"best": best, "waited": waited}
         if restore_best:
-            memory["model"] = _where(improved, loop.model, memory["model"])
+            memory |= {field: _where(improved, now, memory[field]) for field, now in _evaluated(loop).items()}
         loop = loop.replace(callback_state=loop.callback_state | {name: memory})
         return loop.cancel(Scope.FIT, when=waited >= patience)
 
-    return stop
+    return _with_traits(stop, monitor, copies_memory=restore_best)
 
 
 def reduce_on_plateau(
@@ -88,12 +95,13 @@ def reduce_on_plateau(
     """Multiplies the learning rate by `factor` once `patience` epochs in a row have brought no improvement.
 
     It looks at EPOCH_END, with improvement as in `early_stopping`, and then begins to count anew; for `cooldown` more
-    epochs it does not count at all. `patience` and `cooldown` are those of `optax.contrib.reduce_on_plateau`, for
-    which `min_delta` is `atol`; PyTorch's ReduceLROnPlateau waits one epoch more. The rate stays reduced in the next
-    fit, the patience begins anew. A schedule of the same hyperparameter would overwrite it.
+    epochs it does not count at all. Epochs without a measurement belong to neither. `patience` and `cooldown` are those
+    of `optax.contrib.reduce_on_plateau`, for which `min_delta` is `atol`; PyTorch's ReduceLROnPlateau waits one epoch
+    more. The rate stays reduced in the next fit, the patience begins anew. A schedule of the same hyperparameter would
+    overwrite it.
 
     Args:
-      monitor: a statistic: of a metric, as `loss` or `validation_loss`, or recorded by a callback.
+      monitor: as in `early_stopping`.
       factor: above 0 and below 1.
       patience: how many epochs, at least 1.
       min_delta: what counts as an improvement must be more than this, at least 0, in the statistic's own unit.
@@ -126,20 +134,20 @@ def reduce_on_plateau(
         if event is not Event.EPOCH_END:
             return loop
         memory = loop.callback_state[name]
-        improved, best = watched.judge(loop, memory["best"])
-        waited = jnp.where(improved | (memory["cooldown"] > 0), 0, memory["waited"] + 1)
+        measured, improved, best = watched.judge(loop, memory["best"])
+        waited = jnp.where(improved | (memory["cooldown"] > 0), 0, memory["waited"] + measured)
         reduced = waited >= patience
         rate = loop.hyperparameter(hyperparameter)
         lower = jnp.maximum(rate * factor, jnp.minimum(rate, min_rate))
         memory = {
             "best": best,
             "waited": jnp.where(reduced, 0, waited),
-            "cooldown": jnp.where(reduced, cooldown, jnp.maximum(memory["cooldown"] - 1, 0)),
+            "cooldown": jnp.where(reduced, cooldown, jnp.maximum(memory["cooldown"] - measured, 0)),
         }
         loop = loop.replace(callback_state=loop.callback_state | {name: memory})
         return loop.with_hyperparameter(hyperparameter, jnp.where(reduced, lower, rate))
 
-    return reduce
+    return _with_traits(reduce, monitor)
 
 
 @dataclass(frozen=True)
@@ -163,8 +171,8 @@ class _Watched:
         """What any finite value improves on."""
         return self.sign * float("inf")
 
-    def judge(self, loop: Loop, best: Any) -> tuple[Any, Any]:
-        """Whether the statistic has improved on `best`, and the best now."""
+    def judge(self, loop: Loop, best: Any) -> tuple[Any, Any, Any]:
+        """1 or 0 for whether the statistic was measured, whether it has improved on `best`, and the best now."""
         if self.stat not in loop.stats:
             hint = " give the training loop `validation`, or" if self.stat.startswith("validation_") else ""
             raise ValueError(
@@ -172,8 +180,20 @@ class _Watched:
                 f"{', '.join(sorted(loop.stats))}. Check `metrics`,{hint} monitor another."
             )
         value = loop.stats[self.stat]
-        improved = jnp.isfinite(value) & (self.sign * value < self.sign * best - self.min_delta)
-        return improved, jnp.where(improved, value, best)
+        measured, value = is_measured(value), jnp.asarray(value, jnp.float32)
+        improved = measured & jnp.isfinite(value) & (self.sign * value < self.sign * best - self.min_delta)
+        return jnp.asarray(measured, jnp.int32), improved, jnp.where(improved, value, best)
+
+
+def _evaluated(loop: Loop) -> dict[str, Any]:
+    """What an evaluation of the loop depends on: the model, and what is remembered as evaluated."""
+    return {"model": loop.model, "evaluated": {name: loop.callback_state[name] for name in sorted(loop.evaluated)}}
+
+
+def _with_traits(callback: Any, monitor: str, *, copies_memory: bool = False) -> Callback:
+    """The callback with what the engine asks of it: see `phases.begin_epoch` and `callback.fire`."""
+    callback.monitors, callback.copies_memory = (monitor,), copies_memory
+    return callback
 
 
 def _watched(owner: str, monitor: str, mode: Mode, min_delta: float) -> _Watched:

@@ -10,6 +10,7 @@ from jaxloop.console.lines import EpochRow, Moment
 from jaxloop.console.screen import Screen, screen_on
 from jaxloop.console.times import Times
 from jaxloop.events import Event, Phase, Plan
+from jaxloop.measured import as_number, is_measured
 from jaxloop.views import Columns, LoopView
 
 _STARTS = {phase.start: phase for phase in Phase}
@@ -25,7 +26,8 @@ class ProgressBar:
     On a terminal and in a notebook the bar of a phase shows epoch, batches, loss and metrics, the learning rate,
     examples per second and the time left. It is painted anew at most ten times a second, and vanishes with the phase.
     What stays is a table: a row for each epoch, training and validation side by side, with `*` at the best so far, by
-    the loss of validation or else of training. Where there is little room, what matters least is left out.
+    the loss of validation or else of training. What has diverged is `nan`, which is never the best, and what was not
+    measured `-`. Where there is little room, what matters least is left out.
 
     Elsewhere (a pipe, a log file) an epoch is one line of names and numbers, with `best` at its end; while it lasts
     longer than a minute, a line each minute says where it stands.
@@ -117,7 +119,7 @@ class _Progress:
                 epoch_count=count,
                 done=done,
                 total=total,
-                measured={name: float(stats[phase.stat(name)]) for name in self._plan.metrics} if stats else {},
+                measured=_measured({name: stats[phase.stat(name)] for name in self._plan.metrics} if stats else {}),
                 learning_rate=float(stats.get("learning_rate", math.nan)),
                 examples_per_second=self._pace(done, now),
                 epoch_left=in_epoch,
@@ -138,7 +140,7 @@ class _Progress:
     def _add_row(self, loop: LoopView) -> None:
         phases = [phase for phase in Phase if self._measured.get(phase, _has(loop.stats, phase))]
         names = [phase.stat(name) for phase in phases for name in self._plan.metrics]
-        measured = {name: float(loop.stats[name]) for name in names}
+        measured = _measured({name: loop.stats[name] for name in names})
         self._validates |= Phase.VALIDATION in phases
         row = EpochRow(
             epoch_index=int(loop.epoch_index),
@@ -163,12 +165,17 @@ class _Progress:
         """Whether the loss is the best so far: that of validation once there has been one, else of training."""
         name = Phase.VALIDATION.stat("loss") if self._validates else "loss"
         loss = measured.get(name, math.nan)
-        if loss < self._best.get(name, math.inf):
+        if math.isfinite(loss) and loss < self._best.get(name, math.inf):
             self._best[name] = loss
             return True
         return False
 
 
 def _has(stats: Mapping[str, Any], phase: Phase) -> bool:
-    """Whether there are statistics of `phase`, which are NaN until measured."""
-    return not math.isnan(stats[phase.stat("loss")])
+    """Whether there are statistics of `phase`."""
+    return bool(is_measured(stats[phase.stat("loss")]))
+
+
+def _measured(stats: Mapping[str, Any]) -> dict[str, float]:
+    """Those of `stats` that were measured, as Python numbers; what has diverged is among them."""
+    return {name: as_number(value) for name, value in stats.items() if is_measured(value)}

@@ -18,6 +18,7 @@ from jaxloop.files.png import require_pillow
 from jaxloop.files.summaries import histograms, images, plain_hyperparameters, scalars, session_end, session_start
 from jaxloop.files.waiting import WaitingRows
 from jaxloop.loop import Loop
+from jaxloop.measured import as_floats, is_measured
 from jaxloop.views import Columns
 
 _EVENTS = (
@@ -38,6 +39,9 @@ class TensorBoardLogger:
       callbacks recorded, as it stood when the epoch was over;
     - `batch_<metric>`, `batch_learning_rate` and what callbacks recorded at the index of the training batch over the
       loop's life, from 0, each metric a mean over the epoch so far; none with `report="epoch"`.
+
+    Numbers are float32 there, by the format: a whole number above 2**24 is rounded, which CSV and `History` keep. What
+    was not measured in an epoch has no point in it, and is NaN at a batch, as is what has diverged.
 
     Rows are written once a second, at the end of a phase (ten times a second at most), at the latest when 8192 wait,
     and when the fit ends, however it does. What is written outlives the process, and no write waits for the disk. Where
@@ -183,13 +187,13 @@ class _Run:
             if phase is Phase.TRAINING:
                 seconds = time.perf_counter() - self._began - self._compiling
                 values["epoch_examples_per_second"] = self._counted * self._latest.batch_size / max(seconds, 1e-9)
-            self._write_summary(_FOLDERS[phase], scalars(values), loop)
+            self._write_summary(_FOLDERS[phase], scalars(_measured(values)), loop)
         self._counted = 0
 
     def _end_epoch(self, loop: Any) -> None:
         options = self._options
         logged = {f"epoch_{name}": loop.stats[name] for name in self._logged(loop.stats)}
-        self._write_summary("train", scalars(logged), loop)
+        self._write_summary("train", scalars(_measured(logged)), loop)
         if options.weight_histograms is not None and int(loop.epoch) % options.weight_histograms == 0:
             self._write_summary("train", histograms("weights", loop.model.params), loop)
         if options.images is not None:
@@ -203,7 +207,7 @@ class _Run:
 
     def _logged(self, stats: Mapping[str, Any]) -> list[str]:
         """The names beside the metrics; without the learning rate where the optimizer exposes none."""
-        return [name for name in self._recorded if name != "learning_rate" or not np.isnan(stats[name]).all()]
+        return [name for name in self._recorded if name != "learning_rate" or is_measured(stats[name]).any()]
 
     def _write_summary(self, folder: str, summary: Any, loop: Any) -> None:
         """Writes what belongs to an epoch, if there is anything."""
@@ -218,7 +222,7 @@ class _Run:
         self._waiting.clear(time.time())  # before: a write that has failed is not tried again
         columns, times = waiting
         names = [*self._plan.metrics, *self._logged(columns)]
-        values = np.stack([columns[name] for name in names], axis=1)
+        values = np.stack([as_floats(columns[name]) for name in names], axis=1)
         records = self._encoder([f"batch_{name}" for name in names]).encode(times, columns["step"], values)
         self._write("train", lambda file: file.write(records))
 
@@ -247,6 +251,10 @@ class _Run:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {tag: value for tag, value in values.items() if is_measured(value)}
 
 
 def _new_folder(root: Path) -> Path:

@@ -24,7 +24,7 @@ class Moment:
       phase: the one at hand.
       epoch_index, epoch_count: position in the fit, from 0.
       done, total: its batches.
-      measured: each metric by name, as it stands in this phase; empty until measured.
+      measured: each metric by name, as it stands in this phase, once it is measured.
       learning_rate: the one last applied.
       examples_per_second: of this phase.
       epoch_left, fit_left: seconds.
@@ -78,12 +78,16 @@ class _Piece:
 
 
 def number(value: float) -> str:
-    """`value` with four significant digits, of one width as far as can be.
+    """`value` with four significant digits, of one width as far as can be; an int in full.
 
     Example:
       >>> [number(value) for value in (0.5, 1234.56, 123456.0, 0.00012, math.nan)]
       ['0.5000', '1235', '1.235e5', '1.200e-4', 'nan']
+      >>> number(16777217)
+      '16777217'
     """
+    if isinstance(value, int):
+        return str(value)
     if not math.isfinite(value):
         return str(float(value))
     mantissa, exponent = f"{value:.3e}".split("e")

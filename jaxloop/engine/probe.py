@@ -1,6 +1,7 @@
 """One abstract trace of a whole fit, before anything is compiled: what callbacks record, and where they act."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxloop.callback import Callback, name_of
 from jaxloop.engine.traced import TracedStep, traced_step
 from jaxloop.events import Event, Phase
 from jaxloop.loop import Loop
+from jaxloop.measured import unmeasured
 from jaxloop.phases import enter, leave_phase
 from jaxloop.steps import Parts
 
@@ -21,14 +23,14 @@ class Findings:
     """What an abstract trace shows.
 
     Attributes:
-      stats: every name in `loop.stats` by the end.
+      stats: every name in `loop.stats` by the end, with its dtype.
       acts: each compiled callback by its place, with each event at which it does something.
       maskable: whether the loss in evaluation is one per example or token, so that padding can be masked.
       output: shape and dtype of what the model gives for the first batch, None where that is not known.
       cancels: the phases in whose steps a compiled callback can cancel; both where that is not known.
     """
 
-    stats: frozenset[str]
+    stats: Mapping[str, np.dtype]
     acts: frozenset[tuple[int, Event]]
     maskable: bool
     output: Any = None
@@ -52,11 +54,32 @@ def probe(
     Returns:
       What that shows, and the step of each phase.
     """
+    widened: dict[str, np.dtype] = {}
+    while True:
+        try:
+            return _probed(parts, loop, batch, validation_batch, widened)
+        except _Widened as found:
+            widened[found.name] = found.dtype
+
+
+class _Widened(Exception):
+    """A statistic was recorded in another dtype, after one that it cannot stay in: it has the wider one everywhere."""
+
+    def __init__(self, name: str, dtype: np.dtype):
+        super().__init__(name, dtype)
+        self.name = name
+        self.dtype = dtype
+
+
+def _probed(
+    parts: Parts, loop: Loop, batch: Any | None, validation_batch: Any | None, widened: Mapping[str, np.dtype]
+) -> tuple[Findings, dict[Phase, TracedStep]]:
+    """As `probe`, with room from the start for the statistics in `widened`."""
     acts: set[tuple[int, Event]] = set()
     steps: dict[Phase, TracedStep] = {}
     seen: dict[Phase, tuple[Any, Any]] = {}
     owners: dict[tuple[str, str], int] = {}
-    owned = [_owning(place, parts.callbacks, owners, acts) for place in range(len(parts.callbacks))]
+    owned = [_owning(place, parts.callbacks, owners, acts, widened) for place in range(len(parts.callbacks))]
     parts = replace(parts, new_stats=True, callbacks=(*owned, _looking(seen)))
 
     def fired(loop: Loop, *events: Event) -> Loop:
@@ -68,10 +91,11 @@ def probe(
         return jax.eval_shape(lambda loop: leave_phase(parts.fire(loop, phase.end)), steps[phase].result)
 
     if validation_batch is None:
-        unmeasured = {Phase.VALIDATION.stat(metric.name) for metric in parts.metrics}
-        loop = loop.replace(stats={name: value for name, value in loop.stats.items() if name not in unmeasured})
+        without = {Phase.VALIDATION.stat(metric.name) for metric in parts.metrics}
+        loop = loop.replace(stats={name: value for name, value in loop.stats.items() if name not in without})
 
-    loop = fired(loop, Event.FIT_START)
+    room = {name: unmeasured(dtype) for name, dtype in widened.items()}
+    loop = fired(loop.replace(stats=loop.stats | room), Event.FIT_START)
     if batch is not None:
         loop = one_phase(fired(loop, Event.EPOCH_START), Phase.TRAINING, batch)
     if validation_batch is not None:
@@ -81,7 +105,8 @@ def probe(
     maskable = bool(seen[Phase.VALIDATION][1].ndim) if Phase.VALIDATION in seen else False
     output = next(iter(seen.values()))[0] if seen else None
     cancels = frozenset(phase for phase, step in steps.items() if not step.counts)
-    return Findings(frozenset(loop.stats), frozenset(acts), maskable, output, cancels), steps
+    stats = {name: value.dtype for name, value in loop.stats.items()}
+    return Findings(stats, frozenset(acts), maskable, output, cancels), steps
 
 
 def _owning(
@@ -89,6 +114,7 @@ def _owning(
     callbacks: tuple[Callback, ...],
     owners: dict[tuple[str, str], int],
     acts: set[tuple[int, Event]],
+    widened: Mapping[str, np.dtype],
 ) -> Callback:
     """The callback at `place`, watched.
 
@@ -97,11 +123,14 @@ def _owning(
       callbacks: all of them.
       owners: is filled with whose each name is that is recorded or remembered under.
       acts: is filled with the place and each event at which the callback does something.
+      widened: the statistics that are known to need another dtype than their first.
 
     Raises:
-      ValueError: two callbacks write one name.
+      ValueError: two callbacks write one name, or what evaluation depends on cannot be put back.
+      _Widened: a statistic has become of another dtype.
     """
     callback = callbacks[place]
+    copies = getattr(callback, "copies_memory", False)
 
     def watched(loop: Loop, event: Event) -> Loop:
         after = callback(loop, event)
@@ -112,7 +141,7 @@ def _owning(
         for field, verb in (("stats", "record"), ("callback_state", "remember")):
             before_names, after_names = getattr(loop, field), getattr(after, field)
             for name in after_names:
-                if after_names[name] is before_names.get(name):
+                if after_names[name] is before_names.get(name) or (copies and name in loop.evaluated):
                     continue
                 owner = owners.setdefault((field, name), place)
                 if owner != place:
@@ -120,10 +149,28 @@ def _owning(
                         f"callbacks: {name_of(callbacks[owner])!r} and {name_of(callback)!r} both {verb} {name!r}, and "
                         "would overwrite each other. Leave one out, or give it another name."
                     )
+        for name in after.stats.keys() & loop.stats.keys() - widened.keys():
+            if after.stats[name].dtype != loop.stats[name].dtype:
+                raise _Widened(name, after.stats[name].dtype)
+        if loop.phase is Phase.VALIDATION and after.model.params is not loop.model.params:
+            memory = {name for (field, name), owner in owners.items() if (field, owner) == ("callback_state", place)}
+            _check_evaluated(callback, memory - loop.evaluated, callbacks)
         return after
 
     watched.__name__ = watched.__qualname__ = name_of(callback)
+    watched.copies_memory = copies  # type: ignore[attr-defined]
     return watched
+
+
+def _check_evaluated(callback: Callback, memory: set[str], callbacks: tuple[Callback, ...]) -> None:
+    """Refuses parameters that stand in for others in evaluation, where the best could not be restored with them."""
+    restoring = [name_of(other) for other in callbacks if getattr(other, "copies_memory", False)]
+    if memory and restoring:
+        raise ValueError(
+            f"callbacks: {name_of(callback)!r} puts other parameters in place in validation, so that {restoring[0]!r} "
+            f"cannot bring back the best without {sorted(memory)[0]!r}, which it remembers. Let it write "
+            "loop.remember(..., evaluated=True)."
+        )
 
 
 def _looking(seen: dict[Phase, tuple[Any, Any]]) -> Callback:

@@ -26,6 +26,7 @@ from jaxloop.engine.traced import TracedStep
 from jaxloop.events import Phase, Plan
 from jaxloop.kinds import Widening, strong
 from jaxloop.loop import Loop, new_loop
+from jaxloop.measured import unmeasured
 from jaxloop.model import as_model
 from jaxloop.phases import begin_fit, enter
 from jaxloop.placement import Device
@@ -55,7 +56,7 @@ class Start:
     plan: Plan
     parts: Parts
     loop: Loop
-    findings: Findings = Findings(frozenset(), frozenset(), False)
+    findings: Findings = Findings({}, frozenset(), False)
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,8 @@ class Setup:
     def _begun(self, start: Start, training: Feed | None) -> Start:
         """With a loop that begins a new fit."""
         start = self._probed(replace(start, loop=_in_new_fit(start)), training)
-        stats = {name: np.float32(np.nan) for name in sorted(start.findings.stats | start.loop.stats.keys())}
+        dtypes = {name: value.dtype for name, value in start.loop.stats.items()} | dict(start.findings.stats)
+        stats = {name: unmeasured(dtype) for name, dtype in sorted(dtypes.items())}
         return replace(start, loop=start.loop.replace(stats=stats))
 
     def _probed(self, start: Start, training: Feed | None) -> Start:

@@ -4,8 +4,11 @@ A column of text is uint8[width, rows], ASCII, with 0 where a row has no charact
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from jaxloop.measured import is_measured
 
 _POWERS = 10.0 ** np.arange(-4, 14)
 _PLAIN = _POWERS[:10]  # from the first to below the last NumPy writes no exponent, and 18 digits are enough
@@ -14,10 +17,10 @@ _FOUR = (np.arange(10000) // np.array([[1000], [100], [10], [1]]) % 10 + ord("0"
 
 
 def lines(cells: Sequence[np.ndarray | str], count: int) -> bytes:
-    """`count` lines of cells with commas between them.
+    """`count` lines of cells with commas between them; those of statistics that were not measured are empty.
 
     Args:
-      cells: each a column, float32[count] or int32[count], or the text that it is in every line.
+      cells: each a column, float32[count], int32[count] or uint32[count], or the text that it is in every line.
       count: at least 1.
 
     Example:
@@ -29,7 +32,7 @@ def lines(cells: Sequence[np.ndarray | str], count: int) -> bytes:
     for index, cell in enumerate(cells):
         same += "," if index else ""
         if isinstance(cell, str) or _is_same(cell):
-            same += cell if isinstance(cell, str) else str(cell[0])
+            same += cell if isinstance(cell, str) else _text(cell[0])
         else:
             line += [_repeated(same, count), floats(cell) if cell.dtype.kind == "f" else integers(cell)]
             same = ""
@@ -64,21 +67,29 @@ def floats(column: np.ndarray) -> np.ndarray:
 
 
 def integers(column: np.ndarray) -> np.ndarray:
-    """The texts of int32[rows]."""
+    """The texts of int32[rows] or uint32[rows]."""
     text = _digits(np.abs(column.astype(np.int64)))
     _blank(text[:-1])
-    return np.concatenate([_sign(column < 0), text])
+    text = np.concatenate([_sign(column < 0), text])
+    measured = is_measured(column)
+    if not measured.all():
+        text[:, ~measured] = 0
+    return text
 
 
 def _mixed(column: np.ndarray, plain: np.ndarray) -> np.ndarray:
     """Texts of which only the `plain` ones are made all at once: NaN, infinities and exponents are not."""
     texts = np.zeros(len(column), "S24")
-    texts[~plain] = [str(number) for number in column[~plain]]
+    texts[~plain] = [_text(number) for number in column[~plain]]
     text = texts.view(np.uint8).reshape(len(column), -1).T
     if plain.any():
         made = floats(column[plain])
         text[: len(made), plain] = made
     return text
+
+
+def _text(number: Any) -> str:
+    return str(number) if is_measured(number) else ""
 
 
 def _digits(numbers: np.ndarray, at_least: int = 1) -> np.ndarray:

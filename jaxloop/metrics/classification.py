@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.losses import spread_weight
+from jaxloop.measured import UNMEASURED
 from jaxloop.metrics.means import add_to_mean, empty_mean, mean_of, two_sum
 
 
@@ -150,7 +151,8 @@ class MatthewsCorrelationCoefficient:
         # Class against the rest, sums of positive terms only: nothing cancels before the numerator's difference,
         # which is at most sqrt(2) times the denominator. So float32 is enough however rare a class is.
         matrix = state["weight"] + state["weight_error"]
-        matrix = matrix / jnp.sum(matrix)
+        total = jnp.sum(matrix)
+        matrix = matrix / total
         rest_of_row = _sum_of_others(matrix, axis=1)
         right, missed = jnp.diag(matrix), jnp.diag(rest_of_row)
         mistaken = jnp.diag(_sum_of_others(matrix, axis=0))
@@ -159,7 +161,8 @@ class MatthewsCorrelationCoefficient:
         spread_true = jnp.sum((right + missed) * (mistaken + neither))
         spread_predicted = jnp.sum((right + mistaken) * (missed + neither))
         scale = jnp.sqrt(spread_true) * jnp.sqrt(spread_predicted)
-        return jnp.where(scale == 0, 0, covariance / jnp.where(scale == 0, 1, scale))
+        correlation = jnp.where(scale == 0, 0, covariance / jnp.where(scale == 0, 1, scale))
+        return jnp.where(total == 0, UNMEASURED, correlation)
 
     def _predicted_and_label(self, output: Any, target: Any) -> tuple[Any, Any]:
         logits = _single_logit(output, target)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.losses import spread_weight, weighted_sum
+from jaxloop.measured import UNMEASURED, is_measured
 
 
 def empty_mean() -> dict[str, Any]:
@@ -33,9 +34,10 @@ def add_to_mean(state: dict[str, Any], values: jax.Array, weight: jax.Array) -> 
 
 
 def mean_of(state: dict[str, Any]) -> jax.Array:
-    """The weighted mean so far, float32[]; NaN when nothing has been added."""
+    """The weighted mean so far, float32[]; `UNMEASURED`, a NaN, while the weight is 0."""
     total = jnp.where(jnp.isfinite(state["sum"]), state["sum"] + state["sum_error"], state["sum"])
-    return jnp.divide(total, state["weight"] + state["weight_error"])
+    weight = state["weight"] + state["weight_error"]
+    return jnp.where(weight == 0, UNMEASURED, jnp.divide(total, weight))
 
 
 def two_sum(a: Any, b: Any) -> tuple[Any, Any]:
@@ -92,7 +94,8 @@ class Perplexity:
         return Loss().update(state, output=output, target=target, loss=loss, weight=weight)
 
     def compute(self, state: dict[str, Any]) -> jax.Array:
-        return jnp.exp(mean_of(state))
+        mean = mean_of(state)
+        return jnp.where(is_measured(mean), jnp.exp(mean), mean)
 
 
 @dataclass(frozen=True)

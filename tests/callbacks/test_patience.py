@@ -13,14 +13,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import jaxloop as jl
-from jaxloop import Event, Scope
-from jaxloop.callbacks import early_stopping, reduce_on_plateau
+from jaxloop import Event, Phase, Scope
+from jaxloop.callbacks import early_stopping, ema, reduce_on_plateau
 from jaxloop.loop import new_loop
+from jaxloop.measured import UNMEASURED, is_measured
 from tests import small
 from tests.compiling import counted_compiles, steps_in
 
 NAN, INF = float("nan"), float("inf")
-SCORES = st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.25, 1.5, 2.0, NAN, INF, -INF]), min_size=1, max_size=12)
+NOT = float(UNMEASURED)
+SCORES = st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.25, 1.5, 2.0, NAN, INF, -INF, NOT]), min_size=1, max_size=12)
 
 
 def scored(scores: list[float]) -> Any:
@@ -36,6 +38,8 @@ def stopped_after(scores: list[float], patience: int, min_delta: float, sign: in
     """How many epochs of `scores` there are until patience ends, and the best score, in plain Python."""
     best, waited = sign * INF, 0
     for count, score in enumerate(scores, start=1):
+        if not is_measured(score):
+            continue
         if math.isfinite(score) and sign * score < sign * best - min_delta:
             best, waited = score, 0
         else:
@@ -54,6 +58,7 @@ def stopped_after(scores: list[float], patience: int, min_delta: float, sign: in
 )
 @example(scores=[1.0, 1.0, 0.5, 1.0, 1.0], patience=2, min_delta=0.0, mode="min")
 @example(scores=[NAN, 1.0, NAN, NAN], patience=2, min_delta=0.0, mode="min")
+@example(scores=[1.0, NOT, NOT, NOT, 0.5, 1.0, NOT, 1.0], patience=2, min_delta=0.0, mode="min")
 def test_it_stops_where_plain_python_does(scores, patience, min_delta, mode):
     callback = early_stopping("score", patience=patience, min_delta=min_delta, mode=mode)
     loop = callback(new_loop(small.model(), (), jax.random.key(0)), Event.FIT_START)
@@ -125,6 +130,9 @@ def rates_by_plain_python(
     """The rate behind each epoch, from 1 at the start; less is better, by more than 0.25."""
     best, waited, cooling, rate, rates = INF, 0, 0, 1.0, []
     for score in scores:
+        if not is_measured(score):
+            rates.append(rate)
+            continue
         improved = math.isfinite(score) and score < best - 0.25
         best = score if improved else best
         waited = 0 if improved or cooling else waited + 1
@@ -153,6 +161,7 @@ def rates_of(callback: Any, scores: list[float], rate: float = 1.0) -> list[floa
 @settings(max_examples=30)
 @given(scores=SCORES, patience=st.integers(1, 3), cooldown=st.integers(0, 2))
 @example(scores=[1.0] * 12, patience=2, cooldown=1)
+@example(scores=[1.0, 1.0, NOT, 1.0, NOT, NOT, 1.0, NOT, 1.0], patience=2, cooldown=1)
 def test_the_rate_falls_where_it_does_in_plain_python(scores, patience, cooldown):
     callback = reduce_on_plateau(
         "score", factor=0.5, patience=patience, min_delta=0.25, mode="min", cooldown=cooldown, min_rate=0.2
@@ -260,3 +269,162 @@ def test_a_wrong_argument_is_refused_by_name(make, arguments, message):
 def test_a_wrong_argument_of_a_reduction_is_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=f"reduce_on_plateau: {message}"):
         reduce_on_plateau(**arguments)
+
+
+IMPROVING = jl.in_batches(small.samples(12), 4)  # what it trains on, so that each epoch improves
+
+
+def without_validation(at: Event, scope: Scope, *, phase: Phase | None = None) -> Any:
+    """A compiled callback that leaves out the validation of each epoch but every third."""
+
+    def leave_out(loop: jl.Loop, event: Event) -> jl.Loop:
+        here = event is at and loop.phase in (phase, at_phase)
+        return loop.cancel(scope, when=loop.epoch_index % 3 != 0) if here else loop
+
+    at_phase = {Event.TRAINING_END: Phase.TRAINING, Event.VALIDATION_START: Phase.VALIDATION}.get(at)
+    return leave_out
+
+
+@pytest.mark.parametrize(
+    ("leave_out", "steps"),
+    [
+        (without_validation(Event.EPOCH_START, Scope.VALIDATION), 1),
+        (without_validation(Event.EPOCH_START, Scope.EPOCH), 1),
+        (without_validation(Event.TRAINING_END, Scope.EPOCH), 3),
+        (without_validation(Event.VALIDATION_START, Scope.VALIDATION), 3),
+        (without_validation(Event.BATCH_START, Scope.BATCH, phase=Phase.VALIDATION), 2),
+    ],
+)
+def test_an_epoch_without_a_measurement_is_neither_waited_for_nor_counted(leave_out, steps):
+    callbacks = [leave_out, early_stopping(patience=1), reduce_on_plateau(patience=1, min_delta=0.0, factor=0.5)]
+    loop, history = best_of(callbacks, 7, validation=IMPROVING, steps_per_dispatch=steps)
+    measured = is_measured(history.epochs["validation_loss"])
+    assert measured.tolist() == [True, False, False, True, False, False, True]
+    assert history.stopped == "completed"
+    assert loop.hyperparameter("learning_rate") == pytest.approx(0.1)
+    assert loop.callback_state["early_stopping"]["best"] == np.float32(history.epochs["validation_loss"][-1])
+
+
+def test_those_who_own_the_loop_may_leave_validation_out():
+    training_loop = small.training_loop(callbacks=[reduce_on_plateau(patience=1, factor=0.5)], validation=IMPROVING)
+    loop = training_loop.start(small.model(), epochs=4)
+    for validates in (True, False, False, True):
+        loop = training_loop.begin_epoch(loop)
+        loop = training_loop.train_step(loop, IMPROVING[0])
+        loop = training_loop.end_epoch(training_loop.eval_step(loop, IMPROVING[0]) if validates else loop)
+    assert loop.hyperparameter("learning_rate") == pytest.approx(0.1)
+    assert loop.callback_state["reduce_on_plateau"]["waited"] == 0
+
+
+def test_what_has_diverged_is_waited_for():
+    loop, _ = best_of([scored([1.0, NAN, NAN]), reduce_on_plateau("score", patience=1, factor=0.5, mode="min")], 3)
+    assert loop.hyperparameter("learning_rate") == pytest.approx(0.025)
+
+
+def test_what_is_recorded_counts_in_the_epochs_in_which_it_is():
+    def score(loop, event):
+        loop = loop.remember("score", jnp.float32(0.0))
+        if event is not Event.TRAINING_END:
+            return loop
+        seen = jnp.where(loop.epoch_index % 2 == 0, 3.0 - loop.epoch_index, loop.stats.get("score", 0.0))
+        return loop.record("score", seen)  # as one does that has nothing to say in every second epoch
+
+    _, history = best_of([early_stopping("score", patience=1, mode="min"), score], 5)
+    assert history.stopped == "completed"
+    assert is_measured(history.epochs["score"]).tolist() == [True, False, True, False, True]
+    assert history.epochs["score"][::2].tolist() == [3.0, 1.0, -1.0]
+
+
+def test_what_nobody_monitors_keeps_its_value_from_epoch_to_epoch():
+    def score(loop, event):
+        return loop.record("score", 1.0) if event is Event.FIT_START else loop
+
+    _, history = best_of([score, early_stopping()], 2)
+    assert history.epochs["score"].tolist() == [1.0, 1.0]
+
+
+def test_a_whole_number_can_be_monitored():
+    def count(loop, event):
+        return loop.record("wrong", 7 - loop.epoch_index) if event is Event.EPOCH_END else loop
+
+    loop, history = best_of([count, early_stopping("wrong", patience=1, mode="min", restore_best=True)], 3)
+    assert (history.stopped, history.epochs["wrong"].dtype) == ("completed", np.int32)
+    assert loop.callback_state["early_stopping"]["best"] == 5.0
+
+
+VALIDATION = jl.in_batches(small.samples(8, seed=1), 4)
+BEST_OF_FIVE = [3.0, 2.0, 1.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("ema_first", "steps", "dtype"),
+    [(True, 1, jnp.float32), (False, 1, jnp.bfloat16), (False, "auto", jnp.float32), (True, "auto", jnp.bfloat16)],
+)
+def test_what_was_evaluated_in_the_best_epoch_comes_back(ema_first, steps, dtype):
+    callbacks = [ema(0.8, evaluate=True), early_stopping("score", mode="min", restore_best=True)]
+    training_loop = small.training_loop(
+        callbacks=[scored(BEST_OF_FIVE), *(callbacks if ema_first else callbacks[::-1])], steps_per_dispatch=steps
+    )
+    loop, history = training_loop.fit(of_dtype(dtype), 5)
+    losses = history.epochs["validation_loss"]
+    assert training_loop.evaluate(loop, VALIDATION)["loss"] == pytest.approx(losses[2], rel=1e-6)
+    assert losses[2] != pytest.approx(losses[4], rel=1e-3)
+
+    until_then, _ = training_loop.fit(of_dtype(dtype), 3)
+    small.assert_trees_equal(loop.model, until_then.model)
+    small.assert_trees_equal(loop.callback_state["ema"]["average"], until_then.callback_state["ema"]["average"])
+    assert loop.callback_state["ema"]["updates"] == loop.model.state["passes"] == 9
+
+    again, history = training_loop.fit(loop, 1)  # it goes on from there, and what is best is unknown again
+    measured = training_loop.evaluate(again, VALIDATION)["loss"]
+    assert measured == pytest.approx(history.epochs["validation_loss"][0], rel=1e-6)
+    assert again.callback_state["ema"]["updates"] == 12
+
+
+def of_dtype(dtype: Any) -> jl.Model:
+    model = small.model()
+    return model.replace(params=jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), model.params))
+
+
+def test_an_average_that_is_not_evaluated_stays_the_last():
+    stopping = early_stopping("score", mode="min", restore_best=True)
+    loop, history = best_of([scored(BEST_OF_FIVE), ema(0.8), stopping], 5)
+    last, _ = best_of([ema(0.8)], 5)
+    small.assert_trees_equal(loop.callback_state["ema"], last.callback_state["ema"])
+    measured = small.training_loop().evaluate(loop.model, VALIDATION)["loss"]
+    assert measured == pytest.approx(history.epochs["validation_loss"][2], rel=1e-6)
+
+
+def halved_in_validation(**options: Any) -> Any:
+    """A compiled callback that evaluates half of what the parameters are after training."""
+
+    def exchange(loop: jl.Loop, event: Event) -> jl.Loop:
+        if event is Event.FIT_START:
+            return loop.remember("old", {"half": loop.model.params, "set_aside": loop.model.params}, **options)
+        memory = loop.callback_state["old"]
+        if event is Event.TRAINING_END:
+            memory = memory | {"half": jax.tree.map(lambda leaf: leaf / 2, loop.model.params)}
+        elif loop.phase is Phase.VALIDATION and event is Event.BATCH_START:
+            memory, params = memory | {"set_aside": loop.model.params}, memory["half"]
+            loop = loop.replace(model=loop.model.replace(params=params))
+        elif loop.phase is Phase.VALIDATION and event is Event.BATCH_END:
+            loop = loop.replace(model=loop.model.replace(params=memory["set_aside"]))
+        return loop.replace(callback_state=loop.callback_state | {"old": memory})
+
+    return exchange
+
+
+def test_what_a_callback_of_ones_own_evaluates_comes_back_where_it_says_so():
+    stopping = early_stopping("score", mode="min", restore_best=True)
+    callbacks = [scored(BEST_OF_FIVE), stopping, halved_in_validation(evaluated=True)]
+    training_loop = small.training_loop(callbacks=callbacks)
+    loop, history = training_loop.fit(small.model(), 5)
+    measured = training_loop.evaluate(loop, VALIDATION)["loss"]
+    assert measured == pytest.approx(history.epochs["validation_loss"][2], rel=1e-6)
+
+
+def test_where_it_does_not_say_so_the_best_is_refused():
+    message = r"halved_in_validation.* other parameters.*'early_stopping.*'old'.*evaluated=True"
+    with pytest.raises(ValueError, match=message):
+        best_of([early_stopping(restore_best=True), halved_in_validation()], 1)
+    best_of([early_stopping(), halved_in_validation()], 1)  # where nothing is restored it may

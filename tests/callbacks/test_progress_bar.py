@@ -9,11 +9,12 @@ import pytest
 import jaxloop as jl
 from jaxloop.callbacks import ProgressBar, progress_bar
 from jaxloop.events import Event, Phase, Plan, Scope
+from jaxloop.measured import UNMEASURED
 from tests import small
 
 PLAN = Plan(epoch_count=12, batch_count=4, metrics=("loss", "accuracy"))
 STATS = {"loss": 0.48191, "accuracy": 0.85, "validation_loss": 0.152, "validation_accuracy": 0.9521}
-NOTHING = dict.fromkeys(STATS, float("nan"))
+NOTHING = dict.fromkeys(STATS, UNMEASURED)
 COUNTERS = {"epoch_index": 2, "epoch_count": 12}
 
 
@@ -232,7 +233,7 @@ def test_a_display_that_saw_an_end_alone_gives_the_row(view):
     shown = ProgressBar(stream).bind(PLAN)
     shown(view(Phase.VALIDATION, STATS, batch_index=2, batch_count=2, **COUNTERS), Event.VALIDATION_END)
     shown(view(None, STATS, **COUNTERS), Event.EPOCH_END)
-    shown(view(None, STATS | {"validation_loss": float("nan")}, **COUNTERS), Event.EPOCH_END)
+    shown(view(None, STATS | {"validation_loss": UNMEASURED}, **COUNTERS), Event.EPOCH_END)
     assert lines(stream)[0] == (
         "Epoch  3/12 - loss 0.4819, validation_loss 0.1520, accuracy 0.8500, validation_accuracy 0.9521, best"
     )

@@ -30,12 +30,12 @@ def at(event, change):
 
 
 def test_without_callbacks_the_statistics_are_what_is_always_measured(find):
-    assert find().stats == MEASURED
+    assert find().stats.keys() == MEASURED
 
 
 @pytest.mark.parametrize("event", list(Event))
 def test_what_a_callback_records_is_found_at_every_event(find, event):
-    assert find(at(event, lambda loop: loop.record("norm", 1.0))).stats == MEASURED | {"norm"}
+    assert find(at(event, lambda loop: loop.record("norm", 1.0))).stats.keys() == MEASURED | {"norm"}
 
 
 def test_without_callbacks_no_event_is_active(find):
@@ -69,7 +69,7 @@ def test_statistics_of_a_validation_that_there_is_none_of_are_hidden_from_callba
     seen = []
     found = find(at(Event.EPOCH_END, lambda loop: seen.append(set(loop.stats)) or loop), validation=None)
     assert seen == [{"loss", "accuracy", "learning_rate"}]
-    assert found.stats == seen[0]
+    assert found.stats.keys() == seen[0]
 
 
 def test_no_epoch_is_probed_where_there_is_no_training(find):
@@ -92,7 +92,7 @@ def test_a_scalar_loss_cannot_be_masked(find):
 def test_one_callback_may_record_and_another_cancel(find, recorded_at, cancelled_at):
     record = at(recorded_at, lambda loop: loop.record("norm", 1.0))
     cancel = at(cancelled_at, lambda loop: loop.cancel(Scope.FIT, when=loop.step == 2))
-    assert find(record, cancel).stats == MEASURED | {"norm"}
+    assert find(record, cancel).stats.keys() == MEASURED | {"norm"}
 
 
 def test_what_a_callback_remembers_at_the_start_is_there_in_the_steps(find):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from jaxloop.files.decimals import floats, integers, lines
+from jaxloop.measured import UNMEASURED, is_measured, unmeasured
 
 
 def texts(text):
@@ -58,7 +59,7 @@ def test_losses_and_shares_are_as_numpy_writes_them(seed):
 
 @given(arrays(np.int32, st.integers(1, 20)))
 def test_integers_are_as_numpy_writes_them(column):
-    assert texts(integers(column)) == [str(number) for number in column]
+    assert texts(integers(column)) == [str(number) if is_measured(number) else "" for number in column]
 
 
 def test_lines_have_their_cells_in_order_and_a_text_in_each():
@@ -73,6 +74,24 @@ def test_a_cell_that_differs_in_the_middle_alone_is_no_text_of_every_line():
 
 def test_a_column_of_nan_has_it_in_every_line():
     assert lines([np.array([np.nan, np.nan], np.float32)], 2) == b"nan\nnan\n"
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.float32])
+def test_what_was_not_measured_is_a_cell_without_text(dtype):
+    column = np.array([7, unmeasured(dtype), 20], dtype)
+    other = np.array([1, 2, 3], np.int32)
+    seven, twenty = (b"7.0", b"20.0") if dtype is np.float32 else (b"7", b"20")
+    assert lines([column, other], 3) == seven + b",1\n,2\n" + twenty + b",3\n"
+    assert lines([column[1:2], other[:1]], 1) == b",1\n"
+
+
+def test_what_has_diverged_is_nan_beside_what_was_not_measured():
+    assert lines([np.array([np.nan, UNMEASURED, -np.inf], np.float32), "end"], 3) == b"nan,end\n,end\n-inf,end\n"
+
+
+@given(arrays(np.uint32, st.integers(1, 20), elements=st.integers(0, 2**32 - 2)))
+def test_large_whole_numbers_are_as_numpy_writes_them(column):
+    assert texts(integers(column)) == [str(number) for number in column]
 
 
 def test_a_text_that_is_not_ascii_comes_through():
