@@ -58,8 +58,8 @@ class LoopView:
 class Columns(Mapping[str, np.ndarray]):
     """The rows of one dispatch by column, decoded when asked for.
 
-    Keys are the counters and every name in `loop.stats`; each value is int32[rows] or float32[rows], as the
-    loop had it at `BATCH_END`.
+    Keys are the counters and every name in `loop.stats`; each value is int32[rows], uint32[rows] or float32[rows],
+    as the loop had it at `BATCH_END`.
 
     Attributes:
       phase: the phase of all these rows.

@@ -287,6 +287,32 @@ def test_where_the_loss_never_falls_the_curve_is_left_with_the_exception():
     assert (len(test.losses), np.isnan(test.suggestion)) == (STEPS, True)
 
 
+def test_a_loss_that_is_never_finite_is_called_so():
+    with pytest.raises(ValueError, match=r"the loss was never finite\.") as caught:
+        find(training_loop(loss_fn=lambda output, target: jl.losses.softmax_cross_entropy(output, target) * jnp.nan))
+    assert repr(caught.value.test).endswith("smoothed loss nan at first, never finite)")
+
+
+def weighted(silent):
+    """Batches of which those in `silent` have no weight."""
+    batches = batches_of(jl.TrainingEpochs(samples(), batch_size=8), 7)[:STEPS]
+    return [[(*batch, np.full(8, float(index not in silent), np.float32)) for index, batch in enumerate(batches)]]
+
+
+def test_a_batch_without_a_weight_has_no_loss_that_could_be_the_lowest():
+    silent = {3, 20, 21}
+    test = find(training_loop(training=weighted(silent)))
+    steps = len(test.rates)
+    assert test.losses.min() > 0
+    expected = np.delete(np.geomspace(1e-3, 1e3, STEPS), sorted(silent))[:steps]
+    np.testing.assert_allclose(test.rates, expected, rtol=1e-5)
+
+
+def test_batches_that_all_are_without_a_weight_are_refused():
+    with pytest.raises(ValueError, match="no batch has an example of a weight above 0"):
+        find(training_loop(training=weighted(range(STEPS))))
+
+
 def ramp_losses(noise, seed):
     """Losses that fall from 2 to 1 between the rates 1e-3 and 1e-1, in a straight line, and climb from 1 on."""
     rates = np.geomspace(1e-6, 10.0, 200)

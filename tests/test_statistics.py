@@ -218,3 +218,18 @@ def test_a_statistic_that_was_never_recorded_is_not_one_that_has_diverged():
     loop, history = small.training_loop(callbacks=[record]).fit(small.model(), 1)
     assert not is_measured(history.epochs["never"]).any()
     assert loop.stats["never"].view(np.int32) == UNMEASURED.view(np.int32)
+
+
+def test_in_double_precision_whole_numbers_and_fractions_keep_their_32_bits():
+    def numbered(loop, event):
+        if event is not Event.BATCH_END:
+            return loop
+        return (
+            loop.record("position", START + 1 + loop.step).record("share", loop.step / 3).record("flag", loop.step > 0)
+        )
+
+    with jax.enable_x64(True):
+        _, history = small.training_loop(callbacks=[numbered], validation=None).fit(small.model(), 1)
+    assert history.batches["position"].tolist() == [START + 1, START + 2, START + 3]
+    assert [history.batches[name].dtype for name in ("position", "share", "flag")] == [np.int32, np.float32, np.float32]
+    np.testing.assert_array_equal(history.batches["share"], np.float32(np.arange(3) / 3))

@@ -41,7 +41,8 @@ def early_stopping(
       restore_best: whether the fit, however it ends, gives what was evaluated in the best epoch in place of the last:
         the model, parameters and state, and what others remember as `evaluated`, such as the average of
         `ema(evaluate=True)`; if no epoch was finite, the last. Optimizer, counters, statistics and averages that are
-        not evaluated stay the last. It keeps a copy of all that.
+        not evaluated stay the last, and so does `loop.step`, from which evaluation draws if it draws at random. It
+        keeps a copy of all that comes back.
       name: in `loop.callback_state`; a second one needs its own.
 
     Raises:

@@ -190,6 +190,22 @@ def test_without_validation_it_is_judged_by_the_loss_of_training_and_nan_is_neve
     assert "loss nan" in lines(stream)[0]
 
 
+def test_an_infinite_loss_is_never_the_best(run_epoch):
+    stream = io.StringIO()
+    shown = ProgressBar(stream).bind(PLAN)
+    for index, loss in enumerate([float("-inf"), 0.5]):
+        run_epoch(shown, epoch_index=index, validation=0, stats=STATS | {"loss": loss})
+    assert [line.endswith("best") for line in lines(stream)] == [False, True]
+
+
+def test_a_metric_that_a_phase_has_not_measured_is_a_dash_and_one_that_has_diverged_nan(terminal, run_epoch):
+    stats = STATS | {"accuracy": UNMEASURED, "validation_accuracy": float("nan")}
+    run_epoch(ProgressBar(terminal).bind(PLAN), stats=stats)
+    row = next(line for line in bars(terminal) if line.lstrip().startswith("3/12"))
+    assert row.split()[2:6] == ["0.4819", "0.1520", "-", "nan"]
+    assert all("accuracy" not in line for line in bars(terminal) if "/4," in line)
+
+
 def test_once_there_is_a_validation_loss_the_training_loss_counts_no_more(run_epoch):
     stream = io.StringIO()
     shown = ProgressBar(stream).bind(PLAN)

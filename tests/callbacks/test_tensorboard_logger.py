@@ -10,6 +10,7 @@ import pytest
 import jaxloop as jl
 from jaxloop.callbacks import TensorBoardLogger, tensorboard_logger
 from jaxloop.events import Event, Phase, Plan
+from jaxloop.measured import UNMEASURED
 from tests import event_files, small
 
 STATS = {"loss": 0.5, "validation_loss": 0.25, "learning_rate": 0.1}
@@ -201,6 +202,32 @@ def test_a_loss_that_is_not_finite_is_written_as_it_is(log, view, columns, run_o
     np.testing.assert_array_equal(
         list(event_files.scalars(run_of() / "train")["batch_loss"].values()), [np.nan, np.inf]
     )
+
+
+def test_what_was_not_measured_in_an_epoch_has_no_point(log, view, run_of, columns):
+    stats = STATS | {
+        "norm": UNMEASURED,
+        "bad": np.float32(np.nan),
+        "tokens": np.int32(2**20 + 1),
+        "late": np.int32(-(2**31)),
+    }
+    one = log()
+    one(view(stats=stats), Event.FIT_START)
+    one(view(Phase.TRAINING), Event.TRAINING_START)
+    late = np.array([-(2**31), 7], np.int32)
+    one.rows(
+        columns(
+            loss=[0.5, 0.25], learning_rate=[0.1] * 2, norm=[UNMEASURED] * 2, bad=[np.nan] * 2, tokens=late, late=late
+        )
+    )
+    one(view(Phase.TRAINING, stats | {"loss": UNMEASURED}, epoch=1), Event.TRAINING_END)
+    one(view(None, stats, epoch=1), Event.EPOCH_END)
+    one.close()
+    found = event_files.scalars(run_of() / "train")
+    assert not {"epoch_norm", "epoch_late", "epoch_loss"} & set(found)
+    assert found["epoch_tokens"] == {0: 2**20 + 1}
+    assert np.isnan(found["epoch_bad"][0])
+    np.testing.assert_array_equal(list(found["batch_late"].values()), [np.nan, 7.0])
 
 
 def test_weights_have_histograms_after_every_so_many_epochs_and_steps_stay_fused(tmp_path):
