@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,20 @@ class Accuracy:
     """The share of examples (or tokens) whose predicted class is the target's: `sum w_i [y_i = t_i] / sum w_i`.
 
     The prediction is the class of the largest logit, the first of them in a tie; from one logit it is class 1 where
-    the logit is above 0, that is, where its sigmoid is above 1/2.
+    the logit is above 0, that is, where its sigmoid is above 1/2. An example with a NaN among its logits, or in its
+    target, is wrong.
 
     | `output` | `target` |
     | --- | --- |
     | float[..., classes] | int[...], or probabilities float[..., classes] |
     | float[batch] or float[..., 1]: one logit | 0 or 1, int or float, of the output's shape, or without the axis of 1 |
+
+    Args:
+      name: of the statistic.
+      multilabel: whether each logit is a question of its own, answered by yes or no, as under
+        `losses.sigmoid_cross_entropy`: then `target` is 0 or 1 of the output's shape, and what is counted are labels,
+        `sum w_i [y_ij = t_ij] / (classes sum w_i)`. Unless that is said, by True or False, data whose targets are
+        several classes at once, or none, are refused, since the largest of them would be taken for the class.
 
     Example:
       >>> metric = Accuracy()
@@ -33,15 +41,21 @@ class Accuracy:
     """
 
     name: str = "accuracy"
+    multilabel: bool | None = None
+
+    @property
+    def one_class(self) -> bool:
+        """Whether targets of the output's shape must be probabilities of one class."""
+        return self.multilabel is None
 
     def init(self) -> dict[str, Any]:
         return empty_mean()
 
     def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
         _check_arrays(self.name, output, target)
-        single = _single_logit(output, target)
+        single = _each_alone(self.name, output, target) if self.multilabel else _single_logit(output, target)
         predicted, label = _labels(self.name, output, target) if single is None else _yes_or_no(*single)
-        correct = (predicted == label).astype(jnp.float32)
+        correct = ((predicted == label) & _known(output, target, single)).astype(jnp.float32)
         return add_to_mean(state, correct, spread_weight(weight, correct.shape))
 
     def compute(self, state: dict[str, Any]) -> jax.Array:
@@ -52,8 +66,8 @@ class Accuracy:
 class TopKAccuracy:
     """The share of examples (or tokens) with fewer than `k` classes above the target's logit.
 
-    Classes that tie with the target are not above it. A logit that is NaN is above all others, and never right.
-    `output` is float[..., classes]; `target` int[...] or, as probabilities, float[..., classes].
+    Classes that tie with the target are not above it. An example with a NaN among its logits, or in its target, is
+    wrong. `output` is float[..., classes]; `target` int[...] or, as probabilities, float[..., classes].
 
     Args:
       k: how many guesses the model has, at least 1 and at most the number of classes.
@@ -68,6 +82,7 @@ class TopKAccuracy:
 
     k: int = 5
     name: str = ""
+    one_class: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, (int, np.integer)) or self.k < 1:
@@ -89,8 +104,8 @@ class TopKAccuracy:
         label = _labels(self.name, output, target)[1]
         classes = jnp.arange(count)
         at_target = jnp.sum(jnp.where(classes == label[..., None], output, 0), axis=-1, keepdims=True)
-        above = jnp.sum(~(output <= at_target), axis=-1)
-        correct = (above < self.k) & (label >= 0) & (label < count)
+        above = jnp.sum(output > at_target, axis=-1)
+        correct = (above < self.k) & (label >= 0) & (label < count) & _known(output, target, None)
         return add_to_mean(state, correct.astype(jnp.float32), spread_weight(weight, correct.shape))
 
     def compute(self, state: dict[str, Any]) -> jax.Array:
@@ -108,7 +123,8 @@ class MatthewsCorrelationCoefficient:
 
     the R_K of Gorodkin (Computational Biology and Chemistry 28, 2004), which scikit-learn's `matthews_corrcoef`
     computes, and for two classes Matthews's (TP TN - FP FN) / sqrt(...). It is 0 where the denominator is 0, and NaN
-    where nothing was measured. Examples whose target is none of the classes are left out.
+    where nothing was measured. Examples whose target is none of the classes are left out. An example with a NaN among
+    its logits, or in its target, is wrong: predicted as a further class, that none is of.
 
     Args:
       classes: how many logits there are; `None` means one logit, for the classes 0 and 1. Shapes are those of
@@ -124,6 +140,7 @@ class MatthewsCorrelationCoefficient:
 
     classes: int | None = None
     name: str = "matthews_correlation_coefficient"
+    one_class: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole = isinstance(self.classes, (int, np.integer)) and not isinstance(self.classes, bool)
@@ -134,16 +151,18 @@ class MatthewsCorrelationCoefficient:
             )
 
     def init(self) -> dict[str, Any]:
-        """float32[classes, classes], true by predicted: the weights so far, and their rounding errors."""
-        shape = (self.classes or 2,) * 2
+        """float32[classes, classes + 1], true by predicted: the weights so far, and their rounding errors."""
+        shape = (self.classes or 2, (self.classes or 2) + 1)
         return {name: np.zeros(shape, np.float32) for name in ("weight", "weight_error")}
 
     def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
         _check_arrays(self.name, output, target)
-        predicted, label = self._predicted_and_label(output, target)
-        one_hot = functools.partial(jax.nn.one_hot, num_classes=len(state["weight"]), dtype=jnp.float32)
-        true = one_hot(label.reshape(-1)) * spread_weight(weight, label.shape).reshape(-1, 1)
-        added = jnp.matmul(true.T, one_hot(predicted.reshape(-1)), precision="highest")
+        predicted, label, known = self._predicted_and_label(output, target)
+        classes, one_hot = len(state["weight"]), functools.partial(jax.nn.one_hot, dtype=jnp.float32)
+        predicted = jnp.where(known, predicted, classes)
+        label = jnp.where(jnp.isnan(label), 0, label) if jnp.issubdtype(label.dtype, jnp.floating) else label
+        true = one_hot(label.reshape(-1), classes) * spread_weight(weight, label.shape).reshape(-1, 1)
+        added = jnp.matmul(true.T, one_hot(predicted.reshape(-1), classes + 1), precision="highest")
         total, error = two_sum(state["weight"], added)
         return {"weight": total, "weight_error": state["weight_error"] + error}
 
@@ -152,7 +171,7 @@ class MatthewsCorrelationCoefficient:
         # which is at most sqrt(2) times the denominator. So float32 is enough however rare a class is.
         matrix = state["weight"] + state["weight_error"]
         total = jnp.sum(matrix)
-        matrix = matrix / total
+        matrix = jnp.pad(matrix / total, ((0, 1), (0, 0)))  # no example is of the further class
         rest_of_row = _sum_of_others(matrix, axis=1)
         right, missed = jnp.diag(matrix), jnp.diag(rest_of_row)
         mistaken = jnp.diag(_sum_of_others(matrix, axis=0))
@@ -164,10 +183,11 @@ class MatthewsCorrelationCoefficient:
         correlation = jnp.where(scale == 0, 0, covariance / jnp.where(scale == 0, 1, scale))
         return jnp.where(total == 0, UNMEASURED, correlation)
 
-    def _predicted_and_label(self, output: Any, target: Any) -> tuple[Any, Any]:
+    def _predicted_and_label(self, output: Any, target: Any) -> tuple[Any, Any, Any]:
+        """Predicted class, true class, and whether there is a NaN in neither."""
         logits = _single_logit(output, target)
         if self.classes is None and logits is not None:
-            return _yes_or_no(*logits)
+            return *_yes_or_no(*logits), _known(output, target, logits)
         count = _logit_count(output)
         if self.classes is None and count > 1:
             raise ValueError(
@@ -180,7 +200,7 @@ class MatthewsCorrelationCoefficient:
                 f"{self.name}: it expects {self.classes} logits, got an output of shape {output.shape} for targets of "
                 f"shape {target.shape}. Make `classes` the size of the last axis, or leave it out for one logit."
             )
-        return _labels(self.name, output, target)
+        return *_labels(self.name, output, target), _known(output, target, None)
 
 
 def _sum_of_others(matrix: jax.Array, axis: int) -> jax.Array:
@@ -215,6 +235,32 @@ def _single_logit(output: Any, target: Any) -> tuple[Any, Any] | None:
     if output.shape == target.shape and output.ndim > 1 and output.shape[-1] == 1:
         return output[..., 0], target[..., 0]
     return (output, target) if output.shape == target.shape and output.ndim == 1 else None
+
+
+def _each_alone(name: str, output: Any, target: Any) -> tuple[Any, Any]:
+    """Logit and target of each label.
+
+    Raises:
+      ValueError: the shapes do not fit.
+    """
+    if output.shape == (*target.shape, 1):
+        return output[..., 0], target
+    if output.shape != target.shape:
+        raise ValueError(
+            f"{name}: with multilabel=True there is a target of 0 or 1 for each logit; the output is of shape "
+            f"{output.shape}, the target of {target.shape}. Check the model's last layer, or leave out multilabel=True."
+        )
+    return output, target
+
+
+def _known(output: Any, target: Any, single: tuple[Any, Any] | None) -> Any:
+    """bool of the examples' shape, or of the labels' as in `single`: whether neither logits nor target hold a NaN."""
+    known: Any = True
+    for array in (output, target) if single is None else single:
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            is_nan = jnp.isnan(array)
+            known &= ~(jnp.any(is_nan, axis=-1) if single is None and array.ndim == output.ndim else is_nan)
+    return known
 
 
 def _logit_count(output: Any) -> int:

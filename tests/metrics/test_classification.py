@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, hamming_loss, matthews_corrcoef
 
 from jaxloop.metrics.classification import Accuracy, MatthewsCorrelationCoefficient, TopKAccuracy
 from tests.metrics.measuring import measured
@@ -170,7 +170,8 @@ def test_the_correlation_of_any_counts_is_that_of_scikit_learn(counts, shares):
     matrix = np.array([count * share for count, share in zip(counts, shares, strict=False)], np.float32).reshape(3, 3)
     true, predicted = np.divmod(np.arange(9), 3)
     expected = matthews_corrcoef(true, predicted, sample_weight=matrix.reshape(-1)) if matrix.any() else np.nan
-    found = MatthewsCorrelationCoefficient(3).compute({"weight": matrix, "weight_error": np.zeros_like(matrix)})
+    counted = np.pad(matrix, ((0, 0), (0, 1)))
+    found = MatthewsCorrelationCoefficient(3).compute({"weight": counted, "weight_error": np.zeros_like(counted)})
     assert found == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
@@ -178,12 +179,13 @@ def test_a_class_of_one_in_a_hundred_million_still_correlates():
     matrix = np.array([[10**8, 1], [1, 3]])
     (tn, fp), (fn, tp) = matrix.tolist()
     expected = (tp * tn - fp * fn) / np.sqrt(float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
-    found = BINARY.compute({"weight": matrix.astype(np.float32), "weight_error": np.zeros((2, 2), np.float32)})
+    state = {"weight": np.pad(matrix, ((0, 0), (0, 1))).astype(np.float32)}
+    found = BINARY.compute(state | {"weight_error": np.zeros((2, 3), np.float32)})
     assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_count_of_a_cell_goes_on_past_what_float32_holds():
-    state = BINARY.init() | {"weight": np.full((2, 2), 2**24, np.float32)}
+    state = BINARY.init() | {"weight": np.full((2, 3), 2**24, np.float32)}
     for _ in range(3):
         state = BINARY.update(state, output=np.ones(1), target=np.ones(1), loss=None, weight=None)
     assert int(state["weight"][1, 1]) + int(state["weight_error"][1, 1]) == 2**24 + 3
@@ -211,3 +213,91 @@ def test_the_correlation_refuses_targets_of_another_shape():
 def test_fewer_than_two_classes_are_refused(classes):
     with pytest.raises(ValueError, match="`classes` must be at least 2, or None for one logit"):
         MatthewsCorrelationCoefficient(classes)
+
+
+NONE = -1  # the class that scikit-learn is told was predicted where there is a NaN
+
+
+def with_nan(seed, classes):
+    """Logits and labels of 40 examples, a NaN in each fourth; weights, some of them 0; what is predicted."""
+    random = np.random.default_rng(seed)
+    shape = (40,) if classes == 1 else (40, classes)
+    output = random.normal(size=shape).astype(np.float32)
+    target, weight = random.integers(0, max(classes, 2), 40), random.integers(0, 3, 40).astype(np.float32)
+    bad = np.arange(40) % 4 == 0
+    if classes == 1:
+        output[bad] = np.nan
+    else:
+        output[bad, random.integers(0, classes, bad.sum())] = np.nan
+    predicted = (output > 0).astype(int) if classes == 1 else np.nan_to_num(output).argmax(axis=1)
+    return output, target, weight, np.where(bad, NONE, predicted)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_a_nan_logit_is_wrong_in_accuracy_and_in_the_correlation(classes):
+    output, target, weight, predicted = with_nan(0, classes)
+    batch = {"output": output, "target": target, "weight": weight}
+    expected = accuracy_score(target, predicted, sample_weight=weight)
+    assert measured(Accuracy(), batch) == pytest.approx(expected, rel=1e-6)
+    metric = MatthewsCorrelationCoefficient(None if classes == 1 else classes)
+    assert measured(metric, batch) == pytest.approx(
+        matthews_corrcoef(target, predicted, sample_weight=weight), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_a_nan_among_the_logits_is_wrong_whatever_the_others_are(k):
+    output, target, weight, predicted = with_nan(1, 5)
+    known = predicted != NONE
+    above = (np.where(known[:, np.newaxis], output, 0) > output[np.arange(40), target][:, np.newaxis]).sum(axis=1)
+    expected = np.average(known & (above < k), weights=weight)
+    found = measured(TopKAccuracy(k), {"output": output, "target": target, "weight": weight})
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "metrics"),
+    [
+        (np.full((6, 3), np.nan), np.zeros(6, int), [Accuracy(), TopKAccuracy(3), MatthewsCorrelationCoefficient(3)]),
+        (np.full(6, np.nan), np.zeros(6), [Accuracy(), Accuracy(multilabel=True), MatthewsCorrelationCoefficient()]),
+        (np.full((6, 1), np.nan), np.zeros(6, bool), [Accuracy(), MatthewsCorrelationCoefficient()]),
+        (np.full((6, 2, 4), np.nan), np.zeros((6, 2), int), [Accuracy(), TopKAccuracy(2)]),
+        (np.full((6, 4), np.nan), np.zeros((6, 4)), [Accuracy(multilabel=True)]),
+    ],
+)
+def test_a_model_that_has_diverged_never_looks_good(output, target, metrics):
+    assert [float(measured(metric, {"output": output, "target": target})) for metric in metrics] == [0.0] * len(metrics)
+
+
+@pytest.mark.parametrize("metric", [Accuracy(), TopKAccuracy(2), MatthewsCorrelationCoefficient(2)])
+def test_a_nan_in_a_target_is_wrong_for_its_example(metric):
+    target = np.eye(2)[[0, 0, 1, 1]]
+    target[3, 0] = np.nan
+    found = measured(metric, {"output": 5 * np.eye(2)[[0, 0, 1, 1]], "target": target})
+    correlation = matthews_corrcoef([0, 0, 1, 0], [0, 0, 1, NONE])
+    assert found == pytest.approx(correlation if isinstance(metric, MatthewsCorrelationCoefficient) else 0.75)
+    weight = np.array([1, 1, 1, 0])
+    assert measured(metric, {"output": 5 * np.eye(2)[[0, 0, 1, 1]], "target": target, "weight": weight}) == 1.0
+
+
+@pytest.mark.parametrize(("metric", "expected"), [(Accuracy(), 0.5), (MatthewsCorrelationCoefficient(), 0.0)])
+def test_a_nan_as_target_of_one_logit_is_wrong(metric, expected):
+    batch = {"output": np.array([-1.0, -1.0]), "target": np.array([0.0, np.nan])}
+    assert measured(metric, batch) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.bool_, np.float32])
+@pytest.mark.parametrize("weight", [None, [1.0, 0.5, 0.0]])
+def test_labels_that_are_each_yes_or_no_are_counted_one_by_one(dtype, weight):
+    output = np.array([[2.0, -1.0, 3.0, -1.0], [-2.0, 0.0, 1.0, np.nan], [1.0, 1.0, 1.0, 1.0]], np.float32)
+    target = np.array([[1, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
+    predicted = np.where(np.isnan(output), 1, output > 0)  # the NaN is wrong: its label is 0
+    weight = None if weight is None else np.array(weight)
+    batch = {"output": output, "target": target.astype(dtype), "weight": weight}
+    expected = 1 - hamming_loss(target, predicted, sample_weight=weight)
+    assert measured(Accuracy(multilabel=True), batch) == pytest.approx(expected)
+
+
+def test_targets_that_are_not_one_for_each_label_are_refused():
+    with pytest.raises(ValueError, match=r"accuracy: with multilabel=True .*\(4, 2\), the target of \(4,\)"):
+        measured(Accuracy(multilabel=True), {"output": OUTPUT, "target": TARGET})
