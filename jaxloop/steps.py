@@ -14,6 +14,7 @@ from jaxloop.events import Event, Phase, Scope, leave, should_run
 from jaxloop.kinds import Widening, kept, widenings
 from jaxloop.loop import FIELDS, STEP_FIELDS, Loop, find_hyperparameters
 from jaxloop.losses import weighted_mean
+from jaxloop.masks import with_stand_ins, without_wild
 from jaxloop.measured import as_statistic, unmeasured
 from jaxloop.metrics import Metric
 from jaxloop.model import Model
@@ -176,7 +177,9 @@ def _refuse_widening(before: Loop, after: Loop, names: set[str]) -> None:
 
 
 def _begin(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
-    return parts.fire(loop, Event.BATCH_START), counted
+    loop = _without_wild(parts, loop)
+    after = parts.fire(loop, Event.BATCH_START)
+    return (after if after.weight is loop.weight else _without_wild(parts, after)), counted
 
 
 def _forward_and_gradient(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
@@ -225,7 +228,7 @@ def differentiate(parts: Parts, loop: Loop) -> Loop:
         if parts.differentiable_step is None:
             output, model = model.forward(loop.input, loop.step_key("model"))
             after = loop.replace(output=output, model=model)
-            after = after.replace(loss=_loss(parts, after))
+            after = after.replace(loss=_masked_loss(parts, after))
         else:
             loss, after = parts.differentiable_step(model, loop)
             after = after.replace(loss=loss)
@@ -293,6 +296,28 @@ def _statistic(metric: Metric, state: Any, known: Any = None) -> Any:
 def _loss(parts: Parts, loop: Loop) -> jax.Array:
     assert parts.loss_fn is not None
     return parts.loss_fn(loop.output, loop.target)
+
+
+def _masked_loss(parts: Parts, loop: Loop) -> jax.Array:
+    """The loss, whose gradient knows nothing of what weighs nothing; a scalar cannot be masked."""
+    assert parts.loss_fn is not None
+    if loop.weight is None or not jax.eval_shape(parts.loss_fn, loop.output, loop.target).ndim:
+        return _loss(parts, loop)
+    output, target = with_stand_ins((loop.output, loop.target), loop.weight)
+    return _loss(parts, loop.replace(output=output, target=target))
+
+
+def _without_wild(parts: Parts, loop: Loop) -> Loop:
+    """The loop without what is not finite and weighs nothing in the input, and in the target where a step takes it.
+
+    In evaluation nothing is differentiated, and examples are taken each by itself, as padding has it, but not tokens.
+    """
+    if loop.weight is None or (loop.phase is Phase.VALIDATION and jnp.ndim(loop.weight) < 2):
+        return loop
+    loop = loop.replace(input=without_wild(loop.input, loop.weight))
+    if parts.differentiable_step is None:
+        return loop
+    return loop.replace(target=without_wild(loop.target, loop.weight))
 
 
 def _counts(loop: Loop, untouched_stop: Any) -> Any:

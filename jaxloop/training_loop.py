@@ -14,11 +14,14 @@ import optax
 from jaxloop.callback import bound, name_of, sort_out, within_steps
 from jaxloop.callbacks import ProgressBar
 from jaxloop.engine.arguments import check_choice, check_data, check_positive, check_step
+from jaxloop.engine.checks import check_batches
 from jaxloop.engine.compiled import Compiled, compiled
 from jaxloop.engine.feed import OnRecompile
 from jaxloop.engine.host import Host
+from jaxloop.engine.inspection import Check
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.ledger import Ledger
+from jaxloop.engine.prediction import predicted
 from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.run import Run
 from jaxloop.engine.setup import Setup
@@ -30,7 +33,7 @@ from jaxloop.measured import as_number
 from jaxloop.metrics import Metric, resolve
 from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_step
 from jaxloop.placement import Device
-from jaxloop.steps import DifferentiableStep, LossFn, Parts, output_of
+from jaxloop.steps import DifferentiableStep, LossFn, Parts
 from jaxloop.wire import handed_over, opened_by_copy
 
 
@@ -56,6 +59,10 @@ class TrainingLoop:
         losses: it sets `output`, and `model` to what `model.forward` gave back; evaluation calls it too.
       on_recompile: what is done where a program would compile again after its first dispatch, since a batch or the loop
         has changed in shape, dtype or structure: `"raise"` an error that names the leaf, or `"warn"` of it.
+      check: which data are looked into for labels outside of the classes, NaN, integers beyond int32, and for several
+        classes where a metric takes one; what has weight 0 may be anything. `"first"`: the first batch of each phase;
+        `"memory"`: before that all arrays in memory that steps see as they are, once; `"all"`: each batch too, as it
+        is read, which takes time.
 
     Raises:
       TypeError, ValueError: an argument is not what it must be; the message names it.
@@ -82,11 +89,15 @@ class TrainingLoop:
         batch_keys: Sequence[str] | None = None,
         differentiable_step: DifferentiableStep | None = None,
         on_recompile: OnRecompile = "raise",
+        check: Check = "memory",
     ):
         check_data(training)
+        check_batches(training, "training")
+        check_batches(validation, "validation")
         check_step(optimizer, loss_fn, differentiable_step)
         check_choice("report", report, ("batch", "epoch"))
         check_choice("on_recompile", on_recompile, ("raise", "warn"))
+        check_choice("check", check, ("first", "memory", "all"))
         if steps_per_dispatch != "auto":
             check_positive("steps_per_dispatch", steps_per_dispatch)
         sort_out(callbacks)
@@ -103,6 +114,7 @@ class TrainingLoop:
             on_recompile=on_recompile,
             parts=Parts(optimizer, loss_fn, differentiable_step, resolve(metrics)),
             programs=Programs(),
+            check=check,
         )
 
     def fit(
@@ -192,24 +204,24 @@ class TrainingLoop:
 
         Args:
           model_or_loop: a model, or a loop whose model is meant.
-          batches: a sized iterable of batches as `validation`, or of inputs alone, each one array.
+          batches: a sized iterable of batches as `validation`, or of inputs alone, each one array (or a mapping, where
+            there are no `batch_keys`); or the inputs of all examples, one array or a mapping of them, which are taken
+            in batches of 256.
           on: as in `fit`.
 
         Returns:
           PyTree of NumPy arrays, as the model's output, with all examples along the first axis.
 
+        Raises:
+          TypeError: a tuple of arrays, of which it is not clear whether they are batches or the parts of one.
+          ValueError: the model's output is not one per example.
+
         Example:
-          >>> logits = training_loop.predict(loop, jl.in_batches(images, 256))
+          >>> logits = training_loop.predict(loop, images)
+          >>> logits = training_loop.predict(loop, jl.in_batches((images, labels), 64))
         """
         start = self._setup.prediction(model_or_loop, batches, on=on)
-        feed, loop = start.feeds.validation, start.loop
-        assert feed is not None
-        function = functools.partial(output_of, start.parts, fresh=not isinstance(model_or_loop, Loop))
-        key = ("predict", start.parts, isinstance(model_or_loop, Loop))
-        program = self._setup.programs.get(key, lambda: Program("predict", function))
-        outputs = [(size, program(loop, batch)) for size, batch in feed.sized()]
-        cut = [jax.tree.map(lambda leaf, n=size: np.asarray(leaf)[:n], output) for size, output in outputs]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *cut)
+        return predicted(start, self._setup.programs, fresh=not isinstance(model_or_loop, Loop))
 
     def compile(self, model_or_loop: Any, *, epochs: int = 1, on: Device | str | None = None) -> Compiled:
         """Compiles the steps ahead, and tells what they cost. A fit of the same kind compiles nothing of it again.

@@ -9,8 +9,8 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"adapters", "canonical", "compile_cache", "data", "errors", "events", "flops", "kinds", "losses", "measured"}
-    | {"schedules"},
+    {"adapters", "canonical", "compile_cache", "data", "errors", "events", "flops", "kinds", "losses", "masks"}
+    | {"measured", "schedules"},
     {"benchmarking", "model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},
@@ -30,14 +30,14 @@ ROOMS = {
     "console": [{"lines", "times"}, {"screen"}],
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "engine": [
-        {"arguments", "checks", "delivery", "fusing", "interrupts", "ledger", "source", "specification", "traced"},
-        {"host", "packing", "padding", "prepare", "probe", "programs"},
-        {"first"},
+        {"arguments", "delivery", "fusing", "interrupts", "ledger", "source", "specification", "traced"},
+        {"checks", "host", "packing", "padding", "prepare", "probe", "programs"},
+        {"first", "inspection"},
         {"feed"},
         {"dispatch"},
         {"run"},
         {"setup"},
-        {"compiled"},
+        {"compiled", "prediction"},
     ],
     "files": [{"decimals", "event_file", "png", "waiting"}, {"summaries"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from jaxloop.engine.specification import (
     kind_of,
     of_lengths,
     parts_of,
+    rows_of,
     specification,
     stacked,
 )
@@ -54,6 +55,9 @@ class Feed:
       prepare: what makes batches of what travels, inside of the program; None where batches travel as they are.
       resident: the samples on the device, where indices travel.
       packs: whether a batch that goes alone may be packed, for the step's whole program.
+      given: the batches before anything of them was left to the program, to be looked into.
+      examples: how many a batch has by its loss; None where that is not known.
+      watch: looks into the batches as they are read, see `Inspection.watching`; None where nothing does.
     """
 
     batches: Any
@@ -68,9 +72,16 @@ class Feed:
     prepare: Prepare | None = None
     resident: Any = None
     packs: bool = True
+    given: Any = None
+    examples: int | None = None
+    watch: Callable[[int, int, Any], None] | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
+
+    def watched(self, watch: Callable[[int, int, Any], None] | None) -> "Feed":
+        """This feed, its batches looked into by `watch` as they are read; they are not packed then."""
+        return self if watch is None else replace(self, watch=watch, packs=False)
 
     def with_padding(self, padded: bool) -> "Feed":
         """This feed, for an evaluation: padded, or with a last batch that may be short."""
@@ -79,7 +90,7 @@ class Feed:
     @property
     def batch_size(self) -> int:
         """Examples in a full batch, once one has been read."""
-        return self.first_seen[0].specification.batch_size
+        return self.examples or self.first_seen[0].specification.batch_size
 
     @property
     def many_kinds(self) -> bool:
@@ -120,11 +131,10 @@ class Feed:
         """A batch of each announced length, as shapes and dtypes; see `of_lengths`."""
         return of_lengths(self.first(), self.lengths)
 
-    def sized(self) -> Iterator[tuple[int, Batch]]:
-        """The batches one by one, each with how many examples it has before it is padded."""
+    def sized(self) -> Iterator[tuple[int | None, Batch]]:
+        """The batches one by one, each with how many examples it has before it is padded, as `rows_of`."""
         for batch in self.batches:
-            input = self._parts(batch)[0]
-            yield len(jax.tree.leaves(input)[0]), self._placed(self._ready(batch))
+            yield rows_of(self._parts(batch)[:2]), self._placed(self._ready(batch))
 
     def chunks(self, steps: int) -> Chunks:
         """The batches in order, `steps` at once: how many, and the batches stacked; a single one packed, if it can be.
@@ -136,7 +146,7 @@ class Feed:
           ValueError: there are fewer than the data's length says, or one is not like the first.
           Whatever the data raises, with a note of the batch.
         """
-        if steps == 1 and self._on_cpu and self._as_they_are:
+        if steps == 1 and self._on_cpu and self._as_they_are and self.watch is None:
             return self._straight()
         chunks = self._noted(steps)
         return chunks if self._on_cpu else prefetched(chunks, _DEPTH)
@@ -158,6 +168,8 @@ class Feed:
         done = 0
         try:
             for count, batch in self._chunks(steps):
+                if self.watch is not None:
+                    self.watch(done, count, batch)
                 yield count, self._placed(batch)
                 done += count
         except Exception as error:
@@ -258,9 +270,9 @@ class Feed:
         return not (self._evaluating or self.many_kinds)
 
     def _parts(self, batch: Any) -> Batch:
-        if self.prepare is not None or (self.inputs_alone and not isinstance(batch, (tuple, list, Mapping))):
+        if self.prepare is not None:
             return batch, None, None
-        return parts_of(batch, self.batch_keys, self.where)
+        return parts_of(batch, self.batch_keys, self.where, inputs_alone=self.inputs_alone)
 
     def _check(self, found: Specification) -> None:
         first = expected = self.first_seen[0].specification

@@ -1,5 +1,6 @@
 """One abstract trace of a whole fit, before anything is compiled: what callbacks record, and where they act."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ class Findings:
       maskable: whether the loss in evaluation is one per example or token, so that padding can be masked.
       output: shape and dtype of what the model gives for the first batch, None where that is not known.
       cancels: the phases in whose steps a compiled callback can cancel; both where that is not known.
+      examples: how many there are in a batch of each phase, where its loss is one per example or token.
     """
 
     stats: Mapping[str, np.dtype]
@@ -35,6 +37,7 @@ class Findings:
     maskable: bool
     output: Any = None
     cancels: frozenset[Phase] = frozenset(Phase)
+    examples: Mapping[Phase, int] = dataclasses.field(default_factory=dict)
 
     @property
     def active(self) -> frozenset[Event]:
@@ -106,7 +109,8 @@ def _probed(
     output = next(iter(seen.values()))[0] if seen else None
     cancels = frozenset(phase for phase, step in steps.items() if not step.counts)
     stats = {name: value.dtype for name, value in loop.stats.items()}
-    return Findings(stats, frozenset(acts), maskable, output, cancels), steps
+    examples = {phase: loss.shape[0] for phase, (_, loss) in seen.items() if loss.ndim}
+    return Findings(stats, frozenset(acts), maskable, output, cancels, examples), steps
 
 
 def _owning(
@@ -183,8 +187,10 @@ def _looking(seen: dict[Phase, tuple[Any, Any]]) -> Callback:
     def look(loop: Loop, event: Event) -> Loop:
         if event not in (Event.UPDATE_START, Event.BATCH_END) or loop.phase is None:
             return loop
-        examples = jax.tree.leaves(loop.input)[0].shape[0]
-        if jnp.ndim(loop.loss) and loop.loss.shape[0] != examples:
+        batch = (loop.weight,) if loop.weight is not None else (loop.target, loop.input)
+        counts = dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(batch))  # of graphs in one batch several
+        if jnp.ndim(loop.loss) and loop.loss.shape[0] not in counts:
+            examples = " or ".join(map(str, counts))
             raise ValueError(
                 f"loss_fn: its shape must be () or begin with the batch's {examples} examples, got "
                 f"{list(loop.loss.shape)}. Give one loss per example or token; jaxloop takes the mean."

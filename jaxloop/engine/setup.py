@@ -1,7 +1,7 @@
 """Setting up a run: from what a user gives to a loop, data and programs that are ready to begin."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from jaxloop import placement
 from jaxloop.callback import Callbacks, bound, sort_out
-from jaxloop.data import Batches
+from jaxloop.data import Batches, in_batches
 from jaxloop.engine.arguments import check_seed
-from jaxloop.engine.checks import check_epoch, check_first_batch, check_labels
+from jaxloop.engine.checks import check_batches, check_epoch
 from jaxloop.engine.feed import Feed, Feeds, OnRecompile
 from jaxloop.engine.host import Host
+from jaxloop.engine.inspection import Check, Inspection, Passed, epochs_in_memory
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.prepare import Prepare
 from jaxloop.engine.probe import Findings, probe
@@ -64,8 +65,8 @@ class Setup:
     """The constants of a training loop, and the programs that were compiled for it.
 
     Attributes:
-      training, validation, callbacks, batch_keys, report, steps_per_dispatch, on_recompile: as `TrainingLoop` was
-        given them.
+      training, validation, callbacks, batch_keys, report, steps_per_dispatch, on_recompile, check: as `TrainingLoop`
+        was given them.
       parts: of the steps, without callbacks.
       programs: kept from fit to fit.
     """
@@ -79,6 +80,7 @@ class Setup:
     on_recompile: OnRecompile
     parts: Parts
     programs: Programs
+    check: Check = "memory"
 
     def fit(self, given: Any, epochs: int, *, callbacks: Sequence[Any], on: Any, seed: int, limit: int | None) -> Start:
         """What a fit of `epochs` epochs from a model or a loop begins with."""
@@ -98,11 +100,18 @@ class Setup:
 
     def evaluation(self, given: Any, batches: Any, *, on: Any) -> Start:
         """What an evaluation of a model or a loop begins with; a loop stays in the fit that it is in."""
+        check_batches(batches, "evaluate")
         start = self._on_batches(given, batches, on)
         return self._probed(start, None) if isinstance(given, Loop) else self._begun(start, None)
 
     def prediction(self, given: Any, batches: Any, *, on: Any) -> Start:
-        """What predictions of a model or a loop begin with. Nothing is traced: there may be no target."""
+        """What predictions of a model or a loop begin with. Nothing is traced: there may be no target.
+
+        Arrays are all examples: they are taken in batches.
+        """
+        if hasattr(batches, "shape") or isinstance(batches, Mapping):
+            batches = in_batches(batches, 256)
+        check_batches(batches, "predict", inputs_alone=True)
         start = self._on_batches(given, batches, on, inputs_alone=True)
         loop = start.loop if isinstance(given, Loop) else _in_new_fit(start)
         assert start.feeds.validation is not None
@@ -145,7 +154,8 @@ class Setup:
         """A model or a loop, in no phase and with nothing cancelled, over the batches of one phase."""
         device = placement.resolve(on)
         feed = self._feed(batches, where="batches", device=device, limit=None, padded=True)
-        feed = replace(feed, inputs_alone=inputs_alone)
+        prepare = None if feed.prepare is None else replace(feed.prepare, inputs_alone=inputs_alone)
+        feed = replace(feed, inputs_alone=inputs_alone, prepare=prepare)
         kinds = sort_out(self.callbacks)
         loop = self._loop(given, 0, device, feed).replace(stop=np.int32(0), phase=None)
         plan = loop.plan or self._plan(1, len(feed))
@@ -166,17 +176,16 @@ class Setup:
         firsts = {feed.where: feed.first() for feed in reversed(feeds)}  # training last, which goes on from there
         if training is not None and validation is not None:
             let_go(validation.batches)  # it is read when an epoch of training is over
-        batches = [None if feed is None else self._shown(feed, firsts[feed.where]) for feed in (training, validation)]
-        for feed, batch in zip(feeds, [batch for batch in batches if batch is not None], strict=True):
-            check_first_batch(batch, feed.where)
-        start = self._traced(start, batches)
+        shown = {feed.where: self._shown(feed, firsts[feed.where]) for feed in feeds}
+        inspection = self._inspection()
+        looked_into = [(given, shown[feed.where], feed.where) for feed in feeds for given in self._given(feed)]
+        for given, batch, where in looked_into:
+            inspection.numbers(given, batch, where)
+        start = self._traced(start, [None if feed is None else shown[feed.where] for feed in (training, validation)])
         findings = start.findings
-        for feed, batch in zip(feeds, [batch for batch in batches if batch is not None], strict=True):
-            check_labels(batch[1], findings.output, self.parts.loss_fn, feed.where)
-        if validation is None:
-            return replace(start, findings=findings)
-        feeds = replace(start.feeds, validation=validation.with_padding(findings.maskable))
-        return replace(start, findings=findings, feeds=feeds)
+        for given, batch, where in looked_into:
+            inspection.targets(given, batch, findings.output, where)
+        return replace(start, feeds=self._found(start.feeds, inspection, findings))
 
     def _traced(self, start: Start, batches: Sequence[Batch | None]) -> Start:
         """With the findings of one abstract trace, and a loop whose floats are as wide as a step makes them."""
@@ -194,6 +203,27 @@ class Setup:
             return self._traced(replace(start, loop=widening.apply(start.loop)), batches)
         self.programs.hold(start.parts, steps)
         return replace(start, findings=findings)
+
+    def _inspection(self) -> Inspection:
+        """What looks into the data; what was looked into once is known from fit to fit."""
+        passed = self.programs.get("passed", Passed)
+        return Inspection(self.check, self.parts.loss_fn, self.parts.metrics, self.batch_keys, passed)
+
+    def _given(self, feed: Feed) -> list[Any]:
+        """The batches of a feed as they were given; of training all epochs that are at hand."""
+        return epochs_in_memory(self.training, feed.given) if feed.where == "training" else [feed.given]
+
+    def _found(self, feeds: Feeds, inspection: Inspection, findings: Findings) -> Feeds:
+        """The feeds with what was found: validation padded if it can be, all looked into as read if that was asked."""
+
+        def found(feed: Feed, phase: Phase) -> Feed:
+            watch = inspection.watching(findings.output, feed.where, functools.partial(self._shown, feed))
+            return replace(feed, examples=findings.examples.get(phase)).watched(watch)
+
+        validation = feeds.validation
+        if validation is not None:
+            validation = found(validation.with_padding(findings.maskable), Phase.VALIDATION)
+        return Feeds(lambda batches: found(feeds.training(batches), Phase.TRAINING), validation)
 
     def _shown(self, feed: Feed, first: Batch) -> Batch:
         """The first batch as the step will see it, on the host."""
@@ -237,6 +267,7 @@ class Setup:
             [] if like_first is None else like_first,
             on_recompile=self.on_recompile,
         )
+        feed = replace(feed, given=feed.batches)
         if len(feed) == 0:
             raise ValueError(f"{where}: there is no batch. Check the batch size against the number of samples.")
         return self._with_preparation(feed)

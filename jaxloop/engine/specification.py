@@ -10,12 +10,20 @@ import numpy as np
 Batch = tuple[Any, Any, Any]
 
 
-def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str) -> Batch:
+def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str, *, inputs_alone: bool = False) -> Batch:
     """(input, target, weight) of a batch as a user gives it; the weight may be None.
+
+    Args:
+      batch: what was given.
+      batch_keys: names of the parts where it is a mapping.
+      where: what the user calls the data.
+      inputs_alone: whether what is neither a tuple nor a list, nor a mapping that has `batch_keys`, is the input.
 
     Raises:
       ValueError: it is neither (input, target), (input, target, weight), nor a mapping that has `batch_keys`.
     """
+    if inputs_alone and not isinstance(batch, (tuple, list)) and not (batch_keys and isinstance(batch, Mapping)):
+        return batch, None, None
     if type(batch) is not tuple and isinstance(batch, Mapping):
         if batch_keys is None:
             raise ValueError(
@@ -30,6 +38,15 @@ def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str) -> Batch:
         what = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
         raise ValueError(f"{where}: a batch must be (input, target) or (input, target, weight), got {what}.")
     return (*batch, None) if len(batch) == 2 else tuple(batch)
+
+
+def rows_of(batch: Any, axes: int = 1) -> int | None:
+    """How many examples are stacked in a batch, along the last of its leading `axes`; None where its arrays differ.
+
+    So it is with several graphs in one batch, whose nodes, edges and targets each have an axis of their own.
+    """
+    counts = {leaf.shape[axes - 1] for leaf in jax.tree.leaves(batch)}
+    return counts.pop() if len(counts) == 1 else None
 
 
 class Weak(NamedTuple):
@@ -51,8 +68,11 @@ class Specification(NamedTuple):
 
     @property
     def batch_size(self) -> int:
-        """Examples in a batch."""
-        return self.leaves[0][1][0]
+        """Examples in a batch: of the weight, else of the target, since several graphs in one have fewer than nodes."""
+        counting = (
+            shape for part in ("weight", "target", "input") for path, shape, _ in self.leaves if path.startswith(part)
+        )
+        return next(counting)[0]
 
     def resized(self, batch_size: int) -> "Specification":
         """The same of batches of another size, where all arrays have one."""

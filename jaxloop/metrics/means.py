@@ -61,8 +61,7 @@ class Loss:
 
     def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
         if jnp.ndim(loss) == 0:
-            examples = _leading_axis(target if jax.tree.leaves(target) else output)
-            count = jnp.float32(examples) if weight is None else jnp.sum(weight)
+            count = jnp.float32(_example_count(target, output)) if weight is None else jnp.sum(weight)
             return add_to_mean(state, loss, count)
         return add_to_mean(state, loss, spread_weight(weight, loss.shape))
 
@@ -130,7 +129,7 @@ class Mean:
 
     def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
         values = jnp.asarray(self.fn(output, target))
-        batch = _leading_axis(target if jax.tree.leaves(target) else output)
+        batch = _example_count(weight, loss if getattr(loss, "ndim", 0) else None, target, output)
         if values.shape[:1] != (batch,):
             raise ValueError(
                 f"{self.name}: `fn` must give one value per example, of shape ({batch},), or per token, got "
@@ -142,5 +141,6 @@ class Mean:
         return mean_of(state)
 
 
-def _leading_axis(tree: Any) -> int:
-    return jnp.shape(jax.tree.leaves(tree)[0])[0]
+def _example_count(*parts: Any) -> int:
+    """The leading axis of the first part that has one."""
+    return jnp.shape(jax.tree.leaves(parts)[0])[0]

@@ -31,3 +31,8 @@ def test_a_full_batch_is_left_as_it_is():
 def test_stacked_batches_weigh_one_each():
     _, _, weight = padded((INPUT[np.newaxis], TARGET[np.newaxis], None), 3, axes=2)
     assert weight.tolist() == [[1, 1, 1]]
+
+
+def test_several_graphs_in_a_batch_are_left_as_they_are():
+    batch = ({"nodes": INPUT, "edges": np.zeros((7, 2))}, TARGET[:2], None)
+    assert padded(batch, 5) is batch

@@ -142,3 +142,27 @@ def test_without_callbacks_no_step_can_be_cancelled(find):
 )
 def test_a_cancel_in_a_step_is_found_in_the_phases_that_have_its_event(find, event, phases):
     assert find(at(event, lambda loop: loop.cancel(Scope.EPOCH, when=loop.step < 0))).cancels == phases
+
+
+GRAPHS = ({"edges": np.zeros((5, 2), np.int32), "nodes": np.zeros((4, 3), np.float32)}, np.zeros(2, np.int32), None)
+
+
+def of_graphs(params, state, input, *, training, key):
+    return jnp.zeros((2, 2)).at[input["edges"][:2, 0]].add(input["nodes"][:2] @ params["weight"]), state
+
+
+@pytest.fixture
+def graph_loop(loop):
+    return loop.replace(model=loop.model.replace(apply=of_graphs))
+
+
+def test_examples_are_counted_by_the_loss(graph_loop, parts):
+    made = parts()
+    begun = begin_fit(made, graph_loop, Plan(1, 1))
+    assert probe(made, begun, GRAPHS, GRAPHS)[0].examples == dict.fromkeys(Phase, 2)
+
+
+def test_a_loss_that_is_of_nothing_in_the_batch_is_refused(graph_loop, parts):
+    made = parts(loss_fn=lambda output, target: jnp.zeros(3))
+    with pytest.raises(ValueError, match=r"its shape must be \(\) or begin with the batch's 2 or 5 or 4 examples"):
+        probe(made, begin_fit(made, graph_loop, Plan(1, 1)), GRAPHS, None)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxloop.engine.specification import difference, kind_of, parts_of, specification
+from jaxloop.engine.specification import difference, kind_of, parts_of, rows_of, specification
 
 
 def pairs(count):
@@ -79,3 +79,24 @@ def test_an_array_of_weak_type_is_of_another_specification():
 def test_a_difference_in_structure_is_said_as_one():
     one, other = specification((np.zeros((2, 3)), np.zeros(2))), specification(({"a": np.zeros((2, 3))}, np.zeros(2)))
     assert difference(one, other, other).startswith("its structure was ")
+
+
+@pytest.mark.parametrize(
+    ("batch", "count"),
+    [
+        ((np.zeros((8, 3)), np.zeros(8)), 8),
+        ((np.zeros((8, 3)), None), 8),
+        (({"edges": np.zeros((9, 2)), "nodes": np.zeros((8, 3))}, np.zeros(2)), 2),
+        (({"edges": np.zeros((9, 2)), "nodes": np.zeros((8, 3))}, np.zeros((8, 3)), np.zeros(2)), 2),
+    ],
+)
+def test_examples_are_counted_by_the_weight_or_the_target(batch, count):
+    assert specification(batch).batch_size == count
+    assert rows_of(batch) == (count if count == 8 else None)
+
+
+def test_an_input_may_be_alone_where_that_is_allowed():
+    image = np.zeros((4, 2))
+    assert parts_of(image, None, "batches", inputs_alone=True) == (image, None, None)
+    assert parts_of({"image": image}, None, "batches", inputs_alone=True) == ({"image": image}, None, None)
+    assert parts_of({"image": 1, "label": 2}, ("image", "label"), "batches", inputs_alone=True) == (1, 2, None)

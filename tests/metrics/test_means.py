@@ -115,6 +115,13 @@ def test_perplexity_is_of_the_mean_over_tokens_not_the_mean_over_batches():
     assert measured(Perplexity(), *batches) == pytest.approx(4.0, rel=1e-6)
 
 
+def test_several_graphs_in_a_batch_count_by_the_weight_or_the_loss():
+    graphs = {"output": np.array([1.0, 3.0]), "target": {"graph": np.zeros(2), "a node": np.zeros(5)}}
+    mean = Mean(lambda output, target: output - target["graph"], "gap")
+    assert measured(mean, graphs | {"loss": jnp.zeros(2)}) == 2.0
+    assert measured(mean, graphs | {"weight": np.array([1, 0])}) == 1.0
+
+
 def test_a_mean_counts_tokens():
     batch = {"output": np.array([[1.0, 3.0], [7.0, 9.0]]), "target": np.zeros((2, 2)), "weight": np.array([1, 0])}
     assert measured(Mean(lambda output, target: output - target, "gap"), batch) == 2.0
