@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax
 
 from jaxloop.adapters import linen, nnx
 from jaxloop.adapters import pytree as callables
+from jaxloop.adapters.selection import is_trainable
 
 
 @functools.partial(
@@ -49,80 +50,153 @@ class Model:
         output, state = self.apply(self.params, self.state, input, training=self.training, key=key)
         return output, dataclasses.replace(self, state=state)
 
+    def call(self, function: Callable[[Any], Any], key: jax.Array | None = None) -> tuple[Any, "Model"]:
+        """What `function(module)` gives, and the model with the state it leaves: for methods and several arguments.
+
+        The module is in the model's mode, and holds its values. Methods that `function` calls are told the mode where
+        they take it and are not given it, as `__call__` is (see `from_nnx`); of an nnx module in a list or the like
+        say it yourself, by `model.training`. Not compiled: it is for what is, such as a `differentiable_step`.
+
+        Args:
+          function: takes what was given to `from_nnx`, `from_linen` (bound to its variables; what it has sown stands in
+            `module.variables["intermediates"]`) or `from_callable`.
+          key: key[], for the random streams of a linen module.
+
+        Raises:
+          TypeError: this model was made from a function, not a module.
+
+        Example:
+          >>> (mean, codes), model = model.call(lambda module: module.encode(images, labels))
+        """
+        call = getattr(self.apply, "call", None)
+        if call is None:
+            raise TypeError(
+                "Model.call: this model was made of a function, apply(params, state, input), so there is no module to "
+                "call. Call model.forward(input, key), where `input` may be any PyTree of arrays."
+            )
+        result, state = call(function, self.params, self.state, training=self.training, key=key)
+        return result, dataclasses.replace(self, state=state)
+
     def replace(self, **fields: Any) -> "Model":
         """This model with other values in `fields`."""
         return dataclasses.replace(self, **fields)
 
     def unwrap(self) -> Any:
-        """What the model was made from, with the values it has now.
+        """What the model was made from, with the values it has now: a copy, whose changes do not reach the model.
+
+        In a `differentiable_step` use `call`, which keeps the state that a pass changes.
 
         Returns:
-          An nnx module, `(module, variables)` of a linen module, a callable pytree, or this model.
+          An nnx module in the model's mode, `(module, variables)` of a linen module, a callable pytree, or this model.
         """
         restore = getattr(self.apply, "restore", None)
-        return self if restore is None else restore(self.params, self.state)
+        return self if restore is None else restore(self.params, self.state, self.training)
 
     @staticmethod
-    def from_nnx(module: Any) -> "Model":
+    def from_nnx(module: Any, *, trained: Any = None, modes: Mapping[str, tuple[Any, Any]] | None = None) -> "Model":
         """A model from a `flax.nnx.Module`. The module itself is left as it is.
 
-        The module is split once: every `nnx.Param` is a parameter, all else (batch statistics, streams of
-        random numbers) is state. Training and inference differ as `module.train()` and `module.eval()` do.
-        Randomness is the module's own, by the `nnx.Rngs` it was made with, and carried in the state.
+        The module is split once: every `nnx.Param` of floats or complex numbers is a parameter, all else (batch
+        statistics, streams of random numbers, quantized weights) is state. Training and inference differ as
+        `module.train()` and `module.eval()` do. Besides, the call is told the mode by its arguments `train`, `training`
+        and `is_training` (True in training), `deterministic`, `inference` and `use_running_average` (False in
+        training), whichever it has.
+        Randomness is the module's own, by the `nnx.Rngs` it was made with, and carried in the state. What a pass does
+        to a parameter itself is lost; parameters change by the optimizer alone.
 
         Args:
           module: a module that is called as `module(input)`.
+          trained: an nnx filter, such as `nnx.LoRAParam`, of the variables that are parameters; the others are state.
+          modes: what the call is told instead: by the name of an argument what it is in training and in inference.
+
+        Raises:
+          TypeError, ValueError: `trained` chooses nothing; `modes` does not fit the call, or, without it, an argument
+            may say the mode or not, since it is no bool.
+
+        Example:
+          >>> model = Model.from_nnx(network, trained=nnx.LoRAParam, modes={"dropout_rate": (0.1, 0.0)})
         """
-        return Model(*nnx.split(module))
+        return Model(*nnx.split(module, trained=trained, modes=modes))
 
     @staticmethod
-    def from_linen(module: Any, variables: Any = None) -> "Model":
+    def from_linen(
+        module: Any,
+        variables: Any = None,
+        *,
+        trained: Any = None,
+        modes: Mapping[str, tuple[Any, Any]] | None = None,
+        rngs: Sequence[str] = (),
+    ) -> "Model":
         """A model from a `flax.linen.Module`, called as `module.apply(variables, input)`.
 
-        The collection `params` holds the parameters; all others (batch statistics) are state, which training
-        changes and inference does not. The mode goes to the argument `train` or `training` (True in training) or
-        `deterministic` (False in training) of the module's `__call__`, whichever it has. `key` is the key of
-        dropout, in training alone.
+        The collection `params` holds the parameters, those of floats or complex numbers; all others (batch statistics)
+        are state, which training changes and inference does not. The values of `_overwrite_with_gradient` (scales of
+        8-bit floats) become their gradients at each step, as flax has it. What is sown is dropped. The call is told the
+        mode as in `from_nnx`. In training every random stream has a key that is derived from `key`; `dropout` has `key`
+        itself.
 
         Args:
           module: is called with one input: an array or PyTree of arrays, batch first.
           variables: mapping of collections, as `module.init` gives it. None leaves it to `fit` and its kin:
             `module.init(jax.random.key(seed), input)` of the first batch, in inference mode.
+          trained: `(path, leaf) -> bool`, with paths as `"Dense_0/kernel"`, or a tree of bools like
+            `variables["params"]` or its upper part; the other parameters are state.
+          modes: what the call is told instead: by the name of an argument what it is in training and in inference.
+          rngs: names of random streams that it has in inference too, such as `("noise",)`.
 
         Raises:
           TypeError: `module` is no linen module with a `__call__`, or `variables` no mapping.
-          ValueError: `variables` holds no `params`.
+          ValueError: `variables` holds no `params`, or as `from_nnx`.
 
         Example:
           >>> model = Model.from_linen(network, network.init(jax.random.key(0), images, train=False))
           >>> network, variables = training_loop.fit(model, epochs=12)[0].model.unwrap()
         """
-        return Model(*linen.split(module, variables))
+        return Model(*linen.split(module, variables, trained=trained, modes=modes, rngs=rngs))
 
     @staticmethod
-    def from_callable(pytree: Any, *, batched: bool = True, inference: Any = None) -> "Model":
+    def from_callable(
+        pytree: Any,
+        *,
+        batched: bool = True,
+        inference: Any = None,
+        trained: Any = None,
+        modes: Mapping[str, tuple[Any, Any]] | None = None,
+    ) -> "Model":
         """A model from a pytree that can be called, such as an `equinox.Module` or a `jax.tree_util.Partial`.
 
         Leaves that are arrays of floats or complex numbers are parameters, named by their path; other arrays
         (integers, bools, keys) are state, which stays as it is; all else is static. Two that differ in arrays
-        alone share their programs. Where it accepts `key`, the key of the step is passed, in both modes.
+        alone share their programs. Where it accepts `key`, the key of the step is passed, in both modes; where an
+        argument says the mode, it is told as in `from_nnx`.
 
         Args:
           pytree: called as `pytree(input)`, or `pytree(input, key=key)`.
           batched: whether it takes a batch. With False it takes one example, as equinox's layers do, and is mapped
             over the first axis of the input by `jax.vmap`, the key split. (`jax.vmap(module)` itself is a
             function whose arrays cannot be seen.)
-          inference: what is called in inference instead, with the values of `pytree`: the mode is never guessed.
+          inference: what is called in inference instead, with the values of `pytree`: attributes that say the mode
+            are never guessed.
+          trained: `(path, leaf) -> bool`, with paths as `"layers[0].weight"`, or a tree of bools like `pytree` or its
+            upper part; other arrays are state.
+          modes: what the call is told instead: by the name of an argument what it is in training and in inference.
 
         Raises:
           TypeError: `pytree` cannot be called.
-          ValueError: it has no array of floats, or `inference` is another pytree.
+          ValueError: it has no array of floats, `inference` is another pytree, or as `from_nnx`.
 
         Example:
           >>> mlp = equinox.nn.MLP(64, 10, width_size=128, depth=1, key=jax.random.key(0))
           >>> model = Model.from_callable(mlp, batched=False, inference=equinox.nn.inference_mode(mlp))
         """
-        return Model(*callables.split(pytree, batched=batched, inference=inference))
+        split = callables.split(pytree, batched=batched, inference=inference, trained=trained, modes=modes)
+        return Model(*split)
+
+
+def overwritten_state(model: Model) -> dict[str, Any]:
+    """The entries of the state whose new value is the gradient of the loss by them; see `Model.from_linen`."""
+    names = getattr(model.apply, "overwritten", ())
+    return {name: model.state[name] for name in names if name in model.state}
 
 
 @functools.partial(jax.jit, inline=True)
@@ -139,9 +213,10 @@ def as_model(given: Any, beginning: Callable[[], tuple[jax.Array, Any]] | None =
 
     Raises:
       TypeError: it is no model that is known.
-      ValueError: it has no variables, and there is nothing to make them from.
+      ValueError: it has no variables, and there is nothing to make them from; or a parameter has no gradient.
     """
     model = _adapted(given)
+    _check_params(model.params)
     initialize = getattr(model.apply, "initialize", None)
     if initialize is None or model.params is not None:
         return model
@@ -154,6 +229,17 @@ def as_model(given: Any, beginning: Callable[[], tuple[jax.Array, Any]] | None =
     return model.replace(params=params, state=state)
 
 
+def _check_params(params: Any) -> None:
+    """Refuses parameters that have no gradient, which JAX would refuse without their name."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not is_trainable(leaf):
+            shape = f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else f"{type(leaf).__name__}, {leaf!r}"
+            raise ValueError(
+                f"model: params{jax.tree_util.keystr(path)} is {shape}, which has no gradient: only arrays of floats "
+                "and complex numbers are trained. Put it into the state, as jaxloop.Model(apply, params, state)."
+            )
+
+
 def _adapted(given: Any) -> Model:
     if isinstance(given, Model):
         return given
@@ -161,7 +247,7 @@ def _adapted(given: Any) -> Model:
         return Model.from_nnx(given)
     if _is_module(given, "flax.linen"):
         return Model.from_linen(given)
-    if callables.is_trainable(given):
+    if callables.has_trainable(given):
         return Model.from_callable(given)
     raise TypeError(
         "model: expected a jaxloop.Model, a jaxloop.Loop, a flax.nnx.Module, a flax.linen.Module or a callable pytree "

@@ -17,7 +17,7 @@ from jaxloop.losses import weighted_mean
 from jaxloop.masks import with_stand_ins, without_wild
 from jaxloop.measured import as_statistic, unmeasured
 from jaxloop.metrics import Metric
-from jaxloop.model import Model
+from jaxloop.model import Model, overwritten_state
 
 LossFn = Callable[[Any, Any], jax.Array]
 Tree = TypeVar("Tree")
@@ -221,10 +221,14 @@ def _finish(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tupl
 
 
 def differentiate(parts: Parts, loop: Loop) -> Loop:
-    """Forward pass, loss and gradient: sets `output`, `loss`, `gradient` and the model's `state`."""
+    """Forward pass, loss and gradient: sets `output`, `loss`, `gradient` and the model's `state`.
 
-    def mean_loss(params: Any) -> tuple[jax.Array, dict[str, Any]]:
+    The gradient points to where the loss rises. Of complex parameters `jax.grad` gives its conjugate.
+    """
+
+    def mean_loss(params: Any, overwritten: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
         model = loop.model.replace(params=params, training=True)
+        model = model.replace(state=model.state | overwritten) if overwritten else model
         if parts.differentiable_step is None:
             output, model = model.forward(loop.input, loop.step_key("model"))
             after = loop.replace(output=output, model=model)
@@ -236,9 +240,11 @@ def differentiate(parts: Parts, loop: Loop) -> Loop:
         changed["model"] = after.model.state
         return weighted_mean(after.loss, loop.weight), changed
 
-    gradient, changed = jax.grad(mean_loss, has_aux=True)(loop.model.params)
+    old = overwritten_state(loop.model)
+    (gradient, new), changed = jax.grad(mean_loss, argnums=(0, 1), has_aux=True)(loop.model.params, old)
+    gradient = jax.tree.map(lambda leaf: leaf.conj() if jnp.iscomplexobj(leaf) else leaf, gradient)
     state = changed.pop("model")
-    return with_model_state(loop.replace(gradient=gradient, **changed), state)
+    return with_model_state(loop.replace(gradient=gradient, **changed), state | new if new else state)
 
 
 def with_model_state(loop: Loop, state: Any) -> Loop:

@@ -21,7 +21,7 @@ FLOORS = [
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {
-    "adapters": [{"by_value"}, {"nnx", "linen", "pytree"}],
+    "adapters": [{"by_value", "selection"}, {"modes"}, {"nnx", "linen", "pytree"}],
     "benchmarking": [{"costs"}, {"measurement"}, {"timing"}],
     "callbacks": [
         {"clipping", "csv_logger", "ema", "image_saver", "non_finite"}

@@ -142,3 +142,33 @@ def test_what_is_no_model_is_refused_with_what_is_and_the_fix(given):
     with pytest.raises(TypeError, match=accepted) as error:
         as_model(given)
     assert f"got {type(given).__name__}. Wrap a function as jaxloop.Model(apply, params, state)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "said"),
+    [
+        (np.ones(3, np.int8), r"int8\[3\]"),
+        (jnp.ones(3, jnp.uint8), r"uint8\[3\]"),
+        (jnp.ones(3, jnp.int4), r"int4\[3\]"),
+        (np.array([True]), r"bool\[1\]"),
+        (jax.random.key(0), r"key<fry>\[\]"),
+        (np.zeros(2, jax.dtypes.float0), r".*float0.*\[2\]"),
+        (3, "int, 3"),
+        ("name", "str, 'name'"),
+    ],
+    ids=["int8", "uint8", "int4", "bool", "key", "float0", "number", "text"],
+)
+def test_a_parameter_that_has_no_gradient_is_refused_by_name_with_the_fix(leaf, said):
+    given = Model(doubling, {"scale": np.ones(3), "layers": [{"codes": leaf}]}, {})
+    with pytest.raises(ValueError, match=rf"model: params\['layers'\]\[0\]\['codes'\] is {said}, which has no"):
+        as_model(given)
+
+
+def test_parameters_may_be_floats_of_python_complex_or_none(model):
+    given = Model(doubling, {"scale": 0.5, "phase": np.ones(2, np.complex64), "bias": None}, {})
+    assert as_model(given) is given
+
+
+def test_a_model_made_of_a_function_has_no_module_to_call(model):
+    with pytest.raises(TypeError, match=r"made of a function.*Call model.forward\(input, key\)"):
+        model.call(lambda module: module(INPUT))

@@ -1,58 +1,78 @@
 """The adapter of flax linen modules."""
 
+import contextlib
 import functools
-import inspect
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 
 from jaxloop.adapters.by_value import ByValue
+from jaxloop.adapters.modes import Modes, left_out, modes_of
+from jaxloop.adapters.selection import chosen
 
-#: Arguments of `__call__` that say the mode, and what they are in training.
-_MODES = {"train": True, "training": True, "deterministic": False}
+_WHERE = "Model.from_linen"
+#: Of this collection the gradient of the loss is the new value; flax keeps the scales of 8-bit floats in it.
+_OVERWRITTEN = "_overwrite_with_gradient"
+_SOWN = "intermediates"
 
 
-def split(module: Any, variables: Any) -> tuple["LinenApply", Any, Any]:
+def split(
+    module: Any, variables: Any, *, trained: Any = None, modes: Any = None, rngs: Iterable[str] = ()
+) -> tuple["LinenApply", Any, Any]:
     """(apply, params, state) of a `flax.linen.Module`; without variables, params and state are None.
 
     Raises:
-      TypeError, ValueError: it is no such module, or `variables` is not what `module.init` gives.
+      TypeError, ValueError: an argument is not what `Model.from_linen` says.
     """
     if isinstance(module, type) or not hasattr(module, "apply") or not callable(module):
         got = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
-        raise TypeError(f"Model.from_linen: `module` must be a flax.linen.Module with a `__call__`, got {got}.")
-    apply = LinenApply(ByValue(module), _modes_of(module))
+        raise TypeError(f"{_WHERE}: `module` must be a flax.linen.Module with a `__call__`, got {got}.")
+    if isinstance(rngs, str) or not all(isinstance(name, str) for name in rngs):
+        raise TypeError(f"{_WHERE}: `rngs` must be names, as ('noise',), got {rngs!r}.")
+    told = modes_of(modes, module.__call__, _WHERE)
+    apply = LinenApply(ByValue(module), told, tuple(rngs), None if trained is None else ByValue(trained))
     if variables is None:
         return apply, None, None
     if not isinstance(variables, Mapping):
         raise TypeError(
-            "Model.from_linen: `variables` must be a mapping of collections, as module.init(key, input) gives it, "
+            f"{_WHERE}: `variables` must be a mapping of collections, as module.init(key, input) gives it, "
             f"got {type(variables).__name__}."
         )
     if "params" not in variables:
         raise ValueError(
-            "Model.from_linen: `variables` must hold the collection 'params', got "
+            f"{_WHERE}: `variables` must hold the collection 'params', got "
             f"{', '.join(map(repr, variables)) or 'none'}. Give all that module.init(key, input) gives: "
             "{'params': params, ...}."
         )
-    return apply, *_split_variables(variables)
+    return apply, *_split_variables(variables, trained)
 
 
-def _modes_of(module: Any) -> tuple[str, ...]:
-    """Names of the arguments by which the module is told its mode."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(type(module).__call__).parameters.values()
-    return tuple(parameter.name for parameter in parameters if parameter.name in _MODES and parameter.kind in named)
-
-
-def _split_variables(variables: Mapping[str, Any]) -> tuple[Any, Any]:
+def _split_variables(variables: Mapping[str, Any], trained: Any) -> tuple[Any, Any]:
+    """(params, state); the parameters that are not trained stand in the state, under `params` too."""
     from flax.core import unfreeze
 
-    state = {name: unfreeze(values) for name, values in variables.items()}
-    state.pop("intermediates", None)  # what an earlier call has sown is no state
-    return state.pop("params", {}), state
+    state = {name: unfreeze(values) for name, values in variables.items() if name not in ("params", _SOWN)}
+    params, fixed = _split_params(variables.get("params", {}), trained)
+    return params, state | ({"params": fixed} if fixed else {})
+
+
+def _split_params(params: Any, trained: Any) -> tuple[Any, Any]:
+    """The parameters that are trained, in mappings of the kind they came in, and those that are not."""
+    from flax.core import FrozenDict, freeze, unfreeze
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
+    plain = unfreeze(cast(Any, params))
+    leaves = flatten_dict(plain, sep="/")
+    flags = unfreeze(cast(Any, trained)) if isinstance(trained, Mapping) else trained
+    found = chosen(flags, leaves, unflatten_dict({path: path for path in leaves}, sep="/"), _WHERE)
+    if len(found) == len(leaves):
+        return params, {}
+    parts = ({path: leaf for path, leaf in leaves.items() if (path in found) is kept} for kept in (True, False))
+    kept, fixed = (unflatten_dict(part, sep="/") for part in parts)
+    return freeze(kept) if isinstance(params, FrozenDict) else kept, fixed
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,41 +81,155 @@ class LinenApply:
 
     Attributes:
       module: as it was given.
-      modes: names of the arguments by which it is told its mode.
+      modes: what its call is told.
+      rngs: names of the random streams that it has in inference too.
+      trained: which parameters are, for variables that are made later.
     """
 
     module: ByValue
-    modes: tuple[str, ...]
+    modes: Modes = Modes()
+    rngs: tuple[str, ...] = ()
+    trained: ByValue | None = None
 
     def __call__(self, params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
         module = self.module.value
+        told = self.modes.told(module.__call__, training)
+        return self._applied(functools.partial(module.apply, **told), params, state, input, training=training, key=key)
+
+    def call(
+        self, function: Callable[[Any], Any], params: Any, state: Any, *, training: bool, key: Any
+    ) -> tuple[Any, Any]:
+        """What `function(module)` gives with the module bound to these values, and the state it leaves."""
+        from flax import linen
+
+        def bound(module: Any) -> Any:
+            with linen.intercept_methods(self._telling(training)):
+                return function(module)
+
+        def apply(variables: Any, *, mutable: Any = False, rngs: Any) -> Any:
+            collections = [*(mutable or ()), _SOWN]
+            result, changed = linen.apply(bound, self.module.value, mutable=collections)(variables, rngs=rngs)
+            kept = {name: values for name, values in changed.items() if name != _SOWN}
+            return (result, kept) if mutable is not False else result
+
+        return self._applied(apply, params, state, training=training, key=key)
+
+    def _telling(self, training: bool) -> Callable[..., Any]:
+        """An interceptor that tells the methods called from outside of any other the mode, where they are not told."""
+        inside = False
+
+        def intercept(next_method: Any, arguments: Any, named: Any, context: Any) -> Any:
+            nonlocal inside
+            if inside:
+                return next_method(*arguments, **named)
+            inside = True
+            try:
+                method = getattr(context.module, context.method_name)
+                told = left_out(method, self.modes.told(method, training), arguments, named)
+                return next_method(*arguments, **told, **named)
+            finally:
+                inside = False
+
+        return intercept
+
+    def _applied(
+        self, apply: Callable[..., Any], params: Any, state: Any, *arguments: Any, training: bool, key: Any
+    ) -> tuple[Any, Any]:
+        """The result of `apply`, which takes what `module.apply` takes, and the state it leaves."""
+        variables = self._variables(params, state)
+        rngs = self._keys(key, training)
+        if not training:
+            with _explained():
+                return apply(variables, *arguments, rngs=rngs), state
+        mutable = [name for name in state if name not in ("params", _OVERWRITTEN)]
+        result, changed = apply(variables, *arguments, rngs=rngs, mutable=mutable)
+        return result, {**state, **{name: self._kept(state[name], changed[name], (name,)) for name in changed}}
+
+    def _variables(self, params: Any, state: Any) -> dict[str, Any]:
         if params is None:
             raise ValueError(
-                f"Model.from_linen: {type(module).__name__} has no variables yet. Give it to `fit`, which makes them "
-                "from the first batch, or write Model.from_linen(module, module.init(key, input))."
+                f"{_WHERE}: {type(self.module.value).__name__} has no variables yet. Give it to `fit`, which makes "
+                "them from the first batch, or write Model.from_linen(module, module.init(key, input))."
             )
-        variables = {"params": params, **state}
-        if not training:
-            return module.apply(variables, input, **self._mode(training)), state
-        rngs = None if key is None else {"dropout": key}
-        output, changed = module.apply(variables, input, rngs=rngs, mutable=list(state), **self._mode(training))
-        return output, {**state, **changed}
+        if "params" not in state:
+            return {**state, "params": params}
+        from flax.core import unfreeze
+
+        return {**state, "params": _merged(unfreeze(params), state["params"])}
+
+    def _keys(self, key: Any, training: bool) -> dict[str, Any] | None:
+        """The keys of the random streams by name: `params` is the one that flax takes for any other name."""
+        if key is None:
+            return None
+        names = ("dropout", "params", *self.rngs) if training else self.rngs
+        others = {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in names if name != "dropout"}
+        return (others | {"dropout": key} if "dropout" in names else others) or None
+
+    def _kept(self, old: Any, new: Any, path: tuple[str, ...]) -> Any:
+        """A collection as the forward pass left it, in the structure it had: what was sown into it is dropped.
+
+        Raises:
+          ValueError: a variable in it was made by this pass, so that there was none to begin with.
+        """
+        if isinstance(old, tuple) and isinstance(new, tuple) and len(new) > len(old):
+            return old
+        if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+            return new
+        made = [name for name in new if name not in old and not _is_sown(new[name])]
+        if made:
+            raise ValueError(
+                f"{_WHERE}: a training pass of {type(self.module.value).__name__} makes the variable "
+                f"{'/'.join((*path, made[0]))!r}, which is not among its variables. Make it in module.init too, "
+                "outside of any `if train`, or give the variables of module.init in training."
+            )
+        return {name: self._kept(value, new.get(name, value), (*path, name)) for name, value in old.items()}
+
+    @property
+    def overwritten(self) -> tuple[str, ...]:
+        """The names in the state of what is replaced by its gradient."""
+        return (_OVERWRITTEN,)
 
     def initialize(self, key: jax.Array, input: Any) -> tuple[Any, Any]:
         """(params, state) as `module.init(key, input)` makes them in inference mode. Compiled."""
-        return _split_variables(_initialized(self, key, input))
+        return _split_variables(_initialized(self, key, input), None if self.trained is None else self.trained.value)
 
-    def restore(self, params: Any, state: Any) -> tuple[Any, Any]:
+    def restore(self, params: Any, state: Any, training: bool) -> tuple[Any, Any]:
         """(module, variables), with these values."""
-        return self.module.value, None if params is None else {"params": params, **state}
-
-    def _mode(self, training: bool) -> dict[str, bool]:
-        return {name: _MODES[name] is training for name in self.modes}
+        return self.module.value, None if params is None else self._variables(params, state)
 
     def __repr__(self) -> str:
         return f"<forward pass of {type(self.module.value).__name__}>"
 
 
+def _is_sown(value: Any) -> bool:
+    """Whether a part of a collection holds nothing but what `sow` makes, which are tuples."""
+    return all(map(_is_sown, value.values())) if isinstance(value, Mapping) else isinstance(value, tuple)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Says of a random stream that is missing in inference how to have it."""
+    from flax.errors import InvalidRngError
+
+    try:
+        yield
+    except InvalidRngError as error:
+        error.add_note(
+            "jaxloop: in inference a linen module has the random streams that are named, as "
+            "Model.from_linen(module, rngs=('noise',)); dropout is told `deterministic` or `train` instead."
+        )
+        raise
+
+
+def _merged(one: Any, other: Any) -> Any:
+    """Nested mappings with the entries of both."""
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return one
+    shared = {name: _merged(one[name], other[name]) for name in one if name in other}
+    return {**one, **other, **shared}
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _initialized(apply: LinenApply, key: jax.Array, input: Any) -> Any:
-    return apply.module.value.init(key, input, **apply._mode(training=False))
+    module = apply.module.value
+    return module.init(key, input, **apply.modes.told(module.__call__, training=False))

@@ -1,32 +1,98 @@
 """The adapter of flax nnx modules."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxloop.adapters.by_value import ByValue
+from jaxloop.adapters.modes import Modes, Told, modes_of, speaks
+from jaxloop.adapters.selection import is_trainable
+
+_WHERE = "Model.from_nnx"
 
 
-def split(module: Any) -> tuple["NNXApply", Any, Any]:
-    """(apply, params, state) of a `flax.nnx.Module`, which is left as it is; see `Model.from_nnx`."""
+def split(module: Any, *, trained: Any = None, modes: Any = None) -> tuple["NNXApply", Any, Any]:
+    """(apply, params, state) of a `flax.nnx.Module`, which is left as it is; see `Model.from_nnx`.
+
+    Raises:
+      TypeError, ValueError: an argument is not what `Model.from_nnx` says.
+    """
     from flax import nnx
 
+    told = modes_of(modes, module if callable(module) else None, _WHERE)
     module = nnx.merge(*nnx.split(module))
     nnx.pop(module, nnx.Intermediate)  # what an earlier call has sown is no state
-    training, params, state = nnx.split(_in_mode(module, training=True), nnx.Param, ...)
+    chosen = nnx.All(nnx.Param if trained is None else trained, _can_be_trained)
+    training, params, state = nnx.split(_in_mode(module, training=True), chosen, ...)
+    if trained is not None and not nnx.to_flat_state(params):
+        raise ValueError(
+            f"{_WHERE}: `trained`, {trained!r}, chooses none of the variables that can be trained: {_listed(state)}."
+        )
     inference = nnx.split(_in_mode(module, training=False))[0]
-    apply = NNXApply(ByValue((inference, training)), ByValue(nnx.split(module)[0]), type(module).__name__)
+    in_params, in_state = (frozenset(path for path, _ in nnx.to_flat_state(part)) for part in (params, state))
+    apply = NNXApply(ByValue((inference, training)), in_params, in_state, told, type(module).__name__)
     return apply, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
 
-def _in_mode(module: Any, training: bool) -> Any:
+def _can_be_trained(path: Any, variable: Any) -> bool:
+    """Whether a variable holds floats or complex numbers.
+
+    Raises:
+      ValueError: it holds a mapping, which cannot be told from a part of the module.
+    """
+    value = _value(variable)
+    if isinstance(value, dict):
+        raise ValueError(
+            f"{_WHERE}: the variable {_dotted(path)} holds a mapping of {', '.join(map(repr, value))}. Make a variable "
+            "of each, in an nnx.Dict."
+        )
+    return is_trainable(value)
+
+
+def _value(variable: Any) -> Any:
     from flax import nnx
 
-    return nnx.with_attributes(
+    return variable.get_value() if isinstance(variable, nnx.Variable) else variable
+
+
+def _dotted(path: Any) -> str:
+    return ".".join(map(str, path))
+
+
+def _listed(state: Any) -> str:
+    from flax import nnx
+
+    found = [f"{_dotted(path)} ({type(one).__name__})" for path, one in nnx.to_flat_state(state) if is_trainable(one)]
+    return ", ".join(found) or "there is none"
+
+
+def _in_mode(module: Any, training: bool) -> Any:
+    """A copy of the module in a mode, by its own `train` and `eval` where it has such."""
+    from flax import nnx
+
+    copy = nnx.with_attributes(
         module,
         deterministic=not training,
         use_running_average=not training,
         raise_if_not_found=False,
     )
+    name = "train" if training else "eval"
+    own = getattr(type(copy), name, None)
+    if own is getattr(nnx.Module, name) or not inspect.isfunction(own) or not _needs_nothing(getattr(copy, name)):
+        return copy
+    copy = nnx.merge(*nnx.split(copy))  # its variables are still those of `module`
+    getattr(copy, name)()
+    return copy
+
+
+def _needs_nothing(method: Callable[..., Any]) -> bool:
+    """Whether a method can be called without arguments."""
+    try:
+        inspect.signature(method).bind()
+    except TypeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,27 +101,65 @@ class NNXApply:
 
     Attributes:
       graphs: of the module in inference and in training.
-      given: the graph in the mode in which the module came.
+      params, state: the paths of what is in either.
+      modes: what its call is told, beside what the graphs say.
       name: of its class.
     """
 
     graphs: ByValue
-    given: ByValue
+    params: frozenset[tuple[Any, ...]]
+    state: frozenset[tuple[Any, ...]]
+    modes: Modes
     name: str = field(compare=False)
 
     def __call__(self, params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
+        module = self.restore(params, state, training)
+        output = module(input, **self.modes.told(module, training))
+        return output, self._state_of(module, state)
+
+    def call(
+        self, function: Callable[[Any], Any], params: Any, state: Any, *, training: bool, key: Any
+    ) -> tuple[Any, Any]:
+        """What `function(module)` gives, and the state it leaves."""
         from flax import nnx
 
-        module = nnx.merge(self.graphs.value[training], params, state, copy=True)
-        output = module(input)
-        changed = nnx.state(module, nnx.Not(nnx.Any(nnx.Param, nnx.Intermediate)))
-        return output, nnx.to_pure_dict(changed)
+        module = self.restore(params, state, training)
+        own = [type(part) for _, part in nnx.iter_modules(module) if not type(part).__module__.startswith("flax.")]
+        speaking = any(speaks(kind, self.modes) for kind in own)  # flax's own go by the attributes set
+        result = function(Told(module, self.modes, training) if speaking else module)
+        return result, self._state_of(module, state)
 
-    def restore(self, params: Any, state: Any) -> Any:
-        """The module with these values, in the mode in which it was given."""
+    def restore(self, params: Any, state: Any, training: bool) -> Any:
+        """The module with these values, in this mode."""
         from flax import nnx
 
-        return nnx.merge(self.given.value, params, state, copy=True)
+        return nnx.merge(self.graphs.value[training], params, state, copy=True)
+
+    def _state_of(self, module: Any, before: Any) -> Any:
+        """The state that a pass left: all but the parameters, and what was sown.
+
+        Raises:
+          ValueError: a variable was made by this pass, so that there was none to begin with.
+        """
+        from flax import nnx
+        from flax.traverse_util import flatten_dict, unflatten_dict
+
+        now = nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.Intermediate)))
+        values = {path: _value(variable) for path, variable in now}
+        made = [path for path in values if path not in self.params | self.state]
+        made = [path for path in made if not isinstance(values[path], tuple)]  # those are what `sow` leaves
+        if made:
+            raise ValueError(
+                f"{_WHERE}: a pass of {self.name} makes the variable {_dotted(made[0])!r}, which it had not to begin "
+                "with, so that it would be lost. Make it in the module's __init__."
+            )
+        old = flatten_dict(before)
+        return unflatten_dict({path: _kept(old[path], values.get(path, old[path])) for path in self.state})
 
     def __repr__(self) -> str:
         return f"<forward pass of {self.name}>"
+
+
+def _kept(old: Any, new: Any) -> Any:
+    """The new value; the old one where more was sown to it."""
+    return old if isinstance(old, tuple) and isinstance(new, tuple) and len(new) > len(old) else new

@@ -1,6 +1,8 @@
 """The adapter of callable pytrees, such as equinox modules."""
 
+import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,25 +11,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.adapters.by_value import ByValue
+from jaxloop.adapters.modes import Modes, Told, modes_of, speaks
+from jaxloop.adapters.selection import chosen, is_trainable
+
+_WHERE = "Model.from_callable"
 
 
-def split(pytree: Any, *, batched: bool, inference: Any) -> tuple["PytreeApply", Any, Any]:
+def split(
+    pytree: Any, *, batched: bool = True, inference: Any = None, trained: Any = None, modes: Any = None
+) -> tuple["PytreeApply", Any, Any]:
     """(apply, params, state) of a callable pytree, params and state by path; see `Model.from_callable`.
 
     Raises:
-      TypeError, ValueError: it cannot be called, holds nothing to train, or `inference` holds other arrays.
+      TypeError, ValueError: an argument is not what `Model.from_callable` says.
     """
     if not callable(pytree):
         raise TypeError(f"Model.from_callable: `pytree` must be callable, got {type(pytree).__name__}.")
     skeleton, arrays = _skeleton(pytree)
-    params = {name: leaf for name, leaf in arrays.items() if _is_inexact(leaf)}
-    if not params:
+    if not any(map(is_trainable, arrays.values())):
         raise ValueError(
             f"Model.from_callable: {type(pytree).__name__} has no leaf that is an array of floats, so there is nothing "
             "to train. Arrays in a closure cannot be seen: write Model(apply, params, state), or for a jax.vmap-ed "
             "module Model.from_callable(module, batched=False)."
         )
-    state = {name: leaf for name, leaf in arrays.items() if name not in params}
+    chosen_from = {path: arrays.get(path, False) for path, *_ in skeleton.leaves}  # of what is static none
+    paths = jax.tree.unflatten(skeleton.tree, list(chosen_from))
+    found = chosen(trained, chosen_from, paths, _WHERE)
+    params = {path: leaf for path, leaf in arrays.items() if path in found}
+    state = {path: leaf for path, leaf in arrays.items() if path not in found}
     other = skeleton if inference is None else _skeleton(inference)[0]
     if not callable(pytree if inference is None else inference) or other.arrays != skeleton.arrays:
         raise ValueError(
@@ -35,12 +46,13 @@ def split(pytree: Any, *, batched: bool, inference: Any) -> tuple["PytreeApply",
             f"arrays, got {type(inference).__name__}. Write equinox.nn.inference_mode(module) or the like."
         )
     skeletons = (ByValue(other), ByValue(skeleton))
-    return PytreeApply(skeletons, _takes_key(pytree), batched, type(pytree).__name__), params, state
+    told = modes_of(modes, pytree, _WHERE)
+    return PytreeApply(skeletons, _takes_key(pytree), batched, told, type(pytree).__name__), params, state
 
 
-def is_trainable(given: Any) -> bool:
+def has_trainable(given: Any) -> bool:
     """Whether `given` is a callable pytree with at least one array of floats among its leaves."""
-    return callable(given) and any(_is_array(leaf) and _is_inexact(leaf) for leaf in jax.tree.leaves(given))
+    return callable(given) and any(_is_array(leaf) and is_trainable(leaf) for leaf in jax.tree.leaves(given))
 
 
 class Skeleton(NamedTuple):
@@ -80,10 +92,6 @@ def _is_array(leaf: Any) -> bool:
     )
 
 
-def _is_inexact(array: Any) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.inexact)
-
-
 def _takes_key(function: Any) -> bool:
     try:
         parameter = inspect.signature(function).parameters.get("key")
@@ -101,16 +109,20 @@ class PytreeApply:
       skeletons: in inference and in training.
       takes_key: whether it is called with `key=`.
       batched: whether it takes a batch, not one example.
+      modes: what its call is told.
       name: of its class.
     """
 
     skeletons: tuple[ByValue, ByValue]
     takes_key: bool
     batched: bool
+    modes: Modes
     name: str = field(compare=False)
 
     def __call__(self, params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
-        function = self.skeletons[training].value.filled({**params, **state})
+        pytree = self._filled(params, state, training)
+        told = self.modes.told(pytree, training)
+        function = functools.partial(pytree, **told) if told else pytree
         if not self.takes_key or key is None:
             return (function if self.batched else jax.vmap(function))(input), state
         if self.batched:
@@ -118,9 +130,19 @@ class PytreeApply:
         keys = jax.random.split(key, jax.tree.leaves(input)[0].shape[0])
         return jax.vmap(lambda example, key: function(example, key=key))(input, keys), state
 
-    def restore(self, params: Any, state: Any) -> Any:
-        """The pytree with these values."""
-        return self.skeletons[True].value.filled({**params, **state})
+    def call(
+        self, function: Callable[[Any], Any], params: Any, state: Any, *, training: bool, key: Any
+    ) -> tuple[Any, Any]:
+        """What `function(pytree)` gives, and the state, which stays as it is."""
+        pytree = self._filled(params, state, training)
+        return function(Told(pytree, self.modes, training) if speaks(type(pytree), self.modes) else pytree), state
+
+    def restore(self, params: Any, state: Any, training: bool) -> Any:
+        """The pytree with these values; the one that was given to be trained, in either mode."""
+        return self._filled(params, state, training=True)
+
+    def _filled(self, params: Any, state: Any, training: bool) -> Any:
+        return self.skeletons[training].value.filled({**params, **state})
 
     def __repr__(self) -> str:
         return f"<forward pass of {self.name}>"

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from flax.core import freeze
+from flax.core import FrozenDict, freeze, unfreeze
 
 import jaxloop as jl
 from jaxloop.loop import new_loop
@@ -149,7 +149,9 @@ def test_what_a_module_sows_is_no_part_of_the_state():
 
 
 def test_frozen_variables_are_taken_too(variables):
-    small.assert_trees_equal(Model.from_linen(Network(), freeze(variables)).unwrap()[1], variables)
+    frozen = Model.from_linen(Network(), freeze(variables))
+    assert isinstance(frozen.params, FrozenDict)
+    small.assert_trees_equal(unfreeze(frozen.unwrap()[1]), variables)
 
 
 def test_unwrap_gives_the_module_and_the_variables(model, variables):
@@ -191,7 +193,7 @@ def test_what_is_no_linen_module_that_can_be_called_is_refused(given, got):
 @pytest.mark.parametrize("lift", [nn.remat, nn.jit], ids=["remat", "jit"])
 def test_a_lifted_module_is_told_its_mode_too(lift):
     model = Model.from_linen(lift(TellingDeterministic)(), {"params": {"bias": jnp.float32(0)}})
-    assert model.apply.modes == ("deterministic",)
+    assert model.apply.modes.told(model.apply.module.value.__call__, training=True) == {"deterministic": False}
 
 
 def test_calling_a_model_without_variables_says_how_to_get_them():

@@ -128,12 +128,10 @@ def test_unwrap_gives_a_module_of_the_same_class():
     assert type(Model.from_nnx(network()).unwrap()) is Network
 
 
-def test_unwrap_gives_a_module_in_the_mode_it_had():
-    module = network()
-    module.eval()
-    restored = Model.from_nnx(module).replace(training=True).unwrap()
-    assert restored.dropout.deterministic
-    assert restored.norm.use_running_average
+@pytest.mark.parametrize("training", [True, False])
+def test_unwrap_gives_a_module_in_the_mode_of_the_model(training):
+    restored = Model.from_nnx(network()).replace(training=training).unwrap()
+    assert (restored.dropout.deterministic, restored.norm.use_running_average) == (not training, not training)
 
 
 def test_what_is_done_to_an_unwrapped_module_does_not_reach_the_model():
