@@ -234,13 +234,13 @@ class Setup:
     def _loop(self, given: Any, seed: int, device: Device, feed: Feed) -> Loop:
         """An open loop of the engine's own, from a loop or a model that stays the user's.
 
-        A model without parameters yet is initialized from the first batch of `feed`.
+        A model without parameters yet is initialized from the first batch of `feed`, as the step will see it.
         """
         if isinstance(given, Loop):
             return opened_by_copy(given, device)
         check_seed(seed)
         key = _key(seed, device)
-        model = as_model(given, lambda: (key, feed.first()[0]))
+        model = as_model(given, lambda: (key, self._shown(feed, feed.first())[0]))
         model = jax.device_put(jax.tree.map(strong, model), device, may_alias=False)
         begin = self.programs.get("begin", lambda: Program("begin", self._begun_optimizer))
         return opened(new_loop(model, begin(model.params), key))

@@ -1,8 +1,10 @@
 """Setting up: what a run begins with, and what is refused before it does."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 
 import jaxloop as jl
 from jaxloop.callback import sort_out
@@ -123,3 +125,41 @@ def test_a_seed_that_is_no_whole_number_is_refused(seed) -> None:
 def test_data_without_a_batch_is_refused(training, validation) -> None:
     with pytest.raises(ValueError, match=r"(training|validation): there is no batch"):
         begun(setup(training=training, validation=validation), small.model())
+
+
+class Centred(linen.Module):
+    """A layer after the mean of the input with which it was initialized."""
+
+    @linen.compact
+    def __call__(self, input):
+        mean = self.variable("data", "mean", lambda: input.mean(axis=0))
+        return linen.Dense(3)(input - mean.value)
+
+
+def widened(batch):
+    images, labels = batch
+    return jnp.concatenate([images, images**2], axis=-1), labels
+
+
+@pytest.mark.parametrize("batch_size", [2, 4], ids=["batch of 2", "batch of as many as features"])
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "travelling"])
+@pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "as it is"])
+def test_a_linen_model_is_initialized_from_the_input_that_it_sees(batch_size, resident, mapped) -> None:
+    samples = small.samples(8)
+    plain = jl.TrainingEpochs(samples, batch_size)
+    training = jl.TrainingEpochs(samples, batch_size, resident=resident)
+    input = plain[0][0][0]
+    if mapped:
+        training, input = training.map(widened, compiled=True), widened(plain[0][0])[0]
+    loop = begun(setup(training=training, validation=None), Centred(), seed=3).loop
+    expected = jax.jit(Centred().init)(jax.random.key(3), input)
+    np.testing.assert_allclose(loop.model.state["data"]["mean"], expected["data"]["mean"], rtol=1e-6)
+    small.assert_trees_equal(loop.model.params, expected["params"])
+
+
+def test_a_linen_model_is_initialized_so_for_an_evaluation_too() -> None:
+    batches = jl.in_batches(small.samples(8), 4).map(widened, compiled=True)
+    measured = small.training_loop().evaluate(Centred(), batches)
+    variables = Centred().init(jax.random.key(0), widened(jl.in_batches(small.samples(8), 4)[0])[0])
+    expected = small.training_loop().evaluate(jl.Model.from_linen(Centred(), variables), batches)
+    assert measured == pytest.approx(expected, rel=1e-5)
