@@ -1,8 +1,9 @@
 """The training step and the evaluation step, as pure functions composed of stages. No I/O."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -18,6 +19,7 @@ from jaxloop.masks import with_stand_ins, without_wild
 from jaxloop.measured import as_statistic, unmeasured
 from jaxloop.metrics import Metric
 from jaxloop.model import Model, overwritten_state
+from jaxloop.optimizer import asked_for, known_in_step, updated
 
 LossFn = Callable[[Any, Any], jax.Array]
 Tree = TypeVar("Tree")
@@ -106,7 +108,8 @@ def stages(phase: Phase | None) -> tuple[Callable[..., tuple[Loop, Any]], ...]:
     """The stages of a step, cut behind its three events.
 
     Each is `stage(parts, loop, counted, untouched_stop) -> (loop, counted)`, where `untouched_stop` is the
-    `stop` that shows, by identity, that nothing can have been cancelled; `None` if that is not known.
+    `stop` that shows, by identity, that nothing can have been cancelled; `None` if that is not known. Between gradient
+    and update there stands in the place of `counted` what the optimizer may ask for of the loop before.
     """
     middle = _forward_and_gradient if phase is Phase.TRAINING else _predict
     settle = _update_and_measure if phase is Phase.TRAINING else _evaluate_and_measure
@@ -183,12 +186,14 @@ def _begin(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple
 
 
 def _forward_and_gradient(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
-    old_state = loop.model.state
+    before = loop
     loop = differentiate(parts, loop)
+    behind = _left_behind(parts, before, loop)
     loop = _unless_cancelled(loop, untouched_stop, lambda loop: parts.fire(loop, Event.UPDATE_START))
     if loop.stop is not untouched_stop:
-        loop = with_model_state(loop, _select(should_run(loop.stop, loop.phase), loop.model.state, old_state))
-    return loop, counted
+        state = _select(should_run(loop.stop, loop.phase), loop.model.state, before.model.state)
+        loop = with_model_state(loop, state)
+    return loop, behind
 
 
 def _predict(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
@@ -197,9 +202,9 @@ def _predict(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tup
     return _unless_cancelled(loop, untouched_stop, lambda loop: parts.fire(loop, event)), counted
 
 
-def _update_and_measure(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+def _update_and_measure(parts: Parts, loop: Loop, behind: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     counts = _counts(loop, untouched_stop)
-    loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(parts, update(parts, loop)))
+    loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(parts, update(parts, loop, behind)))
     return parts.fire(loop, Event.BATCH_END), counts
 
 
@@ -221,30 +226,63 @@ def _finish(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tupl
 
 
 def differentiate(parts: Parts, loop: Loop) -> Loop:
-    """Forward pass, loss and gradient: sets `output`, `loss`, `gradient` and the model's `state`.
-
-    The gradient points to where the loss rises. Of complex parameters `jax.grad` gives its conjugate.
-    """
-
-    def mean_loss(params: Any, overwritten: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
-        model = loop.model.replace(params=params, training=True)
-        model = model.replace(state=model.state | overwritten) if overwritten else model
-        if parts.differentiable_step is None:
-            output, model = model.forward(loop.input, loop.step_key("model"))
-            after = loop.replace(output=output, model=model)
-            after = after.replace(loss=_masked_loss(parts, after))
-        else:
-            loss, after = parts.differentiable_step(model, loop)
-            after = after.replace(loss=loss)
-        changed = {name: getattr(after, name) for name in FIELDS if getattr(after, name) is not getattr(loop, name)}
-        changed["model"] = after.model.state
-        return weighted_mean(after.loss, loop.weight), changed
-
+    """Forward pass, loss and gradient: sets `output`, `loss`, `gradient` and the model's `state`."""
+    mean_loss = functools.partial(_mean_loss, parts, loop)
     old = overwritten_state(loop.model)
     (gradient, new), changed = jax.grad(mean_loss, argnums=(0, 1), has_aux=True)(loop.model.params, old)
-    gradient = jax.tree.map(lambda leaf: leaf.conj() if jnp.iscomplexobj(leaf) else leaf, gradient)
+    gradient = _rising(gradient)
     state = changed.pop("model")
     return with_model_state(loop.replace(gradient=gradient, **changed), state | new if new else state)
+
+
+def _rising(gradient: Any) -> Any:
+    """The gradient in the direction in which the loss rises: of complex parameters `jax.grad` gives its conjugate."""
+    return jax.tree.map(lambda leaf: leaf.conj() if jnp.iscomplexobj(leaf) else leaf, gradient)
+
+
+def _mean_loss(
+    parts: Parts, loop: Loop, params: Any, overwritten: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[jax.Array, dict[str, Any]]:
+    """The mean loss of the batch at hand in training, and what the loop's fields become; of the model, its state."""
+    model = loop.model.replace(params=params, training=True)
+    model = model.replace(state=model.state | overwritten) if overwritten else model
+    if parts.differentiable_step is None:
+        output, model = model.forward(loop.input, loop.step_key("model"))
+        after = loop.replace(output=output, model=model)
+        after = after.replace(loss=_masked_loss(parts, after))
+    else:
+        loss, after = parts.differentiable_step(model, loop)
+        after = after.replace(loss=loss)
+    changed = {name: getattr(after, name) for name in FIELDS if getattr(after, name) is not getattr(loop, name)}
+    changed["model"] = after.model.state
+    return weighted_mean(after.loss, loop.weight), changed
+
+
+def _left_behind(parts: Parts, before: Loop, after: Loop) -> dict[str, Any]:
+    """What the optimizer may ask for and `differentiate`, or a callback behind it, has replaced.
+
+    Args:
+      parts: what the step is made of.
+      before: the loop that was differentiated.
+      after: the same with its gradient.
+    """
+    if not asked_for(parts.optimizer):
+        return {}
+    changed = [name for name in FIELDS if getattr(after, name) is not getattr(before, name)]
+    fields = {name: before.model.state if name == "model" else getattr(before, name) for name in changed}
+    return {"fields": fields, "gradient": after.gradient}
+
+
+def _example_gradients(parts: Parts, loop: Loop, params: Any) -> Any:
+    """The gradient of each example by itself, as a batch of one under a key of its own: a leading axis of examples."""
+
+    def of_one(index: Any, batch: Any) -> Any:
+        alone = hold(loop, jax.tree.map(lambda leaf: leaf[None], batch))
+        alone = alone.replace(key=jax.random.fold_in(loop.key, index))
+        return _rising(jax.grad(lambda params: _mean_loss(parts, alone, params)[0])(params))
+
+    batch = (loop.input, loop.target, loop.weight)
+    return jax.vmap(of_one)(jnp.arange(jax.tree.leaves(batch)[0].shape[0]), batch)
 
 
 def with_model_state(loop: Loop, state: Any) -> Loop:
@@ -266,15 +304,34 @@ def evaluation_loss(parts: Parts, loop: Loop) -> Loop:
     return loop if parts.differentiable_step is not None else loop.replace(loss=_loss(parts, loop))
 
 
-def update(parts: Parts, loop: Loop) -> Loop:
-    """The optimizer's step: sets the parameters, `opt_state` and the learning rate that was applied."""
-    optimizer = optax.with_extra_args_support(parts.optimizer)
-    value = weighted_mean(loop.loss, loop.weight)
-    updates, opt_state = optimizer.update(loop.gradient, loop.opt_state, loop.model.params, value=value)
-    params = optax.apply_updates(loop.model.params, updates)
+def update(parts: Parts, loop: Loop, behind: Mapping[str, Any]) -> Loop:
+    """The optimizer's step: sets the parameters, `opt_state` and the learning rate that was applied.
+
+    Args:
+      parts: what the step is made of.
+      loop: with its gradient.
+      behind: what `_left_behind` kept for the optimizer.
+    """
+    params = loop.model.params
+    known = _known(parts, loop, behind) if behind else {}
+    updates, opt_state = updated(parts.optimizer, loop.gradient, loop.opt_state, params, known)
+    params = optax.apply_updates(params, updates)
     loop = loop.replace(opt_state=opt_state, model=loop.model.replace(params=params))
     rates = find_hyperparameters(opt_state, "learning_rate")
     return loop.record("learning_rate", rates[0]) if len(rates) == 1 else loop
+
+
+def _known(parts: Parts, loop: Loop, behind: Mapping[str, Any]) -> dict[str, Any]:
+    """What an optimizer may ask for. The functions run the batch anew from the loop before, and leave no change."""
+    fields = dict(behind["fields"])
+    state = fields.pop("model", loop.model.state)
+    again = with_model_state(loop.replace(**fields), state)
+    return known_in_step(
+        weighted_mean(loop.loss, loop.weight),
+        behind["gradient"],
+        lambda params: _mean_loss(parts, again, params)[0],
+        functools.partial(_example_gradients, parts, again),
+    )
 
 
 def measure(parts: Parts, loop: Loop) -> Loop:

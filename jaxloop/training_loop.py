@@ -46,7 +46,11 @@ class TrainingLoop:
       training: epochs of batches: `TrainingEpochs`, or any iterable of sized iterables of batches. A batch is
         (input, target), (input, target, weight), or a mapping, see `batch_keys`.
       validation: batches to validate on after each epoch, a sized iterable; or None.
-      optimizer: an optax transformation. Wrapped by `optax.inject_hyperparams` its learning rate is logged.
+      optimizer: an optax transformation. Wrapped by `optax.inject_hyperparams` its learning rate is logged. Its update
+        is given what its signature takes of `value`, the mean loss of the batch; `grad`, its gradient before any
+        callback changed it; functions of parameters that run this batch anew under the same key, mode, weight and
+        state: `value_fn` and `obj_fn`, the mean loss; `grad_fn`, its gradient; `per_example_grad_fn`, the gradient of
+        each example by itself, as a batch of one under a key of its own, with a leading axis of examples.
       loss_fn: `loss_fn(output, target)`: one loss per example or token, or a scalar.
       metrics: names or `Metric` objects; the loss is always measured.
       callbacks: compiled and host callbacks, called in this order.
@@ -65,7 +69,9 @@ class TrainingLoop:
         is read, which takes time.
 
     Raises:
-      TypeError, ValueError: an argument is not what it must be; the message names it.
+      TypeError, ValueError: an argument is not what it must be; the message names it. An optimizer that requires more
+        than a step knows is refused here where its own signature shows it, and when a fit begins where it stands in a
+        chain; so are `optax.lookahead`, and `optax.contrib.dpsgd` without the gradient of each example.
 
     Example:
       >>> epochs = jl.TrainingEpochs((images, labels), batch_size=128)

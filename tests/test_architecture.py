@@ -10,7 +10,7 @@ import jaxloop
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
     {"adapters", "canonical", "compile_cache", "data", "errors", "events", "flops", "kinds", "losses", "masks"}
-    | {"measured", "schedules"},
+    | {"measured", "optimizer", "schedules"},
     {"benchmarking", "model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},

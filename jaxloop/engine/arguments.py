@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxloop.data import Batches
+from jaxloop.optimizer import check_update
 
 
 def check_data(training: Any) -> None:
@@ -25,13 +26,14 @@ def check_step(optimizer: Any, loss_fn: Any, differentiable_step: Any) -> None:
     """Refuses what a step cannot be made of.
 
     Raises:
-      TypeError: the optimizer is none, or the loss is no function.
+      TypeError: the optimizer is none, or requires what no step knows, or the loss is no function.
       ValueError: there is no loss.
     """
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(
             f"TrainingLoop: `optimizer` must be an optax transformation, got {optimizer!r}. Write optax.sgd(0.1)."
         )
+    check_update(optimizer)
     if loss_fn is None and differentiable_step is None:
         raise ValueError("TrainingLoop: give `loss_fn`, or `differentiable_step` in its place.")
     if loss_fn is not None and not callable(loss_fn):

@@ -1,0 +1,140 @@
+"""What an optimizer's update is given beside the gradient: what its signature takes and a step knows, no more."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+#: What a step knows beside gradient, state and parameters; see `TrainingLoop`.
+KNOWN = ("value", "grad", "value_fn", "obj_fn", "grad_fn", "per_example_grad_fn")
+_GIVEN_ALWAYS = 3  # gradient, state and parameters, by position
+_UNEXPECTED = re.compile(r"got an unexpected keyword argument '(\w+)'")
+_MISSING = re.compile(r"missing \d+ required keyword-only arguments?: (.+)$")
+
+
+def asked_for(optimizer: Any) -> frozenset[str]:
+    """Those of `KNOWN` that the optimizer's update takes by its signature: all of them where it takes any keyword."""
+    parameters = _extra_parameters(optimizer)
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return frozenset(KNOWN)
+    return frozenset(KNOWN).intersection(parameter.name for parameter in parameters)
+
+
+def check_update(optimizer: Any) -> None:
+    """Refuses an optimizer whose update requires what no step knows, as far as its signature shows it.
+
+    Raises:
+      TypeError: it does; the message names what.
+    """
+    for parameter in _extra_parameters(optimizer):
+        variable = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if not variable and parameter.default is parameter.empty and parameter.name not in KNOWN:
+            raise _not_known(f"{parameter.name!r}")
+
+
+def updated(optimizer: Any, gradient: Any, opt_state: Any, params: Any, known: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The updates and the state that the optimizer makes of a gradient.
+
+    A chain takes any keyword and hands it to each of its parts, of which some take only their own, such as
+    `optax.contrib.sam`: what one of them does not expect is left out for all.
+
+    Args:
+      optimizer: an optax transformation.
+      gradient, opt_state, params: as its update takes them.
+      known: what it can be given beside, by the names of `KNOWN`.
+
+    Raises:
+      TypeError: it requires what is not known, pairs of parameters, or the gradient of each example.
+    """
+    _refuse_pairs(opt_state)
+    calls: list[bool] = []  # whether the gradient of each example was asked for, which tracing shows
+
+    def per_example_grad_fn(params: Any) -> Any:
+        calls.append(True)
+        return known["per_example_grad_fn"](params)
+
+    names = asked_for(optimizer)
+    given = {name: known[name] for name in KNOWN if name in names}
+    if "per_example_grad_fn" in given:
+        given["per_example_grad_fn"] = per_example_grad_fn
+    try:
+        result = _called(optimizer, gradient, opt_state, params, given)
+    finally:
+        if not calls:
+            _refuse_rows(opt_state)
+    return result
+
+
+def _called(optimizer: Any, gradient: Any, opt_state: Any, params: Any, given: dict[str, Any]) -> tuple[Any, Any]:
+    try:
+        return optimizer.update(gradient, opt_state, params, **given)
+    except TypeError as error:
+        unexpected, missing = _UNEXPECTED.search(str(error)), _MISSING.search(str(error))
+        if missing:
+            raise _not_known(missing[1]) from error
+        if unexpected is None or unexpected[1] not in given:
+            raise
+        given = {name: value for name, value in given.items() if name != unexpected[1]}
+    return _called(optimizer, gradient, opt_state, params, given)
+
+
+def known_in_step(value: Any, gradient: Any, loss_at: Callable[..., Any], examples_at: Callable[..., Any]) -> Any:
+    """What a step knows, by the names of `KNOWN`. The functions cost nothing where they are not called.
+
+    Args:
+      value: the mean loss of the batch, float[].
+      gradient: of it, before any callback has changed it.
+      loss_at: from parameters to the mean loss of the batch.
+      examples_at: from parameters to the gradient of each example by itself.
+    """
+
+    # The names beside `params` are there for line searches, which hand to `value_fn` whatever else they are given and
+    # refuse what it does not take.
+    def value_fn(params: Any, *, obj_fn: Any = None, grad_fn: Any = None, per_example_grad_fn: Any = None) -> Any:
+        return loss_at(params)
+
+    def grad_fn(params: Any, index: Any = 0) -> Any:
+        return jax.grad(loss_at)(params)
+
+    return dict(zip(KNOWN, (value, gradient, value_fn, loss_at, grad_fn, examples_at), strict=True))
+
+
+def _extra_parameters(optimizer: Any) -> list[inspect.Parameter]:
+    """What its update takes after gradient, state and parameters; nothing where Python cannot tell."""
+    try:
+        return list(inspect.signature(optimizer.update).parameters.values())[_GIVEN_ALWAYS:]
+    except (TypeError, ValueError):
+        return []
+
+
+def _holds(opt_state: Any, kind: type) -> bool:
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    return any(isinstance(node, kind) for node in nodes)
+
+
+def _not_known(names: str) -> TypeError:
+    return TypeError(
+        f"optimizer: its update requires {names}, which a step does not know; it knows {', '.join(KNOWN)}. Wrap it: "
+        "optax.GradientTransformationExtraArgs(optimizer.init, update), where `update` calls optimizer.update with it."
+    )
+
+
+def _refuse_pairs(opt_state: Any) -> None:
+    if _holds(opt_state, optax.LookaheadState):
+        raise TypeError(
+            "optimizer: optax.lookahead updates pairs of fast and slow parameters, optax.LookaheadParams, where a "
+            "model has one of each. Leave it out, and average the parameters by callbacks.ema(0.999, evaluate=True)."
+        )
+
+
+def _refuse_rows(opt_state: Any) -> None:
+    if _holds(opt_state, optax.contrib.DifferentiallyPrivateAggregateState):
+        raise TypeError(
+            "optimizer: optax.contrib.differentially_private_aggregate (dpsgd) clips the gradient of each example, and "
+            "would take the rows of the mean gradient for examples. Wrap it: "
+            "optax.GradientTransformationExtraArgs(optimizer.init, update), with def update(updates, state, params, *, "
+            "per_example_grad_fn, **extra): return optimizer.update(per_example_grad_fn(params), state, params)."
+        )

@@ -1,0 +1,368 @@
+"""Each optimizer of optax and optax.contrib trains as in a plain loop by hand, or is refused by name."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from optax import contrib
+
+import jaxloop as jl
+from jaxloop.optimizer import asked_for
+from tests import small
+
+EPOCHS = jl.TrainingEpochs(small.samples(32), batch_size=4)
+RATE = 0.05
+
+#: What takes more than a learning rate, or none.
+SPECIAL: dict[str, Callable[[], Any]] = {
+    "polyak_sgd": lambda: optax.polyak_sgd(),
+    "schedule_free": lambda: contrib.schedule_free(optax.sgd(RATE), RATE),
+    "mechanize": lambda: contrib.mechanize(optax.sgd(1.0)),
+    "noisy_sgd": lambda: optax.noisy_sgd(RATE, key=0),
+    "sam": lambda: contrib.sam(optax.sgd(RATE), optax.chain(contrib.normalize(), optax.sgd(0.05))),
+    "sam, opaque": lambda: contrib.sam(
+        optax.sgd(RATE), optax.chain(contrib.normalize(), optax.sgd(0.05)), opaque_mode=True
+    ),
+    "sam in a chain": lambda: optax.chain(optax.clip(1.0), SPECIAL["sam"]()),
+    "reduce_on_plateau": lambda: optax.chain(optax.sgd(RATE), contrib.reduce_on_plateau(patience=2)),
+    "split_real_and_imaginary": lambda: contrib.split_real_and_imaginary(optax.adam(RATE)),
+    "backtracking line search": lambda: optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(10)),
+    "MultiSteps": lambda: optax.MultiSteps(optax.adam(RATE), every_k_schedule=2),
+    "MultiSteps of L-BFGS": lambda: optax.MultiSteps(optax.lbfgs(), every_k_schedule=2),
+    "inject_hyperparams of L-BFGS": lambda: optax.inject_hyperparams(
+        optax.lbfgs, static_args=("memory_size", "scale_init_precond")
+    )(learning_rate=0.5),
+    "polyak_sgd, injected": lambda: optax.inject_hyperparams(optax.polyak_sgd)(max_learning_rate=0.5),
+    "partition": lambda: optax.partition(
+        {"a": optax.adam(RATE), "b": optax.polyak_sgd()}, {"kernel": "a", "bias": "b"}
+    ),
+    "freeze": lambda: optax.chain(optax.sgd(RATE), optax.freeze({"kernel": False, "bias": True})),
+    "apply_if_finite": lambda: optax.apply_if_finite(optax.adam(RATE), 3),
+    "flatten": lambda: optax.flatten(optax.adam(RATE)),
+    "apply_every": lambda: optax.chain(optax.apply_every(2), optax.sgd(RATE)),
+}
+REFUSED = {"lookahead", "dpsgd", "differentially_private_aggregate"}
+
+
+def with_a_rate() -> dict[str, Any]:
+    """The optimizers that take a learning rate, by name."""
+    found = {}
+    for module in (optax, contrib):
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            signature = inspect.signature(function)
+            gives = "GradientTransformation" in str(signature.return_annotation)
+            if gives and "learning_rate" in signature.parameters and not name.startswith(("scale", "_")):
+                found[name] = function
+    return found
+
+
+def optimizer_of(name: str) -> Any:
+    if name in SPECIAL:
+        return SPECIAL[name]()
+    function = with_a_rate()[name]
+    required = inspect.signature(function).parameters["learning_rate"].default is inspect.Parameter.empty
+    return function(learning_rate=RATE) if required else function()
+
+
+def train_by_hand(name: str, epochs: int = 1) -> Any:
+    """Parameters of a plain loop that gives each optimizer what its documentation says."""
+    optimizer, params = optimizer_of(name), jax.tree.map(jnp.asarray, small.model().params)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params: Any, state: Any, input: Any, target: Any) -> Any:
+        def loss(params: Any) -> Any:
+            logits = input @ params["kernel"] + params["bias"]
+            return optax.softmax_cross_entropy_with_integer_labels(logits, target).mean()
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        if "bfgs" in name.lower() or "line search" in name:
+            extra = {"value": value, "grad": gradient, "value_fn": loss}
+        elif name == "sophia":
+            extra = {"obj_fn": loss}
+        elif name.startswith("sam"):
+            extra = {"grad_fn": lambda params, _: jax.grad(loss)(params)} if name == "sam, opaque" else {}
+        elif name.startswith(("momo", "polyak", "reduce_on_plateau", "partition")):
+            extra = {"value": value}
+        else:
+            extra = {}
+        updates, state = optimizer.update(gradient, state, params, **extra)
+        return optax.apply_updates(params, updates), state
+
+    for epoch in range(epochs):
+        for input, target in EPOCHS[epoch]:
+            params, state = step(params, state, input, target)
+    return params
+
+
+NAMES = sorted((with_a_rate().keys() | SPECIAL.keys()) - REFUSED)
+#: One of each kind; the others take as long, and say the same.
+QUICK = {"adamw", "lbfgs", "polyak_sgd", "sam, opaque", "sam in a chain", "schedule_free", "mechanize", "muon"}
+OPTIMISTIC = {"optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent"}
+
+
+def cases() -> list[Any]:
+    marks = dict.fromkeys(set(NAMES) - QUICK, (pytest.mark.slow,))
+    # needs the loop's own checks
+    waits = pytest.mark.xfail(raises=AttributeError, strict=False, reason="a bool scalar in the optimizer's state")
+    marks |= dict.fromkeys(OPTIMISTIC, (pytest.mark.slow, waits))
+    return [pytest.param(name, marks=marks.get(name, ())) for name in NAMES]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", cases())
+def test_an_optimizer_trains_as_in_a_plain_loop(name: str) -> None:
+    expected = train_by_hand(name)
+    for steps in (1, 8):
+        training_loop = small.training_loop(
+            training=EPOCHS, validation=None, optimizer=optimizer_of(name), metrics=[], steps_per_dispatch=steps
+        )
+        loop, _ = training_loop.fit(small.model(), 1)
+        assert int(loop.model.state["passes"]) == 8, "a line search leaves no trace in the state"
+        assert_close(loop.model.params, expected)
+
+
+def assert_close(one: Any, other: Any) -> None:
+    for leaf, other_leaf in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(leaf, other_leaf, rtol=2e-5, atol=2e-6)
+
+
+class Network(nnx.Module):
+    """Dropout and batch norm, so that the same loss means the same key, mode and state."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.first = nnx.Linear(4, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.3, rngs=rngs)
+        self.second = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, input: jax.Array) -> jax.Array:
+        return self.second(self.dropout(nnx.relu(self.norm(self.first(input)))))
+
+
+def network() -> Network:
+    return Network(nnx.Rngs(0))
+
+
+def transformation(init: Any, update: Any) -> optax.GradientTransformationExtraArgs:
+    """An optimizer whose update takes what the types of optax do not tell."""
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def watching() -> optax.GradientTransformationExtraArgs:
+    """SGD whose state says how far what it is given is from what it should be."""
+
+    def init(params: Any) -> Any:
+        return {"value": jnp.zeros(()), "grad": jnp.zeros(()), "examples": jnp.zeros(())}
+
+    def update(updates: Any, state: Any, params: Any, *, value: Any, grad: Any, value_fn: Any, grad_fn: Any) -> Any:
+        state = {
+            "value": jnp.maximum(state["value"], jnp.abs(value - value_fn(params))),
+            "grad": jnp.maximum(state["grad"], distance(grad, grad_fn(params, 0))),
+            "examples": jnp.maximum(state["examples"], distance(grad, updates)),
+        }
+        return jax.tree.map(lambda gradient: -0.1 * gradient, updates), state
+
+    return transformation(init, update)
+
+
+def distance(one: Any, other: Any) -> Any:
+    return optax.tree.norm(optax.tree.sub(one, other))
+
+
+@jl.on_host(jl.Event.UPDATE_START, reads="step")
+def look_at_the_gradient(loop: Any, event: jl.Event) -> None:
+    assert loop.gradient is not None
+
+
+@pytest.mark.parametrize("ways", ["fused", "apart"])
+def test_value_fn_and_grad_fn_are_the_loss_of_this_batch_under_its_key_and_state(ways: str) -> None:
+    training_loop = small.training_loop(
+        optimizer=watching(),
+        validation=None,
+        callbacks=[jl.callbacks.clip_by_global_norm(0.1), *([look_at_the_gradient] if ways == "apart" else [])],
+        steps_per_dispatch=3 if ways == "fused" else 1,
+    )
+    loop, _ = training_loop.fit(network(), 2)
+    assert float(loop.opt_state["value"]) < 1e-6
+    assert float(loop.opt_state["grad"]) < 1e-5, "`grad` is the gradient as it was, not what a callback made of it"
+    assert float(loop.opt_state["examples"]) > 0.1, "the updates are what the callback made of it"
+
+
+def searching() -> optax.GradientTransformationExtraArgs:
+    return optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(3))
+
+
+def test_a_line_search_sees_the_same_at_every_altitude_and_with_a_step_apart() -> None:
+    def made(**changes: Any) -> jl.TrainingLoop:
+        return small.training_loop(optimizer=searching(), validation=None, metrics=[], **changes)
+
+    whole, _ = made().fit(small.model(), 1)
+    apart, _ = made(callbacks=[look_at_the_gradient]).fit(small.model(), 1)
+    training_loop = made()
+    loop = training_loop.begin_epoch(training_loop.start(small.model(), epochs=1))
+    for batch in training_loop.training[0]:
+        loop = training_loop.train_step(loop, batch)
+    assert_close(apart.model.params, whole.model.params)
+    assert_close(loop.model.params, whole.model.params)
+    assert int(apart.model.state["passes"]) == int(loop.model.state["passes"]) == 3
+
+
+def test_a_differentiable_step_is_taken_again_for_a_line_search() -> None:
+    def step(model: jl.Model, loop: jl.Loop) -> tuple[Any, jl.Loop]:
+        output, model = model.forward(loop.input, loop.step_key("model"))
+        seen = loop.callback_state["seen"] + 1
+        loop = loop.replace(output=output, model=model, callback_state={"seen": seen})
+        return jl.losses.softmax_cross_entropy(output, loop.target), loop
+
+    def remember(loop: jl.Loop, event: jl.Event) -> jl.Loop:
+        return loop.remember("seen", 0) if event is jl.Event.FIT_START else loop
+
+    changes: dict[str, Any] = {"optimizer": optax.polyak_sgd(), "validation": None}
+    plain, _ = small.training_loop(**changes).fit(small.model(), 1)
+    optimizer = optax.chain(optax.polyak_sgd(), optax.scale_by_backtracking_linesearch(3))
+    changes |= {"loss_fn": None, "differentiable_step": step, "callbacks": [remember]}
+    searched, _ = small.training_loop(**changes | {"optimizer": optimizer}).fit(small.model(), 1)
+    loop, _ = small.training_loop(**changes).fit(small.model(), 1)
+    assert_close(loop.model.params, plain.model.params)
+    assert int(searched.callback_state["seen"]) == int(loop.callback_state["seen"]) == 3
+
+
+def test_a_batch_that_is_cancelled_leaves_a_line_search_as_it_was() -> None:
+    def skip_second(loop: jl.Loop, event: jl.Event) -> jl.Loop:
+        return loop.cancel(jl.Scope.BATCH, loop.batch_index == 1) if event is jl.Event.UPDATE_START else loop
+
+    training_loop = small.training_loop(
+        optimizer=searching(), callbacks=[skip_second], validation=None, steps_per_dispatch=3
+    )
+    loop, _ = training_loop.fit(small.model(), 1)
+    batches = list(small.training_loop().training[0])
+    other = small.training_loop(training=[[batches[0], batches[2]]], optimizer=searching(), validation=None)
+    assert_close(loop.model.params, other.fit(small.model(), 1)[0].model.params)
+    assert int(loop.model.state["passes"]) == 2
+
+
+def test_what_an_optimizer_does_not_ask_for_costs_nothing() -> None:
+    loop = small.training_loop(validation=None)
+    program = loop.compile(small.model()).training
+    assert program.hlo.count(" dot(") == 2, "one product forward, one for the kernel's gradient"
+
+
+def private(inner: Any) -> optax.GradientTransformationExtraArgs:
+    def update(updates: Any, state: Any, params: Any, *, per_example_grad_fn: Any, **extra: Any) -> Any:
+        return inner.update(per_example_grad_fn(params), state, params)
+
+    return transformation(inner.init, update)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_of_each_example_are_clipped_as_by_hand(weighted: bool) -> None:
+    aggregate = contrib.differentially_private_aggregate(l2_norm_clip=0.5, noise_multiplier=0.0, key=0)
+    optimizer = optax.chain(aggregate, optax.sgd(0.1))
+    input, target = small.samples(12)
+    weight = (np.arange(12) % 4 < 3).astype(np.float32)
+    epochs = [[(input[at : at + 4], target[at : at + 4], weight[at : at + 4]) for at in (0, 4, 8)]]
+    epochs = epochs if weighted else [[batch[:2] for batch in epochs[0]]]
+    loop, _ = small.training_loop(training=epochs, optimizer=private(optimizer), validation=None).fit(small.model(), 1)
+
+    def loss(params: Any, input: Any, target: Any, weight: Any) -> Any:
+        logits = input @ params["kernel"] + params["bias"]
+        return weight * optax.softmax_cross_entropy_with_integer_labels(logits, target)
+
+    params, state = small.model().params, optimizer.init(small.model().params)
+    for batch in epochs[0]:
+        batch = batch if weighted else (*batch, np.ones(4, np.float32))
+        each = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0, 0))(params, *batch)
+        updates, state = optimizer.update(each, state, params)
+        params = optax.apply_updates(params, updates)
+    assert_close(loop.model.params, params)
+
+
+def test_every_example_has_a_key_of_its_own() -> None:
+    def apply(params: Any, state: Any, input: Any, *, training: bool, key: Any) -> Any:
+        return params["scale"] * jax.random.normal(key, input.shape), state
+
+    def update(updates: Any, state: Any, params: Any, *, per_example_grad_fn: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, params), per_example_grad_fn(params)["scale"]
+
+    optimizer = transformation(lambda params: jnp.zeros(4), update)
+    training_loop = small.training_loop(
+        training=[[(np.ones(4, np.float32), np.zeros(4, np.float32))]],
+        optimizer=optimizer,
+        loss_fn=lambda output, target: output,
+        validation=None,
+        metrics=[],
+    )
+    loop, _ = training_loop.fit(jl.Model(apply, {"scale": np.float32(1)}, {}), 1)
+    assert len(np.unique(loop.opt_state)) == 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: contrib.dpsgd(0.1, 1.0, 0.0, seed=0),
+        lambda: optax.MultiSteps(contrib.differentially_private_aggregate(1.0, 0.0, key=0), 2),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("features", [4, 7])
+def test_rows_of_a_gradient_are_never_taken_for_examples(make: Any, features: int) -> None:
+    training_loop = small.training_loop(
+        training=jl.TrainingEpochs(small.samples(12, features=features), 4), optimizer=make(), validation=None
+    )
+    with pytest.raises(TypeError, match=r"differentially_private_aggregate.*per_example_grad_fn"):
+        training_loop.fit(small.model(features=features), 1)
+
+
+def test_pairs_of_parameters_are_refused_by_name() -> None:
+    training_loop = small.training_loop(optimizer=optax.lookahead(optax.sgd(0.1), 5, 0.5))
+    with pytest.raises(TypeError, match=r"optax\.lookahead updates pairs of fast and slow parameters"):
+        training_loop.fit(small.model(), 1)
+
+
+def demanding() -> optax.GradientTransformationExtraArgs:
+    def update(updates: Any, state: Any, params: Any = None, *, temperature: Any, **extra: Any) -> Any:
+        return updates, state
+
+    return transformation(lambda params: (), update)
+
+
+def test_a_keyword_that_no_step_knows_is_refused_when_the_training_loop_is_made() -> None:
+    with pytest.raises(TypeError, match="its update requires 'temperature', which a step does not know"):
+        small.training_loop(optimizer=demanding())
+
+
+def test_a_keyword_that_no_step_knows_is_refused_in_a_chain_before_the_first_step() -> None:
+    training_loop = small.training_loop(optimizer=optax.chain(optax.sgd(0.1), demanding()))
+    with pytest.raises(TypeError, match="its update requires 'temperature', which a step does not know"):
+        training_loop.fit(small.model(), 1)
+
+
+def test_what_one_part_of_a_chain_refuses_and_another_requires_is_named() -> None:
+    training_loop = small.training_loop(optimizer=optax.chain(SPECIAL["sam"](), optax.polyak_sgd()))
+    with pytest.raises(TypeError, match="its update requires 'value'"):
+        training_loop.fit(small.model(), 1)
+
+
+def test_a_type_error_of_the_optimizers_own_stays_what_it_is() -> None:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        raise TypeError("my own")
+
+    training_loop = small.training_loop(optimizer=transformation(lambda params: (), update))
+    with pytest.raises(TypeError, match="my own"):
+        training_loop.fit(small.model(), 1)
+
+
+def test_an_optimizer_is_asked_by_its_signature() -> None:
+    def update(updates: Any, state: Any, params: Any = None, *, value: Any, obj_fn: Any = None, other: Any = 1) -> Any:
+        return updates, state
+
+    assert asked_for(transformation(lambda params: (), update)) == {"value", "obj_fn"}
+    assert asked_for(optax.identity()) == set()
+    assert "grad_fn" in asked_for(optax.adam(0.1))
