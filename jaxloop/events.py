@@ -120,17 +120,21 @@ class Plan:
 
     Attributes:
       epoch_count: epochs of this fit.
-      batch_count: training batches in an epoch.
+      batch_count: training batches in the first epoch of this fit.
       metrics: names of the metrics, in the order given, `"loss"` first.
       report: `"batch"` if statistics are reported at each batch, `"epoch"` if at the last of a phase.
+      total_steps: training steps of this fit, if nothing is cancelled: the batches of all its epochs together. Left
+        out, all epochs are as long as the first.
+      assumed: whether that is an assumption, since the epochs come one by one and do not tell their lengths ahead.
     """
 
     epoch_count: int
     batch_count: int
     metrics: tuple[str, ...] = ("loss",)
     report: Literal["batch", "epoch"] = "batch"
+    total_steps: int = 0
+    assumed: bool = False
 
-    @property
-    def total_steps(self) -> int:
-        """Training steps of this fit, if nothing is cancelled."""
-        return self.epoch_count * self.batch_count
+    def __post_init__(self) -> None:
+        if not self.total_steps:
+            object.__setattr__(self, "total_steps", self.epoch_count * self.batch_count)

@@ -27,7 +27,7 @@ STATIC_FIELDS = ("phase", "plan", "lasting", "evaluated")
     jax.tree_util.register_dataclass,
     data_fields=[
         *("model", "opt_state", "key"),
-        *COUNTERS,
+        *("first_step", *COUNTERS),
         *("metrics", "stats", "callback_state", "stop"),
         *STEP_FIELDS,
     ],
@@ -42,6 +42,7 @@ class Loop:
       opt_state: the optimizer's state, PyTree.
       key: key[], the typed PRNG key of the run.
       step: int32[], training batches taken over the loop's life; during a step, those before it.
+      first_step: int32[], what `step` was when this fit began: `step - first_step` is the position in the fit.
       epoch: int32[], epochs begun over the loop's life; the data order is a function of (seed, epoch).
       epoch_index, epoch_count: int32[], position in this fit, from 0, and its length.
       batch_index, batch_count: int32[], position in this phase, from 0, and its length.
@@ -63,6 +64,7 @@ class Loop:
     opt_state: Any
     key: Any
     step: Any
+    first_step: Any
     epoch: Any
     epoch_index: Any
     epoch_count: Any
@@ -226,7 +228,7 @@ def new_loop(model: Model, opt_state: Any, key: jax.Array) -> Loop:
         model=model,
         opt_state=opt_state,
         key=key,
-        **cast(Any, dict.fromkeys(COUNTERS, np.int32(0))),
+        **cast(Any, dict.fromkeys(("first_step", *COUNTERS), np.int32(0))),
         metrics={},
         stats={},
         callback_state={},

@@ -22,6 +22,7 @@ def begin_fit(parts: Parts, loop: Loop, plan: Plan) -> Loop:
     """
     zero = np.int32(0)
     return loop.replace(
+        first_step=loop.step,
         epoch_index=zero,
         epoch_count=np.int32(plan.epoch_count),
         batch_index=zero,

@@ -268,7 +268,7 @@ class TrainingLoop:
 
     def begin_epoch(self, loop: Loop) -> Loop:
         """The loop in the training phase of its next epoch, past EPOCH_START and TRAINING_START."""
-        return self._compiled(loop, open_epoch)(loop, self._batch_count(loop, Phase.TRAINING))
+        return self._compiled(loop, open_epoch)(loop, self._batch_count(loop, Phase.TRAINING, begun=1))
 
     def train_step(self, loop: Loop, batch: Any) -> Loop:
         """The loop after one training step. Pure, jitted, donates nothing; any phase may come in.
@@ -325,18 +325,31 @@ class TrainingLoop:
         function = train_step if phase is Phase.TRAINING else eval_step
         return self._compiled(loop, function)(loop, self._batch_count(loop, phase), batch)
 
-    def _batch_count(self, loop: Loop, phase: Phase) -> Any:
-        """How many batches `phase` has, as far as that is known without reading data."""
+    def _batch_count(self, loop: Loop, phase: Phase, begun: int = 0) -> Any:
+        """How many batches `phase` has, as far as that is known without reading data, once `begun` epochs more began.
+
+        Waits for the device where a phase begins and the epochs may be of several lengths.
+        """
         if phase is Phase.VALIDATION:
             return np.int32(0 if self.validation is None else len(self.validation))
-        indexable = hasattr(self.training, "__getitem__")
-        return np.int32(len(self.training[0])) if indexable else loop.batch_count
+        if not hasattr(self.training, "__getitem__"):
+            return loop.batch_count
+        known = loop.phase is phase or hasattr(self.training, "batch_count")  # or it is in the phase already
+        return np.int32(len(self.training[0]) if known else _length_at(self.training, loop.epoch - 1 + begun))
 
     def _compiled(self, loop: Loop, function: Callable[..., Any]) -> Program:
         """`function(parts, loop, ...)` jitted, kept by the callbacks and the plan of the loop."""
         parts = self._setup.parts_for(sort_out(self._setup.callbacks), loop.plan)
         name = function.__name__
         return self._setup.programs.get((name, parts), lambda: Program(name, functools.partial(function, parts)))
+
+
+def _length_at(epochs: Any, index: Any) -> int:
+    """How many batches epoch `index` has; as many as the first where there is none, or while it is traced."""
+    try:
+        return len(epochs[int(index)])
+    except (LookupError, jax.errors.TracerIntegerConversionError, jax.errors.ConcretizationTypeError):
+        return len(epochs[0])
 
 
 def _leave_loop(error: BaseException, run: Run) -> None:

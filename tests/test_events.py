@@ -100,3 +100,8 @@ def test_equal_plans_are_equal_and_hash_alike():
     plans = [Plan(2, 3, ("loss", "accuracy"), "epoch") for _ in range(2)]
     assert plans[0] == plans[1]
     assert hash(plans[0]) == hash(plans[1])
+
+
+def test_a_plan_has_as_many_steps_as_its_epochs_together() -> None:
+    assert Plan(3, 5).total_steps == 15
+    assert Plan(3, 6, total_steps=18) == Plan(3, 6) != Plan(3, 6, total_steps=17)

@@ -128,7 +128,9 @@ def test_only_leaves_that_are_neither_scalars_nor_keys_travel_by_themselves(base
 def test_the_vector_holds_one_place_for_each_scalar_and_the_keys_words(base):
     layout = layout_of(base)
     vector, _ = layout.closed(base)
-    assert vector.shape == (layout.size,) == (1 + 7 + 1 + 2,)  # whether it counted; counters, stop; Adam's count; key
+    assert (
+        vector.shape == (layout.size,) == (1 + 8 + 1 + 2,)
+    )  # whether it counted; counters, first step, stop; Adam's count; key
     assert vector.dtype == jnp.int32
 
 

@@ -16,11 +16,15 @@ from jaxloop.schedules import SegmentedSchedule
 def learning_rate_scheduler(schedule: SegmentedSchedule | optax.Schedule) -> Callback:
     """Sets the optimizer's learning rate at the start of each training step.
 
-    The step is the position in the fit, from 0: `batch_index + epoch_index * batch_count`. A new fit begins the
-    schedule anew, with its own number of steps.
+    The step is the position in the fit, from 0: the training batches that it has taken, `step - first_step`, however
+    long its epochs are. A batch whose update was cancelled counts; those that a cancelled epoch left out do not. A new
+    fit begins the schedule anew, with its own number of steps.
 
     Args:
-      schedule: what `make_schedule` gives, which is told how many steps the fit has; or any optax schedule.
+      schedule: what `make_schedule` gives, which is told how many steps the fit has; or any optax schedule. That number
+        is the sum of the epochs' lengths where `training` tells them ahead: a list, `TrainingEpochs`, `repeat`, or
+        whatever else can be indexed. Of epochs that come one by one, as from a generator, each is taken to be as long
+        as the first, which is said when the fit begins; one of another length is warned of.
 
     Raises:
       TypeError: `schedule` is neither.
@@ -105,7 +109,7 @@ class _Scheduler:
     def __call__(self, loop: Loop, event: Event) -> Loop:
         if event is not Event.BATCH_START or loop.phase is not Phase.TRAINING:
             return loop
-        value = self.schedule(loop.batch_index + loop.epoch_index * loop.batch_count)
+        value = self.schedule(loop.step - loop.first_step)
         if callable(value):
             raise TypeError(
                 f"{self.where}: `schedule` must give a number for a step, got a function. Call it with the number of "

@@ -108,6 +108,11 @@ class MappedEpochs:
     transform: Callable[[Any], Any]
     compiled: bool = False
 
+    @property
+    def batch_count(self) -> int:
+        """How many batches an epoch has."""
+        return self.epochs.batch_count
+
     @overload
     def __getitem__(self, index: int) -> Batches: ...
     @overload

@@ -103,6 +103,11 @@ class _Loader:
     batches: Iterable[Any]
     length: int
 
+    @property
+    def batch_count(self) -> int:
+        """How many batches an epoch has."""
+        return self.length
+
     def __iter__(self) -> Iterator[SizedIterable]:
         return (_All(self, epoch) for epoch in itertools.count())
 

@@ -61,6 +61,9 @@ class Run:
     def fit(self, loop: Loop, epochs: EpochSource, feeds: Feeds, plan: Plan) -> Loop:
         """`plan.epoch_count` epochs, from FIT_START to FIT_END; `stop` still holds FIT if that was cancelled."""
         loop = self.event(loop, Event.FIT_START)
+        if loop.plan is not None and loop.plan.assumed:
+            each, total = plan.batch_count, plan.total_steps
+            self.host.notice(f"Takes each epoch to have {each} batches, as the first has: {total} steps in all")
         while should_run(loop.stop, None) and loop.epoch_index < plan.epoch_count:
             loop = self.epoch(loop, epochs, feeds)
         return self.event(loop, Event.FIT_END)
@@ -85,7 +88,9 @@ class Run:
         """One epoch, from EPOCH_START to EPOCH_END."""
         loop = self.event(begin_epoch(self.parts, loop), Event.EPOCH_START)
         if should_run(loop.stop, None):
-            loop = self.phase(loop, Phase.TRAINING, feeds.training(epochs.at(int(loop.epoch) - 1)))
+            feed = feeds.training(epochs.at(int(loop.epoch) - 1))
+            _check_length(loop.plan, len(feed))
+            loop = self.phase(loop, Phase.TRAINING, feed)
         if should_run(loop.stop, None) and feeds.validation is not None:
             loop = self.phase(loop, Phase.VALIDATION, feeds.validation)
         return leave_epoch(self.event(loop, Event.EPOCH_END))
@@ -201,3 +206,14 @@ class Run:
         self.ledger.lap("compile")
         self.compile_seconds[program.name + what] = seconds
         self.host.notice(f"Compiled {program.name}{what} in {seconds:.1f} s", seconds)
+
+
+def _check_length(plan: Plan | None, length: int) -> None:
+    """Warns of an epoch that makes a compiled callback's number of steps wrong."""
+    if plan is not None and plan.assumed and length != plan.batch_count:
+        warnings.warn(
+            f"fit: an epoch has {length} batches, where the first has {plan.batch_count}. Epochs that come one by one "
+            f"do not tell their lengths ahead, so a callback that asks for the number of steps, such as a schedule, "
+            f"goes by {plan.total_steps}. Give `training` as a list of epochs, or by index.",
+            stacklevel=2,
+        )

@@ -89,12 +89,15 @@ class Setup:
         source = EpochSource(self.training)
         make = functools.partial(self._feed, device=device, limit=limit)
         training = functools.partial(make, where="training", like_first=[])
-        first = source.at(int(given.epoch) if isinstance(given, Loop) else 0)
+        epoch = int(given.epoch) if isinstance(given, Loop) else 0
+        first = source.at(epoch)
         check_epoch(first)
         feed = training(first)
         loop = self._loop(given, seed, device, feed)
         validation = None if self.validation is None else make(self.validation, where="validation", padded=True)
-        plan = self._plan(epochs, len(feed))
+        lengths = source.lengths(epoch, epochs)
+        total = None if lengths is None else sum(min(length, limit or length) for length in lengths)
+        plan = self._plan(epochs, len(feed), total)
         start = Start(device, kinds, source, Feeds(training, validation), plan, self.parts_for(kinds, plan), loop)
         return self._begun(start, feed)
 
@@ -147,8 +150,9 @@ class Setup:
         key = ("parts", tuple(map(Same, given.compiled)), plan)
         return self.programs.get(key, lambda: replace(self.parts, callbacks=bound(given.compiled, plan)))
 
-    def _plan(self, epochs: int, batch_count: int) -> Plan:
-        return Plan(epochs, batch_count, tuple(metric.name for metric in self.parts.metrics), self.report)
+    def _plan(self, epochs: int, batch_count: int, total: int | None) -> Plan:
+        metrics = tuple(metric.name for metric in self.parts.metrics)
+        return Plan(epochs, batch_count, metrics, self.report, total or 0, total is None)
 
     def _on_batches(self, given: Any, batches: Any, on: Any, *, inputs_alone: bool = False) -> Start:
         """A model or a loop, in no phase and with nothing cancelled, over the batches of one phase."""
@@ -158,7 +162,7 @@ class Setup:
         feed = replace(feed, inputs_alone=inputs_alone, prepare=prepare)
         kinds = sort_out(self.callbacks)
         loop = self._loop(given, 0, device, feed).replace(stop=np.int32(0), phase=None)
-        plan = loop.plan or self._plan(1, len(feed))
+        plan = loop.plan or self._plan(1, len(feed), len(feed))
         feeds = Feeds(lambda batches: feed, feed)
         return Start(device, kinds, EpochSource(()), feeds, plan, self.parts_for(kinds, plan), loop)
 

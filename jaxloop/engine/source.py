@@ -32,6 +32,23 @@ class EpochSource:
             self._taken = (index, looked_at(epoch))
         return self._taken[1]
 
+    def lengths(self, first: int, count: int) -> Iterable[int] | None:
+        """The batches of each of `count` epochs from `first` on, which was asked for before; no batch is read.
+
+        Returns:
+          None where they cannot be known ahead: epochs come one by one, or one of them cannot be had yet.
+        """
+        one = len(self.at(first))
+        alike = getattr(self._training, "batch_count", None) == one or isinstance(self._training, itertools.repeat)
+        if count == 1 or alike:
+            return itertools.repeat(one, count)
+        if self._rest is not None:
+            return None
+        try:
+            return [one, *(len(self._training[index]) for index in range(first + 1, first + count))]
+        except Exception:  # of whatever data: what is wrong with an epoch is said once it is reached
+            return None
+
 
 class Ahead:
     """A loader's batches, whose first can be looked at before they are read: reading them goes on from there.

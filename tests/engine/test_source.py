@@ -1,9 +1,11 @@
 """Where epochs come from, and phases cut short."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from jaxloop.data import in_batches
+from jaxloop.data import TrainingEpochs, in_batches, repeat
 from jaxloop.engine.source import EpochSource, first_of, let_go, limited, looked_at
 
 
@@ -91,3 +93,30 @@ def test_no_limit_leaves_the_batches():
 def test_a_limit_takes_the_first_batches(batches):
     first = limited(batches, 2)
     assert len(first) == len(list(first)) == len(list(first)) == 2
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ([[1], [1, 2], [1, 2, 3]], [2, 3]),
+        ({0: [1], 1: [1, 2], 2: [1, 2, 3]}, [2, 3]),
+        (itertools.repeat([1, 2, 3]), [3, 3]),
+        (TrainingEpochs(pairs(10), 2), [5, 5]),
+        (TrainingEpochs(pairs(10), 2).map(lambda batch: batch), [5, 5]),
+        (repeat(Loader(4)), [4, 4]),
+        (repeat(Loader(4), batch_count=3), [3, 3]),
+        (repeat([1, 2, 3, 4], batch_count=3), [3, 3]),
+        (iter([[1], [1, 2], [1, 2, 3]]), None),
+        ([[1], [1, 2]], None),
+    ],
+    ids=str,
+)
+def test_lengths_of_epochs_are_known_ahead_where_no_batch_is_read_for_them(training, expected):
+    source = EpochSource(training)
+    source.at(1)
+    lengths = source.lengths(1, 2)
+    assert (lengths if lengths is None else list(lengths)) == expected
+
+
+def test_the_length_of_one_epoch_is_always_known():
+    assert list(EpochSource(iter([[1, 2]])).lengths(0, 1) or ()) == [2]
