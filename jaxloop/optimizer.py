@@ -81,13 +81,20 @@ def _called(optimizer: Any, gradient: Any, opt_state: Any, params: Any, given: d
     return _called(optimizer, gradient, opt_state, params, given)
 
 
-def known_in_step(value: Any, gradient: Any, loss_at: Callable[..., Any], examples_at: Callable[..., Any]) -> Any:
+def known_in_step(
+    value: Any,
+    gradient: Any,
+    loss_at: Callable[[Any], Any],
+    gradient_at: Callable[[Any], Any],
+    examples_at: Callable[[Any], Any],
+) -> dict[str, Any]:
     """What a step knows, by the names of `KNOWN`. The functions cost nothing where they are not called.
 
     Args:
       value: the mean loss of the batch, float[].
       gradient: of it, before any callback has changed it.
       loss_at: from parameters to the mean loss of the batch.
+      gradient_at: from parameters to its gradient.
       examples_at: from parameters to the gradient of each example by itself.
     """
 
@@ -97,7 +104,7 @@ def known_in_step(value: Any, gradient: Any, loss_at: Callable[..., Any], exampl
         return loss_at(params)
 
     def grad_fn(params: Any, index: Any = 0) -> Any:
-        return jax.grad(loss_at)(params)
+        return gradient_at(params)
 
     return dict(zip(KNOWN, (value, gradient, value_fn, loss_at, grad_fn, examples_at), strict=True))
 

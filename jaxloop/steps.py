@@ -326,10 +326,15 @@ def _known(parts: Parts, loop: Loop, behind: Mapping[str, Any]) -> dict[str, Any
     fields = dict(behind["fields"])
     state = fields.pop("model", loop.model.state)
     again = with_model_state(loop.replace(**fields), state)
+
+    def loss_at(params: Any) -> jax.Array:
+        return _mean_loss(parts, again, params)[0]
+
     return known_in_step(
         weighted_mean(loop.loss, loop.weight),
         behind["gradient"],
-        lambda params: _mean_loss(parts, again, params)[0],
+        loss_at,
+        lambda params: _rising(jax.grad(loss_at)(params)),
         functools.partial(_example_gradients, parts, again),
     )
 
