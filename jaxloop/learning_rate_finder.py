@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxloop.callback import Callback
 from jaxloop.engine.checks import check_epoch
-from jaxloop.engine.source import EpochSource
+from jaxloop.engine.source import EpochSource, whole
 from jaxloop.events import Event, Scope
 from jaxloop.loop import Loop
 from jaxloop.losses import weighted_mean
@@ -239,7 +239,13 @@ class _Chain:
         return self.count
 
     def __iter__(self) -> Iterator[Any]:
-        return itertools.islice(itertools.chain.from_iterable(self.epochs), self.count)
+        left = self.count
+        for index, epoch in enumerate(self.epochs):
+            if left < len(epoch):  # as `break` in a loop by hand
+                yield from itertools.islice(epoch, left)
+            else:
+                yield from whole(epoch, f"training: epoch {index} of the test (counted from 0)")
+            left -= len(epoch)
 
     @property
     def shapes(self) -> tuple[int, ...] | None:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import operator
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from jaxloop.engine.first import First
 from jaxloop.engine.packing import Packing
 from jaxloop.engine.padding import padded
 from jaxloop.engine.prepare import Prepare
-from jaxloop.engine.source import first_of
+from jaxloop.engine.source import first_of, is_left, not_as_long
 from jaxloop.engine.specification import (
     Batch,
     Specification,
@@ -117,7 +118,7 @@ class Feed:
         try:
             return self._ready(first_of(self.batches))
         except StopIteration:
-            raise ValueError(self._ended_after(0)) from None
+            raise ValueError(not_as_long(self.where, len(self), 0)) from None
         except Exception as error:
             error.add_note(self._reading(0))
             raise
@@ -133,8 +134,14 @@ class Feed:
 
     def sized(self) -> Iterator[tuple[int | None, Batch]]:
         """The batches one by one, each with how many examples it has before it is padded, as `rows_of`."""
-        for batch in self.batches:
-            yield rows_of(self._parts(batch)[:2]), self._placed(self._ready(batch))
+        sizes: list[int | None] = []
+
+        def read(rest: Iterator[Any], _: Iterator[int]) -> Iterator[tuple[int, Batch]]:
+            for batch in itertools.islice(rest, len(self)):
+                sizes.append(rows_of(self._parts(batch)[:2]))
+                yield 1, self._ready(batch)
+
+        return ((sizes.pop(), batch) for _, batch in self._noted(read))
 
     def chunks(self, steps: int) -> Chunks:
         """The batches in order, `steps` at once: how many, and the batches stacked; a single one packed, if it can be.
@@ -143,12 +150,12 @@ class Feed:
         the device is at work on those that were sent, and a thread only takes its time.
 
         Raises:
-          ValueError: there are fewer than the data's length says, or one is not like the first.
+          ValueError: there are fewer than the data's length says, or more, or one is not like the first.
           Whatever the data raises, with a note of the batch.
         """
         if steps == 1 and self._on_cpu and self._as_they_are and self.watch is None:
             return self._straight()
-        chunks = self._noted(steps)
+        chunks = self._noted(functools.partial(self._chunks, steps))
         return chunks if self._on_cpu else prefetched(chunks, _DEPTH)
 
     def _straight(self) -> Chunks:
@@ -164,43 +171,49 @@ class Feed:
         for batch in batches:
             yield 1, self._parts(batch)
 
-    def _noted(self, steps: int) -> Chunks:
-        done = 0
+    def _noted(self, read: Callable[[Iterator[Any], Iterator[int]], Iterator[tuple[int, Any]]]) -> Chunks:
+        """What `read` makes of the batches, which are run to their end, as `for` does: a loader may count its epochs.
+
+        Args:
+          read: is given an iterator of the batches, and numbers, of which it takes one for each batch that is read
+            while others wait for it; it gives how many batches, and what they became.
+        """
+        done, total, numbers = 0, len(self), itertools.count()
         try:
-            for count, batch in self._chunks(steps):
+            rest = iter(self.batches)
+            for count, batch in read(rest, numbers):
                 if self.watch is not None:
                     self.watch(done, count, batch)
                 yield count, self._placed(batch)
                 done += count
+            goes_on = done == total and not isinstance(self.batches, Batches) and is_left(rest)
         except Exception as error:
-            error.add_note(self._reading(done))
+            error.add_note(self._reading(max(done, next(numbers))))
             raise
-        if done < len(self):
-            raise ValueError(self._ended_after(done))
+        if done < total or goes_on:
+            raise ValueError(not_as_long(self.where, total, done))
 
     def _reading(self, batch: int) -> str:
-        return f"jaxloop: while it read {self.where}, batch {batch} of {len(self)} (counted from 0)"
+        place = f"batch {batch} of {len(self)} (counted from 0)" if batch < len(self) else f"after all {batch} batches"
+        return f"jaxloop: while it read {self.where}, {place}"
 
-    def _ended_after(self, count: int) -> str:
-        return (
-            f"{self.where}: it ended after {count} of the {len(self)} batches that its length promises. A generator "
-            "is spent after one pass; give what can be iterated anew each epoch."
-        )
-
-    def _chunks(self, steps: int) -> Iterator[tuple[int, Batch]]:
+    def _chunks(self, steps: int, rest: Iterator[Any], numbers: Iterator[int]) -> Iterator[tuple[int, Batch]]:
         if steps == 1:
-            batches = itertools.islice(self.batches, len(self))
+            batches = itertools.islice(rest, len(self))
             yield from self._straight() if self._as_they_are else ((1, self._alone(batch)) for batch in batches)
             return
-        rest = iter(self.batches) if not isinstance(self.batches, Batches) else None
+        own = isinstance(self.batches, Batches)
         for start in range(0, len(self), steps):
             count = min(steps, len(self) - start)
-            if rest is not None:
-                yield from self._stacked(itertools.islice(rest, count), steps)
-                continue
-            together = self.batches.stacked(start, count) if count > 1 else None
+            together = self.batches.stacked(start, count) if own and count > 1 else None
             if together is None:
-                yield from self._stacked((self.batches[start + index] for index in range(count)), steps)
+                batches = (self.batches[start + index] for index in range(count)) if own else rest
+                given = 0
+                for number, batch in self._stacked(itertools.islice(batches, count), steps, numbers):
+                    yield number, batch
+                    given += number
+                if given < count:
+                    return
             elif start == 0 or self.padded:
                 yield count, self._ready(together, axes=2)
             else:  # our own batches are alike by construction: only the first are looked into
@@ -212,19 +225,20 @@ class Feed:
         own = isinstance(self.batches, Batches) and self.batches.full
         return own and not self.batches.transforms and not self.padded
 
-    def _stacked(self, batches: Iterable[Any], steps: int) -> Iterator[tuple[int, Batch]]:
+    def _stacked(self, batches: Iterable[Any], steps: int, numbers: Iterator[int]) -> Iterator[tuple[int, Batch]]:
         """The batches along a new leading axis, each made ready as it is read; only what is of one shape is mixed.
 
         Where there are several shapes, those that do not make up `steps` go one by one: so each shape has two programs.
+        Each that was read takes one of `numbers`.
         """
         if self._alike and self.first_seen and self.first_seen[0].on_host:
-            count, together = self.first_seen[0].together(map(self._leaves, batches), steps)
+            count, together = self.first_seen[0].together(_numbered(map(self._leaves, batches), numbers), steps)
             if count == 1:
                 yield 1, self._packed(jax.tree.map(lambda leaf: leaf[0], together))
             elif count:
                 yield count, together
             return
-        for _, alike in itertools.groupby(map(self._ready, batches), key=kind_of):
+        for _, alike in itertools.groupby(_numbered(map(self._ready, batches), numbers), key=kind_of):
             ready = list(alike)
             if len(ready) == 1 or (self.many_kinds and len(ready) < steps):
                 yield from ((1, self._packed(batch)) for batch in ready)
@@ -317,3 +331,8 @@ class Feeds:
     def evaluated(self) -> tuple[tuple[Phase, Feed], ...]:
         """The phase of validation with its feed, if there is one."""
         return () if self.validation is None else ((Phase.VALIDATION, self.validation),)
+
+
+def _numbered(items: Iterable[Any], numbers: Iterator[int]) -> Iterator[Any]:
+    """The items, each of which takes one of `numbers` once it is there. No Python runs for it."""
+    return map(operator.itemgetter(0), zip(items, numbers, strict=False))

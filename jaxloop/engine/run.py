@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxloop.engine.dispatch import Dispatches
-from jaxloop.engine.feed import Feed, Feeds, OnRecompile
+from jaxloop.engine.feed import Chunks, Feed, Feeds, OnRecompile
 from jaxloop.engine.host import Host
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.ledger import Ledger
@@ -100,7 +101,11 @@ class Run:
         loop = self.event(enter(self.parts, loop, phase, np.int32(len(feed))), phase.start)
         if should_run(loop.stop, phase):
             cuts = self.host.cuts(phase)
-            loop = self._apart(loop, phase, feed, cuts) if cuts else self._fused(loop, phase, feed)
+            if cuts:
+                with closing(replace(feed, packs=False).chunks(1)) as chunks:  # however it ends, the data are let go
+                    loop = self._apart(loop, phase, feed, cuts, chunks=chunks)
+            else:
+                loop = self._fused(loop, phase, feed)
         return leave_phase(self.event(loop, phase.end))
 
     def event(self, loop: Loop, event: Event) -> Loop:
@@ -157,12 +162,12 @@ class Run:
             warnings.warn(message, stacklevel=2)
         return layout
 
-    def _apart(self, loop: Loop, phase: Phase, feed: Feed, cuts: frozenset[Event]) -> Loop:
+    def _apart(self, loop: Loop, phase: Phase, feed: Feed, cuts: frozenset[Event], *, chunks: Chunks) -> Loop:
         """The steps one by one, their stages apart, with the host callbacks in between."""
         layout = layout_of(loop)
         hand_over, read = self.host.delivery(phase), layout.reader(phase, feed.batch_size)
         loop = handed_over(loop, self.device)
-        for _, batch in replace(feed, packs=False).chunks(1):
+        for _, batch in chunks:
             self.ledger.lap("data")
             if feed.prepare is not None:
                 batch = self._call(self.programs.preparing(feed.prepare), feed.resident, batch)

@@ -7,6 +7,8 @@ from typing import Any
 
 from jaxloop.data import Batches
 
+_END = object()
+
 
 class EpochSource:
     """Epochs by their index in the life of a loop: looked up where the data can be, else taken one by one."""
@@ -105,6 +107,38 @@ def let_go(batches: Any) -> None:
     """Ends what `first_of` has begun, for batches that are read much later."""
     if isinstance(batches, (Ahead, _First)):
         batches.let_go()
+
+
+def is_left(rest: Iterator[Any]) -> bool:
+    """Whether there is another item. Asking lets what ends here do what it does at its end."""
+    return next(rest, _END) is not _END
+
+
+def whole(batches: Any, where: str) -> Iterator[Any]:
+    """The batches, run to their end.
+
+    Raises:
+      ValueError: there are fewer than their length says, or more.
+    """
+    done, total, rest = 0, len(batches), iter(batches)
+    for batch in itertools.islice(rest, total):
+        yield batch
+        done += 1
+    if done < total or is_left(rest):
+        raise ValueError(not_as_long(where, total, done))
+
+
+def not_as_long(where: str, total: int, count: int) -> str:
+    """What is told of batches that ended after `count` where their length is `total`, or went on after that."""
+    if count < total:
+        return (
+            f"{where}: it ended after {count} of the {total} batches that its length promises. A generator is spent "
+            "after one pass; give what can be iterated anew each epoch."
+        )
+    return (
+        f"{where}: it went on after the {total} batches that its length promises. Give what tells how many it has, or "
+        f"cut it, as repeat(batches, batch_count={total})."
+    )
 
 
 def limited(batches: Any, count: int | None) -> Any:
