@@ -68,7 +68,8 @@ def on_host(*events: Event, reads: Reads = "stats") -> Callable[[Target], Target
     a dispatch's rows at once instead, and with `patient = True` those of many small single steps, up to a tenth of a
     second later. At other step events, or with more to read, the run takes one step per dispatch and cuts the step's
     program where asked. A class may further define `bind(plan)`, which gives the callback of one fit;
-    `notice(text, seconds)`, a line for a person; and `close()`, called once when the fit is over, however it ends.
+    `notice(text, seconds)`, a line for a person; and `close()`, called once when the fit is over, however it ends. What
+    `close` raises never hides why a fit ended: it is noted on that; where the fit has ended well, it is warned of.
 
     Args:
       *events: where it is called.

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 import optax
 
-from jaxloop.callback import bound, name_of, sort_out, within_steps
+from jaxloop.callback import name_of, sort_out, within_steps
 from jaxloop.callbacks import ProgressBar
 from jaxloop.engine.arguments import check_choice, check_data, check_positive, check_step
 from jaxloop.engine.checks import check_batches
 from jaxloop.engine.compiled import Compiled, compiled
 from jaxloop.engine.feed import OnRecompile
-from jaxloop.engine.host import Host
+from jaxloop.engine.host import Host, bound_or_closed
 from jaxloop.engine.inspection import Check
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.ledger import Ledger
@@ -150,7 +150,8 @@ class TrainingLoop:
         Raises:
           ValueError, TypeError: an argument, the data or a callback is not what it must be.
           Whatever data and callbacks raise, KeyboardInterrupt too: of the same type, with notes that say where, and
-            with the loop behind the last dispatch as `error.loop`. Host callbacks are closed first.
+            with the loop behind the last dispatch as `error.loop`. Host callbacks are closed first, and what fails
+            then is noted. Where the fit was over and only that fails, it is warned of, and the result is returned.
         """
         check_positive("epochs", epochs)
         if limit_batches is not None:
@@ -161,7 +162,7 @@ class TrainingLoop:
         recorder = Recorder(start.plan, compile_seconds)
         shown = ((ProgressBar(),) if self.progress else ()) + start.callbacks.host
         host = Host(
-            (recorder, *bound(shown, start.plan)),
+            (recorder, *bound_or_closed(shown, start.plan)),
             start.device,
             ledger=ledger,
             names=("History", *map(name_of, shown)),
@@ -173,11 +174,11 @@ class TrainingLoop:
             with interrupts:
                 host.notice(f"Training on {_name(start.device)}")
                 loop = run.fit(start.loop, start.source, start.feeds, start.plan)
+            host.close()
         except BaseException as error:
+            host.close(error)
             _leave_loop(error, run)
             raise
-        finally:
-            host.close()
         stopped = "cancelled" if loop.stop & Scope.FIT else "completed"
         loop = handed_over(loop.replace(stop=leave(loop.stop, Scope.FIT)), start.device)
         history = recorder.history(stopped)
@@ -357,8 +358,8 @@ def _leave_loop(error: BaseException, run: Run) -> None:
     loop = run.latest()
     if loop is None:
         return
-    phase = f", {loop.phase.value} batch {int(loop.batch_index)}" if loop.phase else ""
-    error.add_note(f"jaxloop: in epoch {int(loop.epoch_index)}{phase} (counted from 0); error.loop is the loop then")
+    phase = f", behind {int(loop.batch_index)} {loop.phase.value} batches" if loop.phase else ""
+    error.add_note(f"jaxloop: error.loop is the loop in epoch {int(loop.epoch_index)} (counted from 0){phase}")
     error.loop = handed_over(opened_by_copy(loop, run.device), run.device)  # type: ignore[attr-defined]
 
 

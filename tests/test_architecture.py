@@ -10,7 +10,7 @@ import jaxloop
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
     {"adapters", "canonical", "compile_cache", "data", "errors", "events", "flops", "kinds", "losses", "masks"}
-    | {"measured", "optimizer", "schedules"},
+    | {"measured", "optimizer", "schedules", "telling"},
     {"benchmarking", "model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},
@@ -39,7 +39,7 @@ ROOMS = {
         {"setup"},
         {"compiled", "prediction"},
     ],
-    "files": [{"decimals", "event_file", "png", "waiting"}, {"summaries"}],
+    "files": [{"decimals", "event_file", "line_file", "png", "waiting"}, {"summaries"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
     "schedules": [{"shapes"}, {"segments"}, {"ready"}],
 }

@@ -233,3 +233,69 @@ def test_a_generator_that_is_spent_after_the_first_epoch_is_told(steps_per_dispa
         small.training_loop(training=training, validation=None, steps_per_dispatch=steps_per_dispatch).fit(
             small.model(), 2
         )
+
+
+class Unclosed:
+    """A host callback whose `close` raises."""
+
+    host_declaration = jl.callbacks.CSVLogger.host_declaration  # type: ignore[attr-defined]
+
+    def __init__(self, error: BaseException):
+        self.error = error
+
+    def __call__(self, loop: Any, event: Event) -> None:
+        pass
+
+    def rows(self, columns: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 3])
+def test_a_callback_that_cannot_be_closed_neither_hides_an_error_nor_loses_a_trained_loop(
+    steps_per_dispatch: int, tmp_path: Path
+) -> None:
+    broken = jl.on_host(Event.FIT_END)(lambda loop, event: {}["mine"])
+    callbacks: list[Any] = [Unclosed(OSError("no network")), *loggers(tmp_path)]
+    changes: dict[str, Any] = {"validation": None, "steps_per_dispatch": steps_per_dispatch}
+    with pytest.raises(KeyError, match="mine") as caught:
+        small.training_loop(callbacks=[*callbacks, broken], **changes).fit(small.model(), 1)
+    assert any("'Unclosed' could not be closed either, OSError" in note for note in caught.value.__notes__)
+    assert whole_rows(tmp_path) == [1, 2, 3]
+
+    training_loop = small.training_loop(callbacks=callbacks[:1], **changes)
+    with pytest.warns(RuntimeWarning, match=r"'Unclosed' could not be closed, OSError\('no network'\)"):
+        loop, history = training_loop.fit(small.model(), 1)
+    assert (int(loop.step), history.stopped) == (3, "completed")
+    with pytest.raises(RuntimeWarning) as told:  # where warnings are errors
+        training_loop.fit(small.model(), 1)
+    small.assert_trees_equal(told.value.loop.model, loop.model)  # type: ignore[attr-defined]
+
+    training_loop = small.training_loop(callbacks=[Unclosed(KeyboardInterrupt())], **changes)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        training_loop.fit(small.model(), 1)
+    small.assert_trees_equal(interrupted.value.loop.model, loop.model)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 3])
+def test_what_an_observer_raises_names_its_row_and_the_loop_says_how_far_it_is(steps_per_dispatch: int) -> None:
+    @jl.on_host(Event.BATCH_END)
+    def raises(loop, event):
+        if int(loop.batch_index) == 1:
+            raise KeyError("mine")
+
+    training_loop = small.training_loop(
+        training=jl.TrainingEpochs(small.samples(36), 4),
+        validation=None,
+        callbacks=[raises],
+        steps_per_dispatch=steps_per_dispatch,
+    )
+    with pytest.raises(KeyError) as caught:
+        training_loop.fit(small.model(), 1)
+    taken = int(caught.value.loop.batch_index)  # type: ignore[attr-defined]
+    assert taken == {1: 3, 3: 6}[steps_per_dispatch]
+    callback, loop = caught.value.__notes__
+    assert callback.endswith("raises' at BATCH_END, training batch 1 of epoch 0 (counted from 0)")
+    assert loop == f"jaxloop: error.loop is the loop in epoch 0 (counted from 0), behind {taken} training batches"

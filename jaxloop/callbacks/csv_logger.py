@@ -1,13 +1,16 @@
 """A CSV file with a row for each batch at which there are statistics."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.files.decimals import lines
+from jaxloop.files.line_file import LineFile
 from jaxloop.files.waiting import WaitingRows
+from jaxloop.telling import warn
 from jaxloop.views import Columns, LoopView
 
 _EVENTS = (Event.FIT_START, Event.BATCH_END, Event.TRAINING_END, Event.VALIDATION_END)
@@ -24,7 +27,9 @@ class CSVLogger:
     phase. They are written once a second, at the end of a phase (ten times a second at most), at the latest when 8192
     wait, and when the fit ends, however it does.
 
-    The fit of a new model starts the file empty; a fit that goes on from a loop appends.
+    The fit of a new model starts the file empty; a fit that goes on from a loop appends, once it has removed a row that
+    a kill has cut off. One fit writes a file at a time. Where a write fails, as on a full disk, a warning tells it, the
+    rows before stay whole, and training goes on without.
 
     Args:
       path: of the file; must end in `.csv`. Folders are made.
@@ -32,6 +37,7 @@ class CSVLogger:
     Raises:
       ValueError: the path does not end in `.csv`.
       FileExistsError: at the start of a fit, the path holds something that is no log of this kind.
+      BlockingIOError: at the start of a fit, another fit or logger is writing the file.
     """
 
     def __init__(self, path: str | Path = "run/log.csv"):
@@ -55,7 +61,7 @@ class _CSVLog:
     def __init__(self, path: Path, plan: Plan):
         self._path = path
         self._plan = plan
-        self._file: BinaryIO | None = None
+        self._file: LineFile | None = None
         self._recorded: list[str] = []
         self._last: Columns | None = None  # the latest rows of this phase
         self._waiting = WaitingRows()
@@ -80,10 +86,10 @@ class _CSVLog:
                 self._write_waiting()
 
     def close(self) -> None:
-        if self._file is not None:
+        try:
             self._write_waiting()
-            self._file.close()
-            self._file = None
+        finally:
+            self._end()
 
     def _add(self, columns: Columns, now: float) -> None:
         if self._waiting.phase not in (None, columns.phase):
@@ -92,9 +98,26 @@ class _CSVLog:
 
     def _write_waiting(self) -> None:
         waiting = self._waiting.together()
-        if waiting is not None:
-            self._write(waiting[0])
-            self._waiting.clear(time.perf_counter())  # after: a write that is cut off is tried again at the close
+        if waiting is None:
+            return
+        if self._file is not None:
+            try:
+                self._file.write(self._lines(waiting[0]))
+            except OSError as error:
+                with suppress(OSError):
+                    self._end()
+                warn(
+                    f"CSVLogger: {str(self._path)!r} cannot be written, {error}. The rows before are whole; training "
+                    "goes on, and this fit writes no more.",
+                    stacklevel=2,
+                )
+        self._waiting.clear(time.perf_counter())  # after: a write that is cut off is tried again at the close
+
+    def _end(self) -> None:
+        """Closes the file; what comes later is not written."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def _open(self, loop: LoopView) -> None:
         own = {phase.stat(name) for phase in Phase for name in self._plan.metrics} | {"learning_rate"}
@@ -107,14 +130,36 @@ class _CSVLog:
             raise type(error)(
                 f"CSVLogger: the folder of {str(self._path)!r} cannot be made, {error}. Give another path."
             ) from error
-        going_on = int(loop.step) > 0 and self._check(header, going_on=True)
-        if not going_on:
-            self._check(header, going_on=False)
-        self._file = self._path.open("ab" if going_on else "wb")
-        if not going_on:
-            self._file.write(header.encode())
-            self._file.flush()
+        if self._path.exists() and not self._path.is_file():
+            raise FileExistsError(f"CSVLogger: {str(self._path)!r} is not a file. Give another path.")
+        try:
+            self._file = LineFile(self._path)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"CSVLogger: {str(self._path)!r} is being written by another fit or logger, in this process or "
+                "another. Give each a path of its own."
+            ) from None
+        try:
+            self._begin(header, going_on=int(loop.step) > 0)
+        except BaseException:
+            self._end()
+            raise
         self._waiting.start(time.perf_counter())
+
+    def _begin(self, header: str, *, going_on: bool) -> None:
+        """Makes the file ready for rows: goes on with the log that it is, or begins one."""
+        assert self._file is not None
+        if going_on and self._check(header, going_on=True):
+            self._file.cut_torn_line()
+            return
+        self._check(header, going_on=False)
+        self._file.empty()
+        try:
+            self._file.write(header.encode())
+        except OSError as error:
+            raise type(error)(
+                f"CSVLogger: {str(self._path)!r} cannot be written, {error}. Give another path."
+            ) from error
 
     def _check(self, header: str, *, going_on: bool) -> bool:
         """Whether there is a log here already.
@@ -122,13 +167,9 @@ class _CSVLog:
         Raises:
           FileExistsError: there is something else, or a log of other columns that rows cannot be appended to.
         """
-        if not self._path.exists():
-            return False
-        if not self._path.is_file():
-            raise FileExistsError(f"CSVLogger: {str(self._path)!r} is not a file. Give another path.")
-        with self._path.open("rb") as file:
-            found = file.readline()
-        if not found:
+        assert self._file is not None
+        found = self._file.first_line()
+        if not found.endswith(b"\n") and header.encode().startswith(found):  # empty, or a header that was cut off
             return False
         expected = header.encode() if going_on else b"epoch,batch,"
         if found != expected and not (not going_on and found.startswith(expected)):
@@ -139,16 +180,14 @@ class _CSVLog:
             )
         return True
 
-    def _write(self, columns: Columns) -> None:
-        assert self._file is not None
+    def _lines(self, columns: Columns) -> bytes:
         phase = columns.phase
         taken = 1 if phase is Phase.TRAINING else 0
         cells: list[Any] = [columns["epoch"], columns["batch_index"] + 1]
         cells += [columns[phase.stat(name)] for name in self._plan.metrics]
         cells += [phase.value, columns["step"] + taken]
         cells += [columns[name] for name in ("learning_rate", *self._recorded)]
-        self._file.write(lines(cells, columns.count))
-        self._file.flush()  # to the operating system, which keeps them through a kill
+        return lines(cells, columns.count)
 
 
 def _quoted(name: str) -> str:

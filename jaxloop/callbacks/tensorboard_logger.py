@@ -1,7 +1,6 @@
 """Event files for TensorBoard: a folder for each run, training and validation apart."""
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -19,6 +18,7 @@ from jaxloop.files.summaries import histograms, images, plain_hyperparameters, s
 from jaxloop.files.waiting import WaitingRows
 from jaxloop.loop import Loop
 from jaxloop.measured import as_floats, is_measured
+from jaxloop.telling import warn
 from jaxloop.views import Columns
 
 _EVENTS = (
@@ -155,11 +155,14 @@ class _Run:
     def close(self) -> None:
         if self._folder is None:
             return
-        self._write_waiting()
-        if self._options.hyperparameters:
-            self._write("", lambda file: file.add(session_end(self._completed), 0))
-        for folder in self._files:
-            self._write(folder, EventFile.close)
+        try:
+            self._write_waiting()
+            if self._options.hyperparameters:
+                self._write("", lambda file: file.add(session_end(self._completed), 0))
+            for folder in self._files:
+                self._write(folder, EventFile.close)
+        finally:
+            self._close_all()
 
     def _open(self, loop: Any) -> None:
         own = {phase.stat(name) for phase in Phase for name in self._plan.metrics}
@@ -242,15 +245,17 @@ class _Run:
             write(self._files[folder])
         except OSError as error:
             self._failed, self._by_batch = True, False
-            for file in self._files.values():
-                with suppress(OSError):
-                    file.close()
-            warnings.warn(
+            self._close_all()
+            warn(
                 f"TensorBoardLogger: {str(self._folder / folder)!r} cannot be written, {error}. What was written "
                 "before is whole; training goes on, and this fit writes no more.",
-                RuntimeWarning,
                 stacklevel=2,
             )
+
+    def _close_all(self) -> None:
+        for file in self._files.values():
+            with suppress(OSError):
+                file.close()
 
 
 def _measured(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """The host's side of events: calls host callbacks, delivers rows to observers, gathers what they cancel."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxloop.callback import add_note, name_of, noted
+from jaxloop.callback import bound, name_of, noted
 from jaxloop.engine.ledger import Ledger
-from jaxloop.events import Event, Phase, Scope
+from jaxloop.events import Event, Phase, Plan, Scope
 from jaxloop.loop import Loop
+from jaxloop.telling import warn
 from jaxloop.views import Columns, LoopView
 from jaxloop.wire import handed_over, opened_by_copy
 
@@ -26,7 +27,7 @@ class Host:
         self, callbacks: tuple[Any, ...], device: Any, *, ledger: Ledger | None = None, names: tuple[str, ...] = ()
     ):
         """Args: the callbacks, bound; the device; where their time is put down to; their names there."""
-        self.callbacks = callbacks
+        self.callbacks = self._open = callbacks
         self.device = device
         self.ledger = ledger or Ledger()
         self.requests = 0
@@ -86,13 +87,17 @@ class Host:
         lap = self.ledger.lap
 
         def deliver(columns: Columns) -> None:
+            failure: BaseException | None = None
             for take, name, callback in observers:
                 try:  # on the hot path: a context manager would cost more than most callbacks
                     take(columns)
-                except Exception as error:
-                    add_note(error, callback, Event.BATCH_END)
-                    raise
+                except BaseException as error:
+                    if hasattr(callback, "rows"):
+                        _note_rows(error, callback, columns, 0, columns.count - 1)
+                    failure = _first_of(failure, error)
                 lap(name)
+            if failure is not None:  # raised once all have the rows
+                raise failure
 
         return deliver
 
@@ -108,17 +113,10 @@ class Host:
                 callback.notice(text, seconds)
                 self.ledger.lap(self._laps[id(callback)])
 
-    def close(self) -> None:
-        """Closes every callback that can be, all of them even if one fails."""
-        failure: BaseException | None = None
-        for callback in self.callbacks:
-            try:
-                if hasattr(callback, "close"):
-                    callback.close()
-            except Exception as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
+    def close(self, error: BaseException | None = None) -> None:
+        """Closes every callback that can be and is open still, all of them even if some fail; see `close_all`."""
+        open_still, self._open = self._open, ()
+        close_all(open_still, error)
 
     def _cuts(self, callback: Any, phase: Phase) -> frozenset[Event]:
         declaration = callback.host_declaration
@@ -146,10 +144,15 @@ class Host:
         return loop.replace(stop=loop.stop | np.int32(cancelled)) if cancelled else loop
 
     def _call_by_row(self, callback: Any, columns: Columns) -> None:
-        for index in range(columns.count):
-            row: dict[str, Any] = {name: columns[name][index] for name in columns}
-            row |= {"stats": {name: row[name] for name in columns.stats}, "phase": columns.phase}
-            self.requests |= int(self._view(callback, row, Event.BATCH_END))
+        index = 0
+        try:
+            for index in range(columns.count):
+                row: dict[str, Any] = {name: columns[name][index] for name in columns}
+                row |= {"stats": {name: row[name] for name in columns.stats}, "phase": columns.phase}
+                self.requests |= int(self._view(callback, row, Event.BATCH_END))
+        except BaseException as error:
+            _note_rows(error, callback, columns, index, index)
+            raise
 
     def _view(self, callback: Any, values: Any, event: Event) -> Scope:
         """Calls with a view of `values`; what the callback cancelled."""
@@ -166,6 +169,67 @@ class Host:
         for scope in cancelled:
             total |= scope
         return total
+
+
+def bound_or_closed(callbacks: Sequence[Any], plan: Plan) -> tuple[Any, ...]:
+    """Host callbacks, each bound to `plan` if it can be; where one fails to be, those before it are closed."""
+    done: list[Any] = []
+    for callback in callbacks:
+        try:
+            done += bound((callback,), plan)
+        except BaseException as error:
+            error.add_note(f"jaxloop: while callback {name_of(callback)!r} was bound to the plan of the fit")
+            close_all(done, error)
+            raise
+    return tuple(done)
+
+
+def close_all(callbacks: Sequence[Any], error: BaseException | None) -> None:
+    """Closes every callback that can be, all of them even if some fail.
+
+    Args:
+      callbacks: the host callbacks of a fit.
+      error: what has ended the fit, which stays what is raised: what fails now is noted on it. None for a fit that is
+        over, whose result must not be lost: what fails then is warned of.
+
+    Raises:
+      RuntimeWarning: something failed, and warnings are errors.
+      BaseException: what was raised without an `error` and is no `Exception`, such as KeyboardInterrupt.
+    """
+    failures: list[tuple[str, BaseException]] = []
+    for callback in callbacks:
+        try:
+            if hasattr(callback, "close"):
+                callback.close()
+        except BaseException as failure:
+            failures.append((name_of(callback), failure))
+    for name, failure in failures:
+        if error is not None:
+            error.add_note(f"jaxloop: callback {name!r} could not be closed either, {failure!r}")
+        elif not isinstance(failure, Exception):
+            raise failure
+        else:
+            warn(
+                f"fit: callback {name!r} could not be closed, {failure!r}. The fit is over, and its loop and history "
+                "are whole; what this callback has written may not be.",
+                stacklevel=4,
+            )
+
+
+def _note_rows(error: BaseException, callback: Any, columns: Columns, first: int, last: int) -> None:
+    """Notes on `error` that `callback` raised it over the rows from `first` to `last`."""
+    epoch, batches = columns["epoch_index"][first], columns["batch_index"]
+    which = f"batch {batches[first]}" if first == last else f"batches {batches[first]} to {batches[last]}"
+    place = f"{columns.phase.value} {which} of epoch {epoch} (counted from 0)"
+    error.add_note(f"jaxloop: in callback {name_of(callback)!r} at {Event.BATCH_END.name}, {place}")
+
+
+def _first_of(failure: BaseException | None, error: BaseException) -> BaseException:
+    """What is raised of two: the first, on which the second is noted."""
+    if failure is None:
+        return error
+    failure.add_note(f"jaxloop: the next observer failed too, {error!r}")
+    return failure
 
 
 class _Fields:

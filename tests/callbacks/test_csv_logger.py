@@ -1,5 +1,7 @@
 """The CSV log, read back by pandas."""
 
+import time
+
 import numpy as np
 import optax
 import pandas as pd
@@ -311,3 +313,74 @@ def test_rows_are_in_the_file_once_the_last_were_a_second_ago(log, view, columns
         seen.append(len(batches_in(tmp_path / "log.csv")))
     assert seen == [0, 2, 2, 4]
     one.close()
+
+
+def test_a_fit_that_goes_on_removes_a_row_that_was_cut_off(make_training_loop, linear_model, tmp_path):
+    path = tmp_path / "log.csv"
+    training_loop = make_training_loop(path)
+    loop, _ = training_loop.fit(linear_model(), epochs=1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    training_loop.fit(loop, epochs=1)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert b"".join(lines[:8]) == whole[: whole[:-5].rfind(b"\n") + 1]
+    assert [len(line.split(b",")) for line in lines] == [8] * (1 + 8 + 8 - 1)
+    assert pd.read_csv(path)["step"].tolist() == [1, 2, 3, 4, 5, 5, 5, 6, 7, 8, 9, 10, 10, 10, 10]
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_a_header_that_was_cut_off_is_begun_again(log, view, tmp_path, step):
+    (tmp_path / "log.csv").write_bytes(b"epoch,batch,lo")
+    one = log()
+    one(view(stats=STATS, step=step), Event.FIT_START)
+    one.close()
+    assert (tmp_path / "log.csv").read_bytes() == b"epoch,batch,loss,accuracy,phase,step,learning_rate\n"
+
+
+def test_two_logs_of_one_path_are_refused_before_any_step_and_nothing_is_lost(
+    make_training_loop, linear_model, tmp_path
+):
+    path = tmp_path / "log.csv"
+    with pytest.raises(BlockingIOError, match=r"log\.csv' is being written by another fit or logger.*path of its own"):
+        make_training_loop(path, CSVLogger(path)).fit(linear_model(), epochs=1)
+    assert path.read_text().count("\n") == 1
+
+
+def test_a_fit_within_a_fit_cannot_take_its_log(make_training_loop, linear_model, tmp_path):
+    path = tmp_path / "log.csv"
+    refused = []
+
+    @on_host(Event.EPOCH_END)
+    def again(loop, event):
+        with pytest.raises(BlockingIOError) as caught:
+            make_training_loop(path).fit(linear_model(), epochs=1)
+        refused.append(caught.value)
+
+    make_training_loop(path, again).fit(linear_model(), epochs=1)
+    assert len(refused) == 1
+    assert len(pd.read_csv(path)) == 8
+
+
+def test_on_a_full_disk_the_fit_goes_on_and_what_was_written_is_whole(make_training_loop, linear_model, tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "log.csv"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @on_host(Event.EPOCH_END)
+    def fill(loop, event):
+        if loop.epoch_index == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 30, limits[1]))
+
+    callbacks = [on_host(Event.TRAINING_START)(lambda loop, event: time.sleep(0.11)), fill]
+    try:
+        with pytest.warns(RuntimeWarning, match=r"log\.csv' cannot be written.*training goes on") as told:
+            loop, history = make_training_loop(path, *callbacks).fit(linear_model(), epochs=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(told) == 1
+    assert (int(loop.step), history.stopped) == (20, "completed")
+    text = path.read_bytes()
+    assert text.endswith(b"\n")
+    assert pd.read_csv(path)["step"].tolist() == [1, 2, 3, 4, 5, 5, 5, 5][: text.count(b"\n") - 1]
+    expected, _ = make_training_loop(tmp_path / "other.csv").fit(linear_model(), epochs=4)
+    np.testing.assert_array_equal(loop.model.params["weight"], expected.model.params["weight"])

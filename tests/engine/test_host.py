@@ -1,12 +1,14 @@
 """The host's side of events: who is called when, with what, and what it may do."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
 
 from jaxloop.callback import HostDeclaration, on_host
-from jaxloop.engine.host import Host
-from jaxloop.events import Event, Phase, Scope
+from jaxloop.engine.host import Host, bound_or_closed
+from jaxloop.events import Event, Phase, Plan, Scope
 from jaxloop.loop import COUNTERS, Loop
 from jaxloop.views import LoopView
 
@@ -283,12 +285,83 @@ class Closing:
             raise self.error
 
 
-def test_every_callback_is_closed_even_if_one_fails_and_the_first_failure_shows():
+def closing(closed):
+    """Three, of which the first two fail at their closing."""
+    return Closing(closed, 1, OSError("disk full")), Closing(closed, 2, OSError("too")), Closing(closed, 3)
+
+
+def test_after_a_fit_that_went_well_every_callback_is_closed_once_and_each_failure_is_warned_of():
     closed = []
-    callbacks = Closing(closed, 1, OSError("disk full")), Closing(closed, 2, OSError("too")), Closing(closed, 3)
-    with pytest.raises(OSError, match="disk full"):
-        host(*callbacks, declared(Event.FIT_END)).close()
+    one = host(*closing(closed), declared(Event.FIT_END))
+    with pytest.warns(
+        RuntimeWarning, match=r"'Closing' could not be closed, OSError\('.*loop and history are whole"
+    ) as told:
+        one.close()
+    one.close()
     assert closed == [1, 2, 3]
+    assert [str(warning.message).split("OSError")[1][:13] for warning in told] == ["('disk full')", "('too'). The "]
+
+
+def test_after_an_error_every_callback_is_closed_and_each_failure_is_noted_on_it():
+    closed, error = [], KeyError("mine")
+    host(*closing(closed)).close(error)
+    assert closed == [1, 2, 3]
+    assert error.__notes__ == [
+        "jaxloop: callback 'Closing' could not be closed either, OSError('disk full')",
+        "jaxloop: callback 'Closing' could not be closed either, OSError('too')",
+    ]
+
+
+@pytest.mark.parametrize("error", [None, KeyError("mine")])
+def test_an_interrupt_at_a_closing_does_not_keep_the_others_open(error):
+    closed = []
+    callbacks = Closing(closed, 1, KeyboardInterrupt()), Closing(closed, 2)
+    with pytest.raises(KeyboardInterrupt) if error is None else contextlib.nullcontext():
+        host(*callbacks).close(error)
+    assert closed == [1, 2]
+
+
+def test_where_one_cannot_be_bound_those_before_it_are_closed():
+    closed = []
+
+    class Broken:
+        def bind(self, plan):
+            raise KeyError("mine")
+
+    callbacks = Closing(closed, 1), Closing(closed, 2, OSError("too")), Broken(), Closing(closed, 3)
+    with pytest.raises(KeyError, match="mine") as caught:
+        bound_or_closed(callbacks, Plan(1, 1, ("loss",), "batch"))
+    assert closed == [1, 2]
+    assert caught.value.__notes__[0].endswith("Broken' was bound to the plan of the fit")
+    assert "OSError('too')" in caught.value.__notes__[1]
+
+
+@pytest.mark.parametrize("error", [KeyError("mine"), KeyboardInterrupt("mine")], ids=repr)
+@pytest.mark.parametrize("by_row", [True, False])
+def test_an_observer_that_fails_keeps_the_rows_from_nobody_and_its_rows_are_named(error, by_row, columns):
+    seen = []
+
+    def fail(loop):
+        if not by_row or loop.batch_index == 4:
+            raise error
+
+    observe = declared(Event.BATCH_END, give=fail)
+    if not by_row:
+        observe = observer()
+        observe.rows = fail
+
+    error.__notes__ = []
+    before, after, late = (observer(), observer(), observer())
+    before.rows = after.rows = lambda given: seen.append(given.count)
+    late.rows = lambda given: 1 / 0
+    deliver = host(before, observe, after, late).delivery(Phase.TRAINING)
+    with pytest.raises(type(error), match="mine") as caught:
+        deliver(columns(batch_index=3, step=10, loss=[0.5, 0.25, 0.125]))
+    assert seen == [3, 3]
+    which = "batch 4" if by_row else "batches 3 to 5"
+    first, second = caught.value.__notes__
+    assert first.endswith(f"at BATCH_END, training {which} of epoch 0 (counted from 0)")
+    assert second == "jaxloop: the next observer failed too, ZeroDivisionError('division by zero')"
 
 
 def test_a_notice_goes_to_whoever_speaks_to_a_person():

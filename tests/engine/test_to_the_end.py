@@ -28,7 +28,7 @@ class Shuffled:
         return self.promised
 
     def __iter__(self):
-        order = np.random.default_rng([self.epoch, self.random.integers(9)]).permutation(12)
+        order = np.random.default_rng([self.epoch, int(self.random.integers(9))]).permutation(12)
         self.orders.append(order.tolist())
         try:
             for index in range(self.given):

@@ -1,0 +1,108 @@
+"""A file of whole lines that one writer has at a time."""
+
+import contextlib
+import os
+from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # where there is none, what another writes into the file shows by its size
+    fcntl = None  # type: ignore[assignment]
+
+_BLOCK = 65536
+
+
+class LineFile:
+    """A text file, opened to append whole lines to it. It is made if need be, and locked against other writers.
+
+    What is written goes to the operating system at once and in one piece: it outlives the process. A write that fails,
+    as on a full disk, leaves the file as it was before.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      BlockingIOError: somebody writes it already, in this process or another.
+      OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path):
+        self._file = path.open("ab+", 0)
+        try:
+            _lock(self._file.fileno())
+        except BaseException:
+            self._file.close()
+            raise
+        self._size = self._length()
+
+    def first_line(self) -> bytes:
+        """The first line, with its end if it has one; empty where there is none."""
+        line = b""
+        while b"\n" not in line and (block := self._read(len(line), _BLOCK)):
+            line += block
+        return line[: line.find(b"\n") + 1] or line
+
+    def empty(self) -> None:
+        """Removes all that is there."""
+        self._cut(0)
+
+    def cut_torn_line(self) -> None:
+        """Removes what follows the last end of a line: a line that a kill or a full disk has cut off."""
+        end = self._size
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            newline = self._read(start, end - start).rfind(b"\n")
+            if newline >= 0:
+                self._cut(start + newline + 1)
+                return
+            end = start
+        self._cut(0)
+
+    def write(self, lines: bytes) -> None:
+        """Appends whole lines.
+
+        Raises:
+          OSError: they cannot be written, or another program has changed the file; it is as it was before.
+        """
+        if self._length() != self._size:
+            raise OSError(f"another program has changed it: it had {self._size} bytes, now {self._length()}")
+        rest = memoryview(lines)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]  # a full disk first takes a part, then none
+        except BaseException:
+            self._cut(self._size)
+            raise
+        self._size += len(lines)
+
+    def close(self) -> None:
+        """Lets others write it, processes that this one has forked or not."""
+        if not self._file.closed:
+            with contextlib.suppress(OSError):
+                if fcntl is not None:
+                    fcntl.flock(self._file.fileno(), fcntl.LOCK_UN)
+            self._file.close()
+
+    def _read(self, start: int, count: int) -> bytes:
+        self._file.seek(start)  # writes go to the end, wherever this is
+        return self._file.read(count)
+
+    def _length(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def _cut(self, size: int) -> None:
+        if size != self._length():
+            self._file.truncate(size)
+        self._size = size
+
+
+def _lock(file: int) -> None:
+    """Locks an open file, where its file system can."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        return
