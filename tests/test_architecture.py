@@ -27,7 +27,7 @@ ROOMS = {
         {"clipping", "csv_logger", "ema", "image_saver", "non_finite"}
         | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger"}
     ],
-    "console": [{"lines", "times"}, {"screen"}],
+    "console": [{"lines", "outlet", "times"}, {"screen"}, {"guarded"}],
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
     "engine": [
         {"arguments", "delivery", "fusing", "interrupts", "ledger", "source", "specification", "traced"},

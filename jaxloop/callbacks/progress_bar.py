@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from jaxloop.callback import on_host
+from jaxloop.console.guarded import Guarded
 from jaxloop.console.lines import EpochRow, Moment
 from jaxloop.console.screen import Screen, screen_on
 from jaxloop.console.times import Times
@@ -33,7 +34,8 @@ class ProgressBar:
     longer than a minute, a line each minute says where it stands.
 
     `TrainingLoop(progress=True)` brings one; give your own for another stream. While a bar is on a terminal, what is
-    printed to standard output comes to stand above it.
+    printed to standard output comes to stand above it. A stream that fails, such as a pipe whose reader is gone or a
+    full disk, is warned of once, and the fit goes on without; what it cannot encode is shown as `?`.
 
     Args:
       file: where it is written; standard output by default.
@@ -47,7 +49,7 @@ class ProgressBar:
         self.file = file
 
     def bind(self, plan: Plan) -> "_Progress":
-        return _Progress(plan, screen_on(self.file))
+        return _Progress(plan, Guarded(screen_on(self.file)))
 
 
 @on_host(*_EVENTS)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TextIO
 from tqdm import tqdm
 
 from jaxloop.console.lines import EpochRow, Moment, bar_line, epoch_line, moment_line, table_lines
+from jaxloop.console.outlet import Outlet
 
 _NOTEBOOK_WIDTH = 100
 
@@ -23,6 +24,11 @@ class Screen(Protocol):
 
     live: bool
     seconds: float
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why it can be drawn on no longer; None while it can be."""
+        ...
 
     def show(self, moment: Moment) -> None:
         """Shows where a phase stands."""
@@ -60,8 +66,12 @@ class Lines:
     live = False
     seconds = 60.0
 
-    def __init__(self, file: TextIO):
-        self._file = file
+    def __init__(self, file: TextIO | None):
+        self._file = Outlet(file)
+
+    @property
+    def failure(self) -> Exception | None:
+        return self._file.failure
 
     def show(self, moment: Moment) -> None:
         self.write(moment_line(moment))
@@ -88,12 +98,16 @@ class Terminal:
     live = True
     seconds = 0.1
 
-    def __init__(self, file: TextIO):
-        self._file = file
+    def __init__(self, file: TextIO | None):
+        self._file = Outlet(file)
         self._ascii = not _can_encode_blocks(file)
         self._table = _Table()
         self._bar: Any = None
         self._above: _Above | None = None
+
+    @property
+    def failure(self) -> Exception | None:
+        return self._file.failure
 
     def show(self, moment: Moment) -> None:
         line = bar_line(moment, self._width(), ascii=self._ascii)
@@ -104,12 +118,14 @@ class Terminal:
             self._bar.set_description_str(line)
 
     def hide(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        if self._above is not None:
-            self._above.close()
-            self._above = None
+        bar, self._bar = self._bar, None
+        above, self._above = self._above, None
+        try:
+            if bar is not None:
+                bar.close()
+        finally:
+            if above is not None:
+                above.close()
 
     def add(self, row: EpochRow) -> None:
         self.write(self._table.add(row, self._width()))
@@ -136,11 +152,15 @@ class Notebook:
     live = True
     seconds = 0.1
 
-    def __init__(self, file: TextIO):
-        self._file = file
+    def __init__(self, file: TextIO | None):
+        self._file = Outlet(file)
         self._table = _Table()
         self._output: Any = None
         self._shown = False
+
+    @property
+    def failure(self) -> Exception | None:
+        return self._file.failure
 
     def show(self, moment: Moment) -> None:
         self._draw(bar_line(moment, _NOTEBOOK_WIDTH))
@@ -237,7 +257,10 @@ class _Above:
 
 
 def _is_terminal(file: Any) -> bool:
-    return bool(getattr(file, "isatty", lambda: False)())
+    try:
+        return bool(getattr(file, "isatty", lambda: False)())
+    except (OSError, ValueError):  # it is closed
+        return False
 
 
 def _in_notebook() -> bool:
@@ -246,7 +269,7 @@ def _in_notebook() -> bool:
     return hasattr(ipython(), "kernel")
 
 
-def _columns(file: TextIO) -> int:
+def _columns(file: Any) -> int:
     try:
         columns = os.get_terminal_size(file.fileno()).columns
     except (OSError, ValueError, AttributeError):  # it has no descriptor, or that is no terminal
@@ -254,9 +277,9 @@ def _columns(file: TextIO) -> int:
     return columns or shutil.get_terminal_size().columns
 
 
-def _can_encode_blocks(file: TextIO) -> bool:
+def _can_encode_blocks(file: Any) -> bool:
     try:
         "█▏".encode(getattr(file, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, LookupError):
         return False
     return True

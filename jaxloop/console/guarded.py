@@ -1,0 +1,54 @@
+"""A screen that ends no fit: what fails is told once, and nothing more is drawn."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from jaxloop.console.lines import EpochRow, Moment
+from jaxloop.console.screen import Screen
+from jaxloop.telling import warn
+
+
+class Guarded:
+    """Draws on a screen as long as that works. The first failure is warned of, and training goes on without.
+
+    Attributes:
+      live, seconds: of the screen.
+    """
+
+    failure: Exception | None = None
+
+    def __init__(self, screen: Screen):
+        self.live, self.seconds = screen.live, screen.seconds
+        self._screen: Screen | None = screen
+
+    def show(self, moment: Moment) -> None:
+        self._draw(lambda screen: screen.show(moment))
+
+    def hide(self) -> None:
+        self._draw(lambda screen: screen.hide())
+
+    def add(self, row: EpochRow) -> None:
+        self._draw(lambda screen: screen.add(row))
+
+    def write(self, text: str) -> None:
+        self._draw(lambda screen: screen.write(text))
+
+    def close(self) -> None:
+        self._draw(lambda screen: screen.close())
+
+    def _draw(self, draw: Callable[[Screen], None]) -> None:
+        screen = self._screen
+        if screen is None:
+            return
+        try:
+            draw(screen)
+            self.failure = screen.failure
+        except Exception as error:
+            self.failure = error
+        if self.failure is None:
+            return
+        self._screen = None
+        with suppress(Exception):
+            screen.close()  # standard output is put back where the screen stood in for it
+        failed = repr(self.failure)
+        warn(f"ProgressBar: the console cannot be written, {failed}. Training goes on, and this fit shows no more.")
