@@ -53,7 +53,8 @@ class Loop:
       callback_state: what callbacks remember, by name.
       stop: int32[], one bit for each `Scope` that is cancelled and not yet left.
       input, target, weight, output, loss, gradient: the step at hand, `None` between steps. `loss` is what
-        the loss function gave: one per example or token, or a scalar.
+        the loss function gave: one per example or token, or a scalar. In training that of an example with weight 0 is
+        some other's.
       phase: the phase at hand or `None`; static.
       plan: the plan of the fit, where a compiled callback is bound to it, else `None`; static.
       lasting: names in `callback_state` that the next fit keeps; static.

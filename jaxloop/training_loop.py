@@ -44,14 +44,15 @@ class TrainingLoop:
 
     Args:
       training: epochs of batches: `TrainingEpochs`, or any iterable of sized iterables of batches. A batch is
-        (input, target), (input, target, weight), or a mapping, see `batch_keys`.
+        (input, target), (input, target, weight), or a mapping, see `batch_keys`. What has weight 0, an example or a
+        token, does not matter, be it NaN or a label of -100: not in losses, gradients, statistics or checks.
       validation: batches to validate on after each epoch, a sized iterable; or None.
       optimizer: an optax transformation. Wrapped by `optax.inject_hyperparams` its learning rate is logged. Its update
         is given what its signature takes of `value`, the mean loss of the batch; `grad`, its gradient before any
         callback changed it; functions of parameters that run this batch anew under the same key, mode, weight and
         state: `value_fn` and `obj_fn`, the mean loss; `grad_fn`, its gradient; `per_example_grad_fn`, the gradient of
         each example by itself, as a batch of one under a key of its own, with a leading axis of examples.
-      loss_fn: `loss_fn(output, target)`: one loss per example or token, or a scalar.
+      loss_fn: `loss_fn(output, target)`: one loss per example or token, or a scalar, in which no weight can count.
       metrics: names or `Metric` objects; the loss is always measured.
       callbacks: compiled and host callbacks, called in this order.
       progress: whether the console shows the fit.
@@ -60,7 +61,8 @@ class TrainingLoop:
         the step's FLOPs as XLA counts them, the platform, and what host callbacks look into.
       batch_keys: where batches are mappings, the keys of input, target and, if there is one, weight.
       differentiable_step: `(model, loop) -> (loss, loop)` in place of forward pass and loss, for several inputs or
-        losses: it sets `output`, and `model` to what `model.forward` gave back; evaluation calls it too.
+        losses: it sets `output`, and `model` to what `model.forward` gave back; evaluation calls it too. Of what has
+        weight 0 it sees 0 for NaN and infinities, but labels as they are.
       on_recompile: what is done where a program would compile again after its first dispatch, since a batch or the loop
         has changed in shape, dtype or structure: `"raise"` an error that names the leaf, or `"warn"` of it.
       check: which data are looked into for labels outside of the classes, NaN, integers beyond int32, and for several
@@ -303,6 +305,7 @@ class TrainingLoop:
           `epoch_index` and `batch_index` as int32[K]; and `counted`, bool[K], False for a step that was cancelled.
         """
         batches = parts_of(batches, self._setup.batch_keys, "batches")
+        self._setup.look_into(self._parts_of(loop), loop, batches, stacked=True)
         return self._compiled(loop, run_phase)(loop, self._batch_count(loop, Phase.TRAINING), batches)
 
     def _on_trial(self, training: Any, **changes: Any) -> "TrainingLoop":
@@ -323,6 +326,7 @@ class TrainingLoop:
 
     def _step(self, loop: Loop, batch: Any, phase: Phase) -> Loop:
         batch = parts_of(batch, self._setup.batch_keys, "batch")
+        self._setup.look_into(self._parts_of(loop), loop, batch, stacked=False)
         function = train_step if phase is Phase.TRAINING else eval_step
         return self._compiled(loop, function)(loop, self._batch_count(loop, phase), batch)
 
@@ -340,9 +344,12 @@ class TrainingLoop:
 
     def _compiled(self, loop: Loop, function: Callable[..., Any]) -> Program:
         """`function(parts, loop, ...)` jitted, kept by the callbacks and the plan of the loop."""
-        parts = self._setup.parts_for(sort_out(self._setup.callbacks), loop.plan)
+        parts = self._parts_of(loop)
         name = function.__name__
         return self._setup.programs.get((name, parts), lambda: Program(name, functools.partial(function, parts)))
+
+    def _parts_of(self, loop: Loop) -> Parts:
+        return self._setup.parts_for(sort_out(self._setup.callbacks), loop.plan)
 
 
 def _length_at(epochs: Any, index: Any) -> int:

@@ -56,7 +56,6 @@ def check_epoch(epoch: Any) -> None:
             "training: expected epochs of batches, but its first element is a batch, a tuple of arrays. "
             "Write training=repeat(batches)."
         )
-    check_batches(epoch, "training")
     if not hasattr(epoch, "__len__"):
         raise TypeError(
             f"training: an epoch must be a sized iterable of batches, got {type(epoch).__name__}. "

@@ -188,7 +188,9 @@ def _looking(seen: dict[Phase, tuple[Any, Any]]) -> Callback:
         if event not in (Event.UPDATE_START, Event.BATCH_END) or loop.phase is None:
             return loop
         batch = (loop.weight,) if loop.weight is not None else (loop.target, loop.input)
-        counts = dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(batch))  # of graphs in one batch several
+        counts = dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(batch))
+        if len(counts) > 1:  # several graphs in one batch, which their outputs count too
+            counts |= dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(loop.output) if leaf.ndim)
         if jnp.ndim(loop.loss) and loop.loss.shape[0] not in counts:
             examples = " or ".join(map(str, counts))
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxloop import placement
 from jaxloop.callback import Callbacks, bound, sort_out
@@ -31,7 +32,7 @@ from jaxloop.measured import unmeasured
 from jaxloop.model import as_model
 from jaxloop.phases import begin_fit, enter
 from jaxloop.placement import Device
-from jaxloop.steps import Parts
+from jaxloop.steps import Parts, output_of
 from jaxloop.wire import handed_over, layout_of, opened, opened_by_copy
 
 
@@ -207,6 +208,28 @@ class Setup:
             return self._traced(replace(start, loop=widening.apply(start.loop)), batches)
         self.programs.hold(start.parts, steps)
         return replace(start, findings=findings)
+
+    def look_into(self, parts: Parts, loop: Loop, batches: Batch, stacked: bool) -> None:
+        """Refuses wild numbers in a batch of one's own, or in several stacked, where each batch is to be looked into.
+
+        Not in one that is traced, in which there are no numbers.
+        """
+        if self.check != "all":
+            return
+        leaves = jax.tree.leaves(batches)
+        if not all(isinstance(leaf, (np.ndarray, jax.Array)) and not isinstance(leaf, Tracer) for leaf in leaves):
+            return
+
+        def output(loop: Loop, batch: Batch) -> Any:
+            return output_of(parts, enter(parts, loop, Phase.VALIDATION, np.int32(1)), batch)
+
+        count = len(leaves[0]) if stacked else 1
+        first = jax.tree.map(lambda leaf: leaf[0], batches) if stacked else batches
+        key = ("output", parts, layout_of(loop), kind_of(first))
+        shape = self.programs.get(key, lambda: jax.eval_shape(output, loop, first))
+        watch = self._inspection().watching(shape, "batches" if stacked else "batch", lambda batch: batch)
+        assert watch is not None
+        watch(0, count, first if count == 1 else batches)
 
     def _inspection(self) -> Inspection:
         """What looks into the data; what was looked into once is known from fit to fit."""

@@ -150,6 +150,20 @@ def test_a_batch_is_told_by_its_index_and_the_wild_value_by_its_place() -> None:
     assert int(error.loop.step) == 2
 
 
+def test_on_request_the_batches_of_a_loop_of_ones_own_are_looked_into() -> None:
+    training_loop = small.training_loop(check="all")
+    loop = training_loop.begin_epoch(training_loop.start(small.model(), epochs=1))
+    batch = listed(spoilt(3))[2]
+    for step in (training_loop.train_step, training_loop.eval_step):
+        with pytest.raises(ValueError, match=r"batch: batch 0's target is 3 at \(1,\)"):
+            step(loop, batch)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *listed(spoilt(np.nan)))
+    with pytest.raises(ValueError, match=r"batches: batch 2's input is NaN at \(1, 2\)"):
+        training_loop.run_steps(loop, stacked)
+    jax.make_jaxpr(training_loop.train_step)(loop, batch)
+    small.training_loop().train_step(loop, batch)
+
+
 @pytest.mark.parametrize("check", ["first", "memory"])
 def test_a_loader_is_not_looked_into_beyond_its_first_batch_unless_asked(check: Any) -> None:
     small.training_loop(training=[Loader(spoilt(3))], check=check).fit(small.model(), epochs=1)

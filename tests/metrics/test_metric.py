@@ -199,6 +199,34 @@ def test_evaluation_measures_what_scikit_learn_does(several, steps_per_dispatch,
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.parametrize("steps_per_dispatch", [1, 3])
+def test_a_model_that_gives_nan_for_some_is_wrong_there_in_all_metrics_alike(steps_per_dispatch):
+    output, target, weight = examples(23, 0, 5)
+    weight[::3] = 0
+    bad = np.arange(23) % 4 == 0
+
+    def apply(params, state, input, *, training, key):
+        return jnp.where(input < -50, jnp.nan, input) + params, state
+
+    logits = output.copy()
+    logits[bad, 2] = -99  # for which the model gives NaN
+    training_loop = jl.TrainingLoop(
+        [],
+        optimizer=optax.sgd(0.1),
+        loss_fn=lambda output, target: jnp.zeros(len(target)),
+        metrics=SEVERAL[1:4],
+        steps_per_dispatch=steps_per_dispatch,
+    )
+    batches = jl.in_batches((logits, target, weight), 5)
+    found = training_loop.evaluate(jl.Model(apply, np.zeros(5, np.float32), {}), batches)
+    predicted = np.where(bad, -1, output.argmax(axis=1))  # to scikit-learn, NaN is a class that none is of
+    top = (output > output[np.arange(23), target][:, np.newaxis]).sum(axis=1) < 2
+    assert found["accuracy"] == pytest.approx(accuracy_score(target, predicted, sample_weight=weight))
+    assert found["top2_accuracy"] == pytest.approx(np.average(top & ~bad, weights=weight))
+    expected = matthews_corrcoef(target, predicted, sample_weight=weight)
+    assert found["matthews_correlation_coefficient"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_metrics_by_name():
     names = ["accuracy", "top5_accuracy", "top12_accuracy", "matthews_correlation_coefficient", "perplexity"]
     found = resolve(names)
