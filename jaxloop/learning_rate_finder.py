@@ -144,7 +144,7 @@ def _ramp(start_rate: float, end_rate: float, steps: int) -> Callback:
 
     def ramp(loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
-            return loop.remember(_LOSS, {"average": 0.0, "first": 0.0, "best": math.inf})
+            return loop.remember(_LOSS, {"average": np.float32(0), "first": np.float32(0), "best": np.float32(np.inf)})
         if event in (Event.BATCH_START, Event.UPDATE_START):  # the last callback at both: its rate is the one applied
             return loop.with_hyperparameter("learning_rate", jnp.asarray(rates)[loop.batch_index])
         if event is not Event.BATCH_END:
@@ -175,7 +175,7 @@ def _watched(memory: dict[str, Any], loss: jax.Array, index: Any, window: int) -
     decay = 1 - 1 / window
     average = decay * memory["average"] + (1 - decay) * loss
     first = jnp.where(index == 0, loss, memory["first"])
-    smoothed = average / (1 - decay ** (index + 1))
+    smoothed = average / (1 - decay ** (index + 1).astype(jnp.float32))
     best = jnp.where(index + 1 < window, math.inf, jnp.minimum(memory["best"], smoothed))  # of no less than a window
     scale = jnp.maximum(jnp.abs(best), 0.1 * jnp.abs(first))  # of a loss that comes near 0, or falls below
     diverged = ~jnp.isfinite(loss) | (smoothed > best + 3 * scale)

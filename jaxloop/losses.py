@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxloop.precision import widened
+
 
 def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
     """The cross entropy between softmax(logits) and the target, one per example or token.
@@ -25,9 +27,9 @@ def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
       Array([1.3862944, 1.3862944], dtype=float32)
     """
     if jnp.issubdtype(target.dtype, jnp.integer) and target.shape == logits.shape[:-1]:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, target)
+        return optax.softmax_cross_entropy_with_integer_labels(widened(logits), target)
     if target.shape == logits.shape:
-        return optax.softmax_cross_entropy(logits, target)
+        return optax.softmax_cross_entropy(*_widened(logits, target))
     raise ValueError(
         f"softmax_cross_entropy: `target` must be integer labels of shape {logits.shape[:-1]} or "
         f"probabilities of shape {logits.shape}, got {target.dtype}{list(target.shape)}. "
@@ -59,7 +61,7 @@ def sigmoid_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
     if logits.shape == (*target.shape, 1):
         target = target[..., None]
     _check_same_shape("sigmoid_cross_entropy", "logits", logits, target)
-    losses = optax.losses.sigmoid_binary_cross_entropy(logits, target)
+    losses = optax.losses.sigmoid_binary_cross_entropy(*_widened(logits, target))
     return losses if losses.ndim < 2 else jnp.mean(losses, axis=-1)
 
 
@@ -81,7 +83,7 @@ def mean_squared_error(output: jax.Array, target: jax.Array) -> jax.Array:
       Array([2., 1.], dtype=float32)
     """
     _check_same_shape("mean_squared_error", "output", output, target)
-    return _mean_of_each(optax.losses.squared_error(output, target))
+    return _mean_of_each(optax.losses.squared_error(*_widened(output, target)))
 
 
 def mean_absolute_error(output: jax.Array, target: jax.Array) -> jax.Array:
@@ -102,7 +104,14 @@ def mean_absolute_error(output: jax.Array, target: jax.Array) -> jax.Array:
       Array([1., 1.], dtype=float32)
     """
     _check_same_shape("mean_absolute_error", "output", output, target)
+    output, target = _widened(output, target)
     return _mean_of_each(jnp.abs(output - target))
+
+
+def _widened(output: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both in the dtype in which a loss is computed: at least float32, and what counts or says yes in the output's."""
+    output = widened(output)
+    return output, widened(target) if jnp.issubdtype(target.dtype, jnp.inexact) else target.astype(output.dtype)
 
 
 def _mean_of_each(values: jax.Array) -> jax.Array:
@@ -153,7 +162,8 @@ def spread_weight(weight: jax.Array | None, shape: tuple[int, ...]) -> jax.Array
 
 def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
     """The sum of `values` times `weight`; where the weight is 0 a NaN does not count."""
-    return jnp.sum(jnp.where(weight != 0, values, 0) * weight)
+    values = widened(values)
+    return jnp.sum(jnp.where(weight != 0, values, 0) * weight.astype(values.dtype))
 
 
 def weighted_mean(values: jax.Array, weight: jax.Array | None) -> jax.Array:
@@ -164,10 +174,11 @@ def weighted_mean(values: jax.Array, weight: jax.Array | None) -> jax.Array:
       weight: as `spread_weight` takes it.
 
     Returns:
-      float[]; 0 where all weights are 0.
+      float[], of at least 32 bits; 0 where all weights are 0.
     """
+    values = widened(values)
     if values.ndim == 0 or weight is None:
         return jnp.mean(values)
-    weight = spread_weight(weight, values.shape)
+    weight = spread_weight(weight, values.shape).astype(values.dtype)
     total = jnp.sum(weight)
     return weighted_sum(values, weight) / jnp.where(total == 0, 1, total)

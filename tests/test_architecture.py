@@ -9,6 +9,7 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
+    {"precision"},
     {"adapters", "canonical", "compile_cache", "data", "errors", "events", "flops", "kinds", "losses", "masks"}
     | {"measured", "optimizer", "schedules", "telling"},
     {"benchmarking", "model", "metrics", "placement", "plots"},

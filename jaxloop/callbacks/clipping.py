@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxloop.callback import Callback
 from jaxloop.events import Event
 from jaxloop.loop import Loop
+from jaxloop.precision import global_norm, widened
 
 
 def clip_by_global_norm(max_norm: float) -> Callback:
@@ -14,7 +14,8 @@ def clip_by_global_norm(max_norm: float) -> Callback:
 
     `g * min(1, max_norm / ||g||)`, with the norm over all leaves together; Pascanu, Mikolov, Bengio: On the
     difficulty of training recurrent neural networks, ICML 2013. Records the norm before clipping as
-    `"gradient_norm"`.
+    `"gradient_norm"`. Of bfloat16 and float16 gradients too the norm is taken in float32; `optax.clip_by_global_norm`,
+    as a part of the optimizer, sums in the gradient's own dtype, where thousands of small squares are lost.
 
     Args:
       max_norm: the largest norm that is let through, above 0.
@@ -31,9 +32,14 @@ def clip_by_global_norm(max_norm: float) -> Callback:
     def clip(loop: Loop, event: Event) -> Loop:
         if event is not Event.UPDATE_START:
             return loop
-        norm = optax.tree.norm(loop.gradient)
+        norm = global_norm(loop.gradient)
         scale = max_norm / jnp.maximum(norm, max_norm)
-        gradient = jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), loop.gradient)
+        gradient = jax.tree.map(lambda leaf: _scaled(leaf, scale), loop.gradient)
         return loop.record("gradient_norm", norm).replace(gradient=gradient)
 
     return clip
+
+
+def _scaled(leaf: jax.Array, scale: jax.Array) -> jax.Array:
+    wide = widened(leaf)
+    return (wide * scale.astype(wide.dtype)).astype(leaf.dtype)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxloop.callback import Callback
 from jaxloop.events import Event, Phase, should_run
 from jaxloop.loop import Loop
+from jaxloop.precision import wide_dtype
 
 _EVALUATED = "evaluated_average"
 
@@ -82,11 +83,12 @@ def _moved(loop: Loop, name: str, decay: float, debias: bool) -> Loop:
     """The loop whose average has moved towards the parameters, if the step counts."""
     memory = _memory(loop, name)
     updates = memory["updates"] + 1
-    weight = (1 - decay) / -jnp.expm1(updates * math.log(decay)) if debias else 1 - decay
+    age = updates.astype(jnp.result_type(float))
+    weight = (1 - decay) / -jnp.expm1(age * math.log(decay)) if debias else jnp.full((), 1 - decay, age.dtype)
     counts = should_run(loop.stop, loop.phase)
 
     def moved(old: Any, param: Any) -> Any:
-        return jnp.where(counts, old + weight * (param.astype(old.dtype) - old), old)
+        return jnp.where(counts, old + weight.astype(old.dtype) * (param.astype(old.dtype) - old), old)
 
     average = jax.tree.map(moved, memory["average"], loop.model.params)
     return _with_memory(loop, name, average=average, updates=jnp.where(counts, updates, memory["updates"]))
@@ -123,9 +125,9 @@ def _with_memory(loop: Loop, name: str, **changes: Any) -> Loop:
 
 
 def _wide(param: Any) -> jax.Array:
-    return jnp.asarray(param, jnp.promote_types(param.dtype, jnp.float32))
+    return jnp.asarray(param, wide_dtype(param.dtype))
 
 
 def _narrow(params: Any) -> list[Any]:
     """The leaves whose average has another dtype."""
-    return [leaf for leaf in jax.tree.leaves(params) if jnp.promote_types(leaf.dtype, jnp.float32) != leaf.dtype]
+    return [leaf for leaf in jax.tree.leaves(params) if wide_dtype(leaf.dtype) != leaf.dtype]

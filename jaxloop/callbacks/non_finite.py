@@ -51,7 +51,8 @@ class _StopOnNonFinite:
 
     def __call__(self, loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
-            return loop.remember(_NAME, {"array": -1, "step": 0, "epoch": 0, "batch": 0, "skipped": 0})
+            nothing = dict.fromkeys(("step", "epoch", "batch", "skipped"), np.int32(0))
+            return loop.remember(_NAME, {"array": np.int32(-1), **nothing})
         if event is Event.UPDATE_START:
             finite = _finite([weighted_mean(loop.loss, loop.weight), *jax.tree.leaves(loop.gradient)])
             return _skipping(loop, finite) if self.skip else _stopping(loop, finite, first=0, taken=1)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxloop.callback import Callback
 from jaxloop.events import Event, Scope
@@ -168,9 +169,9 @@ class _Watched:
     min_delta: float
 
     @property
-    def worst(self) -> float:
+    def worst(self) -> np.float32:
         """What any finite value improves on."""
-        return self.sign * float("inf")
+        return np.float32(self.sign * np.inf)
 
     def judge(self, loop: Loop, best: Any) -> tuple[Any, Any, Any]:
         """1 or 0 for whether the statistic was measured, whether it has improved on `best`, and the best now."""

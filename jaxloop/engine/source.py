@@ -14,7 +14,7 @@ class EpochSource:
     """Epochs by their index in the life of a loop: looked up where the data can be, else taken one by one."""
 
     def __init__(self, training: Any):
-        self._training = training
+        self._training: Any = training
         self._rest = None if hasattr(training, "__getitem__") else iter(training)
         self._taken: tuple[int, Any] = (-1, None)
 

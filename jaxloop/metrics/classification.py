@@ -102,7 +102,7 @@ class TopKAccuracy:
                 f"{output.shape}. Choose a smaller `k`, or Accuracy() for one logit, or check the model's last layer."
             )
         label = _labels(self.name, output, target)[1]
-        classes = jnp.arange(count)
+        classes = jax.lax.broadcasted_iota(label.dtype, output.shape, output.ndim - 1)
         at_target = jnp.sum(jnp.where(classes == label[..., None], output, 0), axis=-1, keepdims=True)
         above = jnp.sum(output > at_target, axis=-1)
         correct = (above < self.k) & (label >= 0) & (label < count) & _known(output, target, None)
@@ -269,7 +269,7 @@ def _logit_count(output: Any) -> int:
 
 def _yes_or_no(logit: Any, target: Any) -> tuple[Any, Any]:
     """Predicted and true class, 0 or 1, from one logit."""
-    return (logit > 0).astype(jnp.int32), (target > 0.5).astype(jnp.int32)
+    return (logit > 0).astype(jnp.int32), (target.astype(jnp.float32) > 0.5).astype(jnp.int32)
 
 
 def _labels(name: str, output: Any, target: Any) -> tuple[Any, Any]:
@@ -291,4 +291,11 @@ def _labels(name: str, output: Any, target: Any) -> tuple[Any, Any]:
             f"probabilities of the output's shape, got {target.shape}. Check the model's last layer and whether the "
             "targets need a squeeze."
         )
-    return jnp.argmax(output, axis=-1), target
+    return _of_one_dtype(jnp.argmax(output, axis=-1), jnp.asarray(target))
+
+
+def _of_one_dtype(predicted: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both in a dtype that holds either: the label's, if it has as many bits as an index."""
+    if label.dtype.itemsize < predicted.dtype.itemsize:
+        return predicted, label.astype(predicted.dtype)
+    return predicted.astype(label.dtype), label

@@ -61,7 +61,8 @@ class Loss:
 
     def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
         if jnp.ndim(loss) == 0:
-            count = jnp.float32(_example_count(target, output)) if weight is None else jnp.sum(weight)
+            weights = None if weight is None else jnp.asarray(weight, jnp.float32)
+            count = jnp.float32(_example_count(target, output)) if weights is None else jnp.sum(weights)
             return add_to_mean(state, loss, count)
         return add_to_mean(state, loss, spread_weight(weight, loss.shape))
 

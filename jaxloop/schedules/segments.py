@@ -188,7 +188,8 @@ class _Piece(NamedTuple):
         def rate(count: Any) -> Any:
             # Where another segment counts this one is computed too, and must stay finite: a gradient takes 0 times it.
             inside = schedule(jnp.clip(count + 1, 0, self.width))
-            return jnp.where(count + 1 >= self.width, self.end, inside)  # exact, where a division may be rounded
+            rate = jnp.where(count + 1 >= self.width, self.end, inside)  # exact, where a division may be rounded
+            return rate.astype(float)  # as those of the other segments
 
         return rate
 

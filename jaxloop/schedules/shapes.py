@@ -92,7 +92,9 @@ def polynomial(power: float) -> AnyShape:
 
 def _cosine(start: Rate, end: Rate, width: int) -> optax.Schedule:
     left = optax.cosine_decay_schedule(1.0, width)
-    return lambda step: end + (start - end) * left(step)
+    return lambda step: (
+        end + (start - end) * left(jnp.asarray(step, float))
+    )  # strict dtype promotion takes no integer there
 
 
 def _exponential(start: Rate, end: Rate, width: int) -> optax.Schedule:
