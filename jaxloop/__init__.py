@@ -16,6 +16,7 @@ from jaxloop.data import collate as collate
 from jaxloop.data import in_batches as in_batches
 from jaxloop.data import pad_and_collate as pad_and_collate
 from jaxloop.data import repeat as repeat
+from jaxloop.data import steps as steps
 from jaxloop.events import Event as Event
 from jaxloop.events import Phase as Phase
 from jaxloop.events import Plan as Plan

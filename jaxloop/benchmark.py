@@ -13,7 +13,7 @@ from jaxloop.benchmarking.measurement import Measurement, Quartiles
 from jaxloop.benchmarking.timing import devices_of, time_function
 from jaxloop.callback import on_host
 from jaxloop.data import repeat
-from jaxloop.engine.feed import parts_of
+from jaxloop.engine.feed import parts_of, specification
 from jaxloop.events import Event
 from jaxloop.loop import Loop
 from jaxloop.placement import Device
@@ -121,7 +121,7 @@ def _of_training_loop(
         rounds=rounds,
         calls=calls,
         seconds=Quartiles.of(seconds[warmup:]),
-        examples=len(jax.tree.leaves(parts_of(batch, training_loop._setup.batch_keys, "batches")[0])[0]),
+        examples=specification(parts_of(batch, training_loop._setup.batch_keys, "batches")).batch_size,
         flops=flops,
         bytes=traffic,
         device_kind=device_kind,

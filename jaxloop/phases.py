@@ -101,8 +101,14 @@ def run_phase(parts: Parts, loop: Loop, batch_count: Any, batches: Any) -> tuple
         loop, counted = step(parts, loop, batch)
         return loop, loop.stats | position | {"counted": counted}
 
+    leaves = jax.tree.leaves(batches)
+    if not leaves:
+        raise ValueError(
+            "run_steps: `batches` hold no array, so nothing says how many steps there are. Give one that the step does "
+            "not use, as (numpy.zeros(K), None), or call train_step."
+        )
     loop = loop if loop.phase is not None else in_phase(parts, loop, Phase.TRAINING, batch_count)
-    return run_steps(one, loop, batches, jax.tree.leaves(batches)[0].shape[0])
+    return run_steps(one, loop, batches, leaves[0].shape[0])
 
 
 def _out_of_phase(parts: Parts, loop: Loop) -> Loop:

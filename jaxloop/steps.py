@@ -101,7 +101,7 @@ def run_steps(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, batches: 
     if count == 1:
         carry, row = step(carry, jax.tree.map(lambda leaf: leaf[0], batches))
         return carry, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], row)
-    return jax.lax.scan(step, carry, batches)
+    return jax.lax.scan(step, carry, batches, length=count)  # batches may hold nothing
 
 
 def stages(phase: Phase | None) -> tuple[Callable[..., tuple[Loop, Any]], ...]:

@@ -13,6 +13,7 @@ import optax
 
 from jaxloop.callback import name_of, sort_out, within_steps
 from jaxloop.callbacks import ProgressBar
+from jaxloop.data import one_epoch
 from jaxloop.engine.arguments import check_choice, check_data, check_positive, check_step
 from jaxloop.engine.checks import check_batches
 from jaxloop.engine.compiled import Compiled, compiled
@@ -46,7 +47,8 @@ class TrainingLoop:
       training: epochs of batches: `TrainingEpochs`, or any iterable of sized iterables of batches. A batch is
         (input, target), (input, target, weight), or a mapping, see `batch_keys`. What has weight 0, an example or a
         token, does not matter, be it NaN or a label of -100: not in losses, gradients, statistics or checks.
-      validation: batches to validate on after each epoch, a sized iterable; or None.
+      validation: batches to validate on after each epoch, a sized iterable; `repeat(batches, batch_count=20)` of what
+        has no length; or None.
       optimizer: an optax transformation. Wrapped by `optax.inject_hyperparams` its learning rate is logged. Its update
         is given what its signature takes of `value`, the mean loss of the batch; `grad`, its gradient before any
         callback changed it; functions of parameters that run this batch anew under the same key, mode, weight and
@@ -336,7 +338,7 @@ class TrainingLoop:
         Waits for the device where a phase begins and the epochs may be of several lengths.
         """
         if phase is Phase.VALIDATION:
-            return np.int32(0 if self.validation is None else len(self.validation))
+            return np.int32(0 if self.validation is None else len(one_epoch(self.validation, "validation")))
         if not hasattr(self.training, "__getitem__"):
             return loop.batch_count
         known = loop.phase is phase or hasattr(self.training, "batch_count")  # or it is in the phase already

@@ -29,7 +29,7 @@ ROOMS = {
         | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger"}
     ],
     "console": [{"lines", "outlet", "times"}, {"screen"}, {"guarded"}],
-    "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform"}],
+    "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],
     "engine": [
         {"arguments", "delivery", "fusing", "interrupts", "ledger", "source", "specification", "traced"},
         {"checks", "host", "packing", "padding", "prepare", "probe", "programs"},

@@ -63,7 +63,7 @@ def _downloaded(file: DataFile) -> Path:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{file.name}: to download it takes pooch, which is not installed. Run pip install '.[examples]', or "
-            "give a data directory."
+            "give the folder of the data by --data-dir or JAXLOOP_DATA."
         ) from error
     cache = Path(pooch.os_cache("jaxloop")) / file.folder
     failures: list[str] = []
@@ -75,8 +75,9 @@ def _downloaded(file: DataFile) -> Path:
         except (OSError, ValueError) as error:  # no connection, or another checksum
             failures.append(f"{url}: {error}")
     raise ConnectionError(
-        f"{file.name}: it could not be downloaded. Get it by other means and give the data directory that holds "
-        f"{file.folder}/{file.name}. What was tried: {'; '.join(failures)}"
+        f"{file.name}: it could not be downloaded. Get it by other means as {file.folder}/{file.name} in a folder, and "
+        f"give that folder by --data-dir, or by the environment variable JAXLOOP_DATA. What was tried: "
+        f"{'; '.join(failures)}"
     )
 
 

@@ -28,6 +28,7 @@ def clip_by_global_norm(max_norm: float) -> Callback:
     """
     if not max_norm > 0:
         raise ValueError(f"clip_by_global_norm: `max_norm` must be above 0, got {max_norm}.")
+    max_norm = float(max_norm)  # a NumPy number has a dtype, which could become the gradient's
 
     def clip(loop: Loop, event: Event) -> Loop:
         if event is not Event.UPDATE_START:

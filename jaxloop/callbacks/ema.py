@@ -48,6 +48,7 @@ def ema(decay: float, *, evaluate: bool = False, debias: bool = True, name: str 
     """
     if not 0 < decay < 1:
         raise ValueError(f"ema: `decay` must be above 0 and below 1, got {decay}. 0.999 averages about 1,000 updates.")
+    decay = float(decay)  # a NumPy number has a dtype, which could become the average's
 
     def average(loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:

@@ -50,7 +50,7 @@ class ImageSaver:
         every_n_epochs: int = 1,
     ):
         for name, value in (("count", count), ("every_n_epochs", every_n_epochs)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"ImageSaver: `{name}` must be a whole number of at least 1, got {value!r}.")
         self.directory = Path(directory)
         self.image_shape = None if image_shape is None else tuple(image_shape)

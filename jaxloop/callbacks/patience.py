@@ -54,7 +54,7 @@ def early_stopping(
       >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.early_stopping(patience=3, restore_best=True)])
     """
     watched = _watched("early_stopping", monitor, mode, min_delta)
-    _check_whole("early_stopping", "patience", patience, least=1)
+    patience = _whole("early_stopping", "patience", patience, least=1)
 
     def stop(loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
@@ -123,12 +123,13 @@ def reduce_on_plateau(
       >>> jl.TrainingLoop(..., optimizer=optimizer, callbacks=callbacks)
     """
     watched = _watched("reduce_on_plateau", monitor, mode, min_delta)
-    _check_whole("reduce_on_plateau", "patience", patience, least=1)
-    _check_whole("reduce_on_plateau", "cooldown", cooldown, least=0)
+    patience = _whole("reduce_on_plateau", "patience", patience, least=1)
+    cooldown = _whole("reduce_on_plateau", "cooldown", cooldown, least=0)
     if not 0 < factor < 1:
         raise ValueError(f"reduce_on_plateau: `factor` must be above 0 and below 1, got {factor}.")
     if not min_rate >= 0:
         raise ValueError(f"reduce_on_plateau: `min_rate` must be at least 0, got {min_rate}.")
+    factor, min_rate = float(factor), float(min_rate)
 
     def reduce(loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
@@ -211,15 +212,16 @@ def _watched(owner: str, monitor: str, mode: Mode, min_delta: float) -> _Watched
             f"{owner}: whether less or more of {monitor!r} is better cannot be told from its name. "
             "Give mode='min' or mode='max'."
         )
-    return _Watched(owner, monitor, 1 if mode == "min" or (mode == "auto" and less) else -1, min_delta)
+    return _Watched(owner, monitor, 1 if mode == "min" or (mode == "auto" and less) else -1, float(min_delta))
 
 
 _DIRECTIONS = (("loss", "error", "perplexity"), ("accuracy", "matthews"))
 
 
-def _check_whole(owner: str, name: str, value: Any, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _whole(owner: str, name: str, value: Any, *, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{owner}: `{name}` must be a whole number of epochs, at least {least}, got {value!r}.")
+    return int(value)
 
 
 def _where(condition: Any, one: Any, other: Any) -> Any:

@@ -77,7 +77,7 @@ class TensorBoardLogger:
         hyperparameters: Mapping[str, Any] | None = None,
     ):
         for name, value in (("weight_histograms", weight_histograms), ("gradient_histograms", gradient_histograms)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
                 raise ValueError(f"TensorBoardLogger: `{name}` must be a whole number of at least 1, got {value!r}.")
         if images is not None and not callable(images):
             raise TypeError(f"TensorBoardLogger: `images` must be a function of the loop, got {images!r}.")

@@ -28,6 +28,9 @@ def repeat(batches: Iterable[Any], batch_count: int | None = None) -> Iterable[S
     once, such as a generator. Epochs of a list, a tuple or `Batches` can be had by position; those of others only in
     turn, and each fit takes its first epoch from a new iterator.
 
+    It serves as `validation` too, and for `evaluate` and `predict`: with `batch_count` these take the first batches of
+    the loader each time, so that their numbers can be compared; of what can be had only once, the next.
+
     Args:
       batches: an iterable of batches. It has a length, unless `batch_count` is given.
       batch_count: batches in an epoch, at least 1; None for as many as the loader has.
@@ -43,7 +46,7 @@ def repeat(batches: Iterable[Any], batch_count: int | None = None) -> Iterable[S
     """
     if batch_count is not None and (not isinstance(batch_count, (int, np.integer)) or batch_count < 1):
         raise ValueError(f"repeat: `batch_count` must be a whole number of at least 1, or None, got {batch_count!r}.")
-    length = _length(batches)
+    length = length_of(batches)
     if length == 0:
         raise ValueError("repeat: there is no batch. Check the batch size against the number of samples.")
     if length is None and batch_count is None:
@@ -56,7 +59,25 @@ def repeat(batches: Iterable[Any], batch_count: int | None = None) -> Iterable[S
     return _Loader(batches, length or 0) if batch_count is None else _Stream(batches, int(batch_count))
 
 
-def _length(batches: Any) -> int | None:
+def one_epoch(batches: Any, where: str) -> Any:
+    """Batches to validate on: an epoch of what `repeat` or `steps` has made, anything else as it is.
+
+    Raises:
+      TypeError: they have no length.
+    """
+    if isinstance(batches, (_Sequence, _Loader, _Stream)):
+        return batches.one_epoch()
+    if length_of(batches) is not None:
+        return batches
+    if hasattr(batches, "__getitem__"):
+        fix = f"They may be epochs: give one of them, as {where}[0], or in_batches(samples, batch_size)."
+    else:
+        fix = "Say how many are taken, as repeat(batches, batch_count=20)."
+    raise TypeError(f"{where}: expected batches of a known number, but {type(batches).__name__} has no length. {fix}")
+
+
+def length_of(batches: Any) -> int | None:
+    """How many batches there are; None where that is not known, or there is no end."""
     try:
         length = len(batches)
     except (TypeError, NotImplementedError):
@@ -79,6 +100,9 @@ class _Sequence:
 
     def __iter__(self) -> Iterator[SizedIterable]:
         return map(self.__getitem__, itertools.count())
+
+    def one_epoch(self) -> SizedIterable:
+        return self[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +134,9 @@ class _Loader:
 
     def __iter__(self) -> Iterator[SizedIterable]:
         return (_All(self, epoch) for epoch in itertools.count())
+
+    def one_epoch(self) -> SizedIterable:
+        return _All(self, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +173,40 @@ class _Stream:
     def __iter__(self) -> Iterator[SizedIterable]:
         tap = _Tap(self.batches)
         return (_Cut(tap, epoch, self.batch_count) for epoch in itertools.count())
+
+    def one_epoch(self) -> SizedIterable:
+        return _Next(self) if isinstance(self.batches, Iterator) else _Firsts(self)
+
+
+@dataclass(frozen=True, eq=False)
+class _Firsts:
+    """The first batches of a loader, each time the same."""
+
+    stream: _Stream
+
+    def __len__(self) -> int:
+        return self.stream.batch_count
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(self.stream.batches, len(self))
+
+
+class _Next:
+    """The next batches of what can be had only once, each time others. Left after the first, it begins with that."""
+
+    def __init__(self, stream: _Stream):
+        self._count = stream.batch_count
+        self._tap = _Tap(stream.batches)
+        self._time = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(_Cut(self._tap, self._time, self._count))
+        yield next(batches)
+        self._time += 1
+        yield from batches
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop import losses
+from jaxloop.data.repeat import length_of
 from jaxloop.engine.specification import Batch
 from jaxloop.metrics import Metric
 
@@ -56,7 +57,7 @@ def check_epoch(epoch: Any) -> None:
             "training: expected epochs of batches, but its first element is a batch, a tuple of arrays. "
             "Write training=repeat(batches)."
         )
-    if not hasattr(epoch, "__len__"):
+    if length_of(epoch) is None:
         raise TypeError(
             f"training: an epoch must be a sized iterable of batches, got {type(epoch).__name__}. "
             "Write training=repeat(batches, batch_count=100)."

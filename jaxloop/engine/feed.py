@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxloop.data import Batches
+from jaxloop.data import Batches, EmptyBatches
 from jaxloop.data.prefetch import prefetched
 from jaxloop.engine.first import First
 from jaxloop.engine.packing import Packing
@@ -35,6 +35,7 @@ from jaxloop.placement import Device
 
 OnRecompile = Literal["raise", "warn"]
 Chunks = Generator[tuple[int, Any], None, None]
+_EMPTY: Batch = (None, None, None)
 _DEPTH = 2  # dispatches' batches that are read ahead: one that waits, one that is being read
 
 
@@ -86,6 +87,8 @@ class Feed:
 
     def with_padding(self, padded: bool) -> "Feed":
         """This feed, for an evaluation: padded, or with a last batch that may be short."""
+        if not self.first_seen[0].specification.leaves:  # where a batch holds nothing, none is short
+            return self
         return replace(self, padded=padded, short_last=not padded)
 
     @property
@@ -138,6 +141,8 @@ class Feed:
 
         def read(rest: Iterator[Any], _: Iterator[int]) -> Iterator[tuple[int, Batch]]:
             for batch in itertools.islice(rest, len(self)):
+                if not jax.tree.leaves(self._parts(batch)[0]):
+                    raise ValueError(f"{self.where}: a batch holds no input to predict from. Write loop.model(None).")
                 sizes.append(rows_of(self._parts(batch)[:2]))
                 yield 1, self._ready(batch)
 
@@ -186,7 +191,7 @@ class Feed:
                     self.watch(done, count, batch)
                 yield count, self._placed(batch)
                 done += count
-            goes_on = done == total and not isinstance(self.batches, Batches) and is_left(rest)
+            goes_on = done == total and not isinstance(self.batches, (Batches, EmptyBatches)) and is_left(rest)
         except Exception as error:
             error.add_note(self._reading(max(done, next(numbers))))
             raise
@@ -198,6 +203,9 @@ class Feed:
         return f"jaxloop: while it read {self.where}, {place}"
 
     def _chunks(self, steps: int, rest: Iterator[Any], numbers: Iterator[int]) -> Iterator[tuple[int, Batch]]:
+        if isinstance(self.batches, EmptyBatches):
+            yield from ((len(self.batches[start : start + steps]), _EMPTY) for start in range(0, len(self), steps))
+            return
         if steps == 1:
             batches = itertools.islice(rest, len(self))
             yield from self._straight() if self._as_they_are else ((1, self._alone(batch)) for batch in batches)

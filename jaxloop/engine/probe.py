@@ -191,7 +191,7 @@ def _looking(seen: dict[Phase, tuple[Any, Any]]) -> Callback:
         counts = dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(batch))
         if len(counts) > 1:  # several graphs in one batch, which their outputs count too
             counts |= dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(loop.output) if leaf.ndim)
-        if jnp.ndim(loop.loss) and loop.loss.shape[0] not in counts:
+        if counts and jnp.ndim(loop.loss) and loop.loss.shape[0] not in counts:  # steps without data count nothing
             examples = " or ".join(map(str, counts))
             raise ValueError(
                 f"loss_fn: its shape must be () or begin with the batch's {examples} examples, got "

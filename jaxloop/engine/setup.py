@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from jaxloop import placement
 from jaxloop.callback import Callbacks, bound, sort_out
-from jaxloop.data import Batches, in_batches
+from jaxloop.data import Batches, in_batches, one_epoch
 from jaxloop.engine.arguments import check_seed
 from jaxloop.engine.checks import check_batches, check_epoch
 from jaxloop.engine.feed import Feed, Feeds, OnRecompile
@@ -285,6 +285,7 @@ class Setup:
         padded: bool = False,
         like_first: list[Any] | None = None,
     ) -> Feed:
+        batches = batches if where == "training" else one_epoch(batches, where)
         feed = Feed(
             limited(looked_at(batches), limit),
             where,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jaxloop.data import Batches
+from jaxloop.data import Batches, EmptyBatches
 
 _END = object()
 
@@ -94,7 +94,7 @@ class Ahead:
 
 def looked_at(batches: Any) -> Any:
     """Batches whose first can be had ahead by `first_of`, for all alike; itself where that costs nothing."""
-    at_hand = isinstance(batches, (Ahead, Batches, list, tuple)) or not hasattr(batches, "__len__")
+    at_hand = isinstance(batches, (Ahead, Batches, EmptyBatches, list, tuple)) or not hasattr(batches, "__len__")
     return batches if at_hand else Ahead(batches)
 
 
@@ -145,7 +145,7 @@ def limited(batches: Any, count: int | None) -> Any:
     """The first `count` batches."""
     if count is None or len(batches) <= count:
         return batches
-    if isinstance(batches, (Batches, list, tuple)):
+    if isinstance(batches, (Batches, EmptyBatches, list, tuple)):
         return batches[:count]
     return _First(batches, count)
 

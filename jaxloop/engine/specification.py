@@ -68,11 +68,14 @@ class Specification(NamedTuple):
 
     @property
     def batch_size(self) -> int:
-        """Examples in a batch: of the weight, else of the target, since several graphs in one have fewer than nodes."""
+        """Examples in a batch: of the weight, else of the target, since several graphs in one have fewer than nodes.
+
+        One where a batch holds nothing.
+        """
         counting = (
             shape for part in ("weight", "target", "input") for path, shape, _ in self.leaves if path.startswith(part)
         )
-        return next(counting)[0]
+        return next(counting, (1,))[0]
 
     def resized(self, batch_size: int) -> "Specification":
         """The same of batches of another size, where all arrays have one."""

@@ -143,5 +143,6 @@ class Mean:
 
 
 def _example_count(*parts: Any) -> int:
-    """The leading axis of the first part that has one."""
-    return jnp.shape(jax.tree.leaves(parts)[0])[0]
+    """The leading axis of the first part that has one; one where nothing counts the examples."""
+    shape = [jnp.shape(leaf) for leaf in jax.tree.leaves(parts)[:1]]
+    return shape[0][0] if shape and shape[0] else 1

@@ -42,6 +42,44 @@ def test_a_generator(expected: np.ndarray) -> None:
     np.testing.assert_array_equal(trained(jl.repeat(batches, batch_count=3)), expected)
 
 
+class Unsized:
+    """Three batches of validation, over and over, without a length."""
+
+    def __iter__(self) -> Any:
+        return itertools.cycle(jl.in_batches(small.samples(12, seed=1), 4))
+
+
+class Raising(Unsized):
+    """The same; its length is not known, as that of torch's loader over a stream."""
+
+    def __len__(self) -> int:
+        raise TypeError("object of type 'IterableDataset' has no len()")
+
+
+@pytest.mark.parametrize("kind", [Unsized, Raising])
+def test_validation_without_a_length_is_that_of_so_many_batches(kind: Any) -> None:
+    plain = small.training_loop(validation=jl.in_batches(small.samples(12, seed=1), 4))
+    loop, expected = plain.fit(small.model(), 2)
+    validation = jl.repeat(kind(), batch_count=3)
+    training_loop = small.training_loop(validation=validation)
+    _, history = training_loop.fit(small.model(), 2)
+    np.testing.assert_array_equal(history.epochs["validation_loss"], expected.epochs["validation_loss"])
+    assert training_loop.evaluate(loop, validation) == plain.evaluate(loop, plain.validation)
+    np.testing.assert_array_equal(training_loop.predict(loop, validation), plain.predict(loop, plain.validation))
+    stepped = training_loop.eval_step(training_loop.start(small.model(), epochs=1), next(iter(kind())))
+    assert int(stepped.batch_count) == 3
+
+
+@pytest.mark.parametrize("kind", [Unsized, Raising])
+def test_data_without_a_length_is_refused_with_the_line_to_write(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"validation: .* has no length.*repeat\(batches, batch_count=20\)"):
+        small.training_loop(validation=kind()).fit(small.model(), 1)
+    with pytest.raises(TypeError, match=r"batches: .* has no length.*repeat\(batches, batch_count=20\)"):
+        small.training_loop().evaluate(small.model(), kind())
+    with pytest.raises(TypeError, match=r"training: an epoch must be a sized iterable.*repeat\(batches, batch_count"):
+        small.training_loop(training=[kind()]).fit(small.model(), 1)
+
+
 def test_a_source_of_samples(expected: np.ndarray) -> None:
     np.testing.assert_array_equal(trained([jl.in_batches(PAIRS, 4)]), expected)
 

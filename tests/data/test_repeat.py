@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxloop as jl
-from jaxloop.data import in_batches, repeat
+from jaxloop.data import TrainingEpochs, in_batches, one_epoch, repeat
 from tests import small
 
 
@@ -173,3 +173,67 @@ def test_training_stops_where_a_generator_ends():
     training_loop = small.training_loop(training=repeat((batch for batch in batches()), 2))
     with pytest.raises(ValueError, match="ended before batch 1 of epoch 1"):
         training_loop.fit(small.model(), epochs=2)
+
+
+class Unsized:
+    """A loader that does not know its length, or says so by raising, as torch's over a stream does."""
+
+    def __init__(self, count):
+        self.count, self.begun = count, 0
+
+    def __iter__(self):
+        self.begun += 1
+        return iter(range(self.count))
+
+
+class NoLength(Unsized):
+    def __len__(self):
+        raise TypeError("object of type 'IterableDataset' has no len()")
+
+
+@pytest.mark.parametrize("kind", [Unsized, NoLength])
+def test_validation_takes_the_first_batches_of_a_loader_each_time(kind):
+    batches = one_epoch(repeat(kind(9), batch_count=3), "validation")
+    assert len(batches) == 3
+    assert [list(batches) for _ in range(3)] == [[0, 1, 2]] * 3
+
+
+def test_validation_takes_the_next_batches_of_what_can_be_had_only_once():
+    batches = one_epoch(repeat(iter(range(9)), batch_count=3), "validation")
+    assert next(iter(batches)) == 0
+    assert next(iter(batches)) == 0  # it was only looked at
+    assert [list(batches) for _ in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    with pytest.raises(ValueError, match="repeat: the batches ended before batch 0"):
+        list(batches)
+
+
+def test_validation_of_single_batches_goes_on_too():
+    batches = one_epoch(repeat(iter(range(9)), batch_count=1), "validation")
+    assert next(iter(batches)) == 0
+    assert [list(batches) for _ in range(3)] == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("count", [None, 2])
+def test_validation_takes_an_epoch_of_a_list_or_a_sized_loader(count):
+    sized = type("Sized", (Unsized,), {"__len__": lambda self: self.count})(3)
+    for loader in ([0, 1, 2], sized):
+        batches = one_epoch(repeat(loader, count), "validation")
+        assert (len(batches), list(batches)) == (count or 3, [0, 1, 2][:count])
+        assert list(batches) == [0, 1, 2][:count]
+
+
+def test_what_has_a_length_is_validated_on_as_it_is():
+    batches = [1, 2, 3]
+    assert one_epoch(batches, "validation") is batches
+
+
+@pytest.mark.parametrize("kind", [Unsized, NoLength])
+def test_validation_without_a_length_is_refused_with_the_line_to_write(kind):
+    with pytest.raises(TypeError, match=r"validation: .*has no length.*repeat\(batches, batch_count=20\)"):
+        one_epoch(kind(9), "validation")
+
+
+def test_epochs_in_place_of_batches_are_refused_with_the_line_to_write():
+    epochs = TrainingEpochs((np.zeros((8, 2)), np.zeros(8)), 4)
+    with pytest.raises(TypeError, match=r"validation: .*may be epochs: give one of them, as validation\[0\]"):
+        one_epoch(epochs, "validation")

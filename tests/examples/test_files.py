@@ -118,6 +118,7 @@ def test_a_download_that_fails_names_each_address_that_was_tried(address):
     with pytest.raises(ConnectionError) as caught:
         checked_path(data_file(address + "gone.gz", address + "lost.gz"))
     assert f"{address}gone.gz: 404" in str(caught.value)
+    assert "give that folder by --data-dir, or by the environment variable JAXLOOP_DATA" in str(caught.value)
     assert f"{address}lost.gz: 404" in str(caught.value)
 
 

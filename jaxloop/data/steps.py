@@ -1,0 +1,52 @@
+"""Epochs without data: so many steps, for losses that need none."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+
+from jaxloop.data.repeat import SizedIterable, repeat
+
+
+def steps(count: int) -> Iterable[SizedIterable]:
+    """An endless sequence of epochs of `count` steps without data: for physics-informed or variational training.
+
+    The batches hold nothing: `loop.input` and `loop.target` are None, and so is what the model and the loss are given.
+    What a step draws, such as points at which an equation must hold, comes from `loop.step_key(name)`. A batch counts
+    as one example. As `validation`, each validation has `count` steps.
+
+    Args:
+      count: steps in an epoch, at least 1.
+
+    Raises:
+      ValueError: `count` is no whole number of at least 1.
+
+    Example:
+      >>> def residual(model, loop):
+      ...     points = jax.random.uniform(loop.step_key("points"), (64, 1))
+      ...     loss = jnp.mean((jax.vmap(jax.grad(model.unwrap()))(points) - points) ** 2)
+      ...     return loss, loop.replace(output=points)
+      >>> training_loop = jl.TrainingLoop(jl.steps(100), optimizer=optax.adam(1e-3), differentiable_step=residual)
+    """
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+        raise ValueError(f"steps: `count` must be a whole number of at least 1, got {count!r}.")
+    return repeat(EmptyBatches(int(count)))
+
+
+@dataclass(frozen=True)
+class EmptyBatches(Sequence[Any]):
+    """So many batches that hold nothing."""
+
+    batch_count: int
+
+    def __len__(self) -> int:
+        return self.batch_count
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> "EmptyBatches": ...
+    def __getitem__(self, index: int | slice) -> Any:
+        chosen = range(self.batch_count)[index]
+        return EmptyBatches(len(chosen)) if isinstance(chosen, range) else (None, None)
