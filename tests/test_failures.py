@@ -86,6 +86,27 @@ def test_an_exception_from_the_data_at_any_batch_leaves_the_rows_before_it(
     assert whole_rows(tmp_path) == list(range(1, 3 * epoch + sent + 1))
 
 
+@pytest.mark.parametrize("steps_per_dispatch", [1, 2])
+def test_an_exception_behind_the_last_batch_leaves_the_rows_of_all(steps_per_dispatch: int, tmp_path: Path) -> None:
+    class Ending(Broken):
+        def __iter__(self) -> Iterator[Any]:
+            yield from self.batches
+            raise self.error
+
+    epochs = jl.TrainingEpochs(small.samples(12), 4)
+    training = [epochs[0], Ending(epochs[1], KeyError("mine"))]
+    changes: dict[str, Any] = {"validation": None, "steps_per_dispatch": steps_per_dispatch}
+    with pytest.raises(KeyError, match="mine") as caught:
+        small.training_loop(training=training, callbacks=loggers(tmp_path), **changes).fit(small.model(), 2)
+    assert caught.value.__notes__ == [
+        "jaxloop: while it read training, after all 3 batches",
+        "jaxloop: error.loop is the loop in epoch 1 (counted from 0), behind 3 training batches",
+    ]
+    assert whole_rows(tmp_path) == [1, 2, 3, 4, 5, 6]
+    expected, _ = small.training_loop(training=list(epochs[:2]), **changes).fit(small.model(), 2)
+    small.assert_trees_equal(caught.value.loop.model, expected.model)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("where", ["training", "validation"])
 def test_an_exception_from_the_very_first_batch_comes_before_any_step_is_compiled(where: str) -> None:
     batches = Broken(jl.in_batches(small.samples(12), 4), KeyError("mine"), at=0)

@@ -59,6 +59,27 @@ def test_a_file_that_cannot_be_closed_warns_too(view, tmp_path, monkeypatch):
         one.close()
 
 
+def test_where_warnings_are_errors_all_files_are_closed_still(view, tmp_path, monkeypatch):
+    made = []
+
+    class Kept(EventFile):
+        def __init__(self, folder):
+            made.append(self)
+            super().__init__(folder)
+
+    monkeypatch.setattr(tensorboard_logger, "EventFile", Kept)
+    one = TensorBoardLogger(tmp_path, hyperparameters={"rate": 0.1}).bind(Plan(2, 3, ("loss",)))
+    one(view(stats={"loss": 0.5}), Event.FIT_START)
+
+    def full(records):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(made[1], "write", full)
+    with pytest.raises(RuntimeWarning, match="No space left on device"):
+        one.close()
+    assert [file._file.closed for file in made] == [True, True]
+
+
 def test_a_logger_that_failed_writes_again_in_the_next_fit(tmp_path, monkeypatch):
     logger = TensorBoardLogger(tmp_path)
     training_loop = small.training_loop(callbacks=[logger])
@@ -139,7 +160,7 @@ def test_a_full_disk_warns_once_and_the_fit_comes_to_its_end(tiny_disk):
         from tests import small
 
         training = jl.TrainingEpochs(small.samples(4 * 100), 4)
-        callbacks = [jl.callbacks.TensorBoardLogger(sys.argv[1])]
+        callbacks = [jl.callbacks.TensorBoardLogger(sys.argv[1]), jl.callbacks.CSVLogger(sys.argv[1] + ".csv")]
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             _, history = small.training_loop(training=training, callbacks=callbacks).fit(small.model(), 20)
@@ -150,8 +171,11 @@ def test_a_full_disk_warns_once_and_the_fit_comes_to_its_end(tiny_disk):
     assert done.returncode == 0, done.stderr
     stopped, rows, *warned = done.stdout.strip().split("|")
     assert (stopped, int(rows)) == ("completed", 2000)
-    assert len(warned) == 1
-    assert "No space left on device" in warned[0]
+    assert len(warned) == 2
+    assert all("No space left on device" in warning for warning in warned)
+    header, *lines = (tiny_disk / "stats.csv").read_text().splitlines(keepends=True)
+    assert lines
+    assert all(line.endswith("\n") and line.count(",") == header.count(",") for line in lines)
     train = event_files.scalars(event_files.only_run(tiny_disk / "stats") / "train")
     assert list(train["batch_loss"]) == list(range(len(train["batch_loss"])))
     assert len(train["batch_loss"]) >= 100

@@ -1,5 +1,6 @@
 """Epochs without data, and training on them: right against a loop by hand, whatever a dispatch takes."""
 
+import importlib
 import itertools
 from typing import Any
 
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 import jaxloop as jl
+import jaxloop.data
 from jaxloop.data import EmptyBatches
 from tests import small
 
@@ -59,13 +61,18 @@ def by_hand() -> tuple[Any, list[float], list[float]]:
 
 
 def test_epochs_without_end_have_so_many_batches_that_hold_nothing() -> None:
-    epochs: Any = jl.steps(np.int64(3))
+    epochs: Any = jl.steps(np.int64(3))  # type: ignore[arg-type]
     assert [list(epoch) for epoch in itertools.islice(epochs, 2)] == [[(None, None)] * 3] * 2
     assert len(epochs[1000]) == 3
     assert epochs[0][:2] == EmptyBatches(2)
     assert epochs[0][-1] == (None, None)
     with pytest.raises(IndexError):
         epochs[0][3]
+
+
+def test_the_function_has_its_name_for_itself() -> None:
+    importlib.import_module("jaxloop.steps")  # a module of the library, which holds the training step
+    assert jl.steps is jaxloop.data.steps
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.0, True, None])
