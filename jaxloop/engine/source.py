@@ -40,14 +40,14 @@ class EpochSource:
         Returns:
           None where they cannot be known ahead: epochs come one by one, or one of them cannot be had yet.
         """
-        one = len(self.at(first))
-        alike = getattr(self._training, "batch_count", None) == one or isinstance(self._training, itertools.repeat)
+        one, epochs = len(self.at(first)), self._training
+        alike = getattr(epochs, "batch_count", None) == one or isinstance(self._training, itertools.repeat)
         if count == 1 or alike:
             return itertools.repeat(one, count)
         if self._rest is not None:
             return None
         try:
-            return [one, *(len(self._training[index]) for index in range(first + 1, first + count))]
+            return [one, *(len(epochs[index]) for index in range(first + 1, first + count))]
         except Exception:  # of whatever data: what is wrong with an epoch is said once it is reached
             return None
 

@@ -109,7 +109,7 @@ def test_a_limit_takes_the_first_batches(batches):
         (iter([[1], [1, 2], [1, 2, 3]]), None),
         ([[1], [1, 2]], None),
     ],
-    ids=str,
+    ids=lambda given: type(given).__name__,
 )
 def test_lengths_of_epochs_are_known_ahead_where_no_batch_is_read_for_them(training, expected):
     source = EpochSource(training)
