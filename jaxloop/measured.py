@@ -94,6 +94,12 @@ def as_statistic(where: str, name: str, value: Any, known: Any = None) -> Any:
     return jax.lax.convert_element_type(array, dtype)
 
 
+def is_wider(value: Any, than: Any) -> bool:
+    """Whether a statistic has become of a dtype that its last one does not hold, both of them dtypes that are kept."""
+    ranks = [_RANKS.get(getattr(number, "dtype", None), -1) for number in (than, value)]
+    return 0 <= ranks[0] < ranks[1]
+
+
 def _whole(where: str, name: str, value: Any, known: Any) -> Any:
     """A whole number of Python's or NumPy's, whose value is known."""
     strong = np.dtype(np.uint32 if getattr(value, "dtype", None) == np.uint32 else np.int32)

@@ -14,7 +14,7 @@ from jaxloop.callback import Callback, name_of
 from jaxloop.engine.traced import TracedStep, traced_step
 from jaxloop.events import Event, Phase
 from jaxloop.loop import Loop
-from jaxloop.measured import unmeasured
+from jaxloop.measured import is_wider, unmeasured
 from jaxloop.phases import enter, leave_phase
 from jaxloop.steps import Parts
 
@@ -154,7 +154,7 @@ def _owning(
                         "would overwrite each other. Leave one out, or give it another name."
                     )
         for name in after.stats.keys() & loop.stats.keys() - widened.keys():
-            if after.stats[name].dtype != loop.stats[name].dtype:
+            if is_wider(after.stats[name], loop.stats[name]):
                 raise _Widened(name, after.stats[name].dtype)
         if loop.phase is Phase.VALIDATION and after.model.params is not loop.model.params:
             memory = {name for (field, name), owner in owners.items() if (field, owner) == ("callback_state", place)}

@@ -38,6 +38,19 @@ def test_what_a_callback_records_is_found_at_every_event(find, event):
     assert find(at(event, lambda loop: loop.record("norm", 1.0))).stats.keys() == MEASURED | {"norm"}
 
 
+def test_the_dtype_of_each_statistic_is_found(find):
+    found = find(at(Event.UPDATE_START, lambda loop: loop.record("norm", 1.0).record("tokens", loop.step)))
+    assert (found.stats["norm"], found.stats["tokens"], found.stats["loss"]) == ("float32", "int32", "float32")
+
+
+def test_a_statistic_of_another_kind_that_is_set_past_record_is_refused(find):
+    change = at(Event.BATCH_END, lambda loop: loop.replace(stats=loop.stats | {"loss": loop.step}))
+    with pytest.raises(TypeError, match=r"field 'stats'\['loss'\] must stay float32\[\], got int32\[\]"):
+        find(change)
+    change = at(Event.BATCH_END, lambda loop: loop.replace(stats=loop.stats | {"loss": 1}))
+    assert find(change).stats["loss"] == "float32"
+
+
 def test_without_callbacks_no_event_is_active(find):
     assert find().active == frozenset()
 
