@@ -26,6 +26,7 @@ from jaxloop.engine.prediction import predicted
 from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.run import Run
 from jaxloop.engine.setup import Setup
+from jaxloop.engine.source import length_at
 from jaxloop.engine.specification import parts_of
 from jaxloop.events import Event, Phase, Scope, leave
 from jaxloop.history import History, Recorder
@@ -54,6 +55,9 @@ class TrainingLoop:
         callback changed it; functions of parameters that run this batch anew under the same key, mode, weight and
         state: `value_fn` and `obj_fn`, the mean loss; `grad_fn`, its gradient; `per_example_grad_fn`, the gradient of
         each example by itself, as a batch of one under a key of its own, with a leading axis of examples.
+        `optax.MultiSteps` averages the gradients of its batches with equal weight, each the gradient of a mean over
+        its own examples or tokens: where these are not as many in each batch, as with masked tokens, that is not the
+        gradient of the mean over all.
       loss_fn: `loss_fn(output, target)`: one loss per example or token, or a scalar, in which no weight can count.
       metrics: names or `Metric` objects; the loss is always measured.
       callbacks: compiled and host callbacks, called in this order.
@@ -342,7 +346,7 @@ class TrainingLoop:
         if not hasattr(self.training, "__getitem__"):
             return loop.batch_count
         known = loop.phase is phase or hasattr(self.training, "batch_count")  # or it is in the phase already
-        return np.int32(len(self.training[0]) if known else _length_at(self.training, loop.epoch - 1 + begun))
+        return np.int32(len(self.training[0]) if known else length_at(self.training, loop.epoch - 1 + begun))
 
     def _compiled(self, loop: Loop, function: Callable[..., Any]) -> Program:
         """`function(parts, loop, ...)` jitted, kept by the callbacks and the plan of the loop."""
@@ -352,14 +356,6 @@ class TrainingLoop:
 
     def _parts_of(self, loop: Loop) -> Parts:
         return self._setup.parts_for(sort_out(self._setup.callbacks), loop.plan)
-
-
-def _length_at(epochs: Any, index: Any) -> int:
-    """How many batches epoch `index` has; as many as the first where there is none, or while it is traced."""
-    try:
-        return len(epochs[int(index)])
-    except (LookupError, jax.errors.TracerIntegerConversionError, jax.errors.ConcretizationTypeError):
-        return len(epochs[0])
 
 
 def _leave_loop(error: BaseException, run: Run) -> None:

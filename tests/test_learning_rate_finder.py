@@ -76,6 +76,12 @@ def test_the_losses_are_those_of_a_plain_loop_over_several_epochs(make):
     np.testing.assert_allclose(test.losses, by_hand(optimizer, batches, test.rates), rtol=2e-5)
 
 
+def test_strict_promotion_of_dtypes_changes_nothing(plain):
+    with jax.numpy_dtype_promotion("strict"):
+        test = find(training_loop())
+    np.testing.assert_allclose(test.losses, plain.losses, rtol=1e-6)
+
+
 def test_it_ends_where_the_moving_average_is_four_times_its_lowest(plain):
     window, average, lowest, ends = STEPS // 10, 0.0, np.inf, None
     losses = by_hand(

@@ -303,6 +303,38 @@ def test_every_example_has_a_key_of_its_own() -> None:
     assert len(np.unique(loop.opt_state)) == 4
 
 
+def test_multi_steps_averages_the_means_of_batches_and_clips_each_of_them() -> None:
+    input, target = small.samples(8)
+    weight = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
+    batches = [(input[at : at + 4], target[at : at + 4], weight[at : at + 4]) for at in (0, 4)]
+
+    def gradient(*batch: Any) -> Any:
+        def loss(params: Any) -> Any:
+            logits = batch[0] @ params["kernel"] + params["bias"]
+            each = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
+            return (each * batch[2]).sum() / batch[2].sum()
+
+        return jax.grad(loss)(small.model().params)
+
+    def trained(inner: Any, *callbacks: Any) -> Any:
+        training_loop = small.training_loop(
+            training=[batches], optimizer=optax.MultiSteps(inner, 2), callbacks=callbacks, validation=None
+        )
+        params = training_loop.fit(small.model(), 1)[0].model.params
+        return jax.tree.map(lambda before, after: before - after, small.model().params, params)
+
+    each = [gradient(*batch) for batch in batches]
+    mean = jax.tree.map(lambda one, other: (one + other) / 2, *each)
+    norms = [float(optax.tree.norm(part)) for part in (*each, mean)]
+    of_all = gradient(input, target, weight)
+    assert float(distance(mean, of_all)) > 0.2 * float(optax.tree.norm(of_all)), "not the gradient of the mean"
+    assert_close(trained(optax.sgd(1.0)), mean)
+    clipped = jax.tree.map(lambda one, other: (one / norms[0] + other / norms[1]) * 0.05, *each)
+    assert_close(trained(optax.sgd(1.0), jl.callbacks.clip_by_global_norm(0.1)), clipped)
+    inside = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))
+    assert_close(trained(inside), jax.tree.map(lambda leaf: leaf * 0.1 / norms[2], mean))
+
+
 @pytest.mark.parametrize(
     "make",
     [

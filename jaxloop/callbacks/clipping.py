@@ -17,6 +17,9 @@ def clip_by_global_norm(max_norm: float) -> Callback:
     `"gradient_norm"`. Of bfloat16 and float16 gradients too the norm is taken in float32; `optax.clip_by_global_norm`,
     as a part of the optimizer, sums in the gradient's own dtype, where thousands of small squares are lost.
 
+    With `optax.MultiSteps` the gradient of each batch is clipped by itself, not their mean: to clip that, put
+    `optax.clip_by_global_norm` into the optimizer that `MultiSteps` wraps.
+
     Args:
       max_norm: the largest norm that is let through, above 0.
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from jaxloop.data import Batches, EmptyBatches
 
 _END = object()
@@ -40,16 +42,24 @@ class EpochSource:
         Returns:
           None where they cannot be known ahead: epochs come one by one, or one of them cannot be had yet.
         """
-        one, epochs = len(self.at(first)), self._training
-        alike = getattr(epochs, "batch_count", None) == one or isinstance(self._training, itertools.repeat)
+        one = len(self.at(first))
+        alike = getattr(self._training, "batch_count", None) == one or isinstance(self._rest, itertools.repeat)
         if count == 1 or alike:
             return itertools.repeat(one, count)
         if self._rest is not None:
             return None
         try:
-            return [one, *(len(epochs[index]) for index in range(first + 1, first + count))]
+            return [one, *(len(self._training[index]) for index in range(first + 1, first + count))]
         except Exception:  # of whatever data: what is wrong with an epoch is said once it is reached
             return None
+
+
+def length_at(epochs: Any, index: Any) -> int:
+    """How many batches epoch `index` has; as many as the first where there is none, or while `index` is traced."""
+    try:
+        return len(epochs[int(index)])
+    except (LookupError, jax.errors.TracerIntegerConversionError, jax.errors.ConcretizationTypeError):
+        return len(epochs[0])
 
 
 class Ahead:

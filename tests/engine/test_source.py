@@ -2,11 +2,12 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
 from jaxloop.data import TrainingEpochs, in_batches, repeat
-from jaxloop.engine.source import EpochSource, first_of, let_go, limited, looked_at
+from jaxloop.engine.source import EpochSource, first_of, length_at, let_go, limited, looked_at
 
 
 def pairs(count):
@@ -116,6 +117,12 @@ def test_lengths_of_epochs_are_known_ahead_where_no_batch_is_read_for_them(train
     source.at(1)
     lengths = source.lengths(1, 2)
     assert (lengths if lengths is None else list(lengths)) == expected
+
+
+def test_the_length_of_an_epoch_that_is_not_there_is_that_of_the_first():
+    epochs = [[1], [1, 2]]
+    assert [length_at(epochs, np.int32(1)), length_at(epochs, 2), length_at({0: [1, 2, 3]}, 5)] == [2, 1, 3]
+    assert jax.jit(lambda index: length_at(epochs, index))(1) == 1
 
 
 def test_the_length_of_one_epoch_is_always_known():
