@@ -45,9 +45,10 @@ class TrainingLoop:
     Making one touches no device. It holds no state of a run, only the programs that were compiled for it.
 
     Args:
-      training: epochs of batches: `TrainingEpochs`, or any iterable of sized iterables of batches. A batch is
-        (input, target), (input, target, weight), or a mapping, see `batch_keys`. What has weight 0, an example or a
-        token, does not matter, be it NaN or a label of -100: not in losses, gradients, statistics or checks.
+      training: epochs of batches: `TrainingEpochs`, or any iterable of sized iterables of batches, each of which is run
+        to its end, as `for` does; `steps(count)` for training without data. A batch is (input, target), (input, target,
+        weight), or a mapping, see `batch_keys`. What has weight 0, an example or a token, does not matter, be it NaN or
+        a label of -100: not in losses, gradients, statistics or checks.
       validation: batches to validate on after each epoch, a sized iterable; `repeat(batches, batch_count=20)` of what
         has no length; or None.
       optimizer: an optax transformation. Wrapped by `optax.inject_hyperparams` its learning rate is logged. Its update

@@ -1,6 +1,5 @@
 """Pictures of what a model is given and what it makes of it, one file for each epoch."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Plan
 from jaxloop.files.png import check_image_shape, encoded, pixels, require_pillow
+from jaxloop.telling import warn
 from jaxloop.views import LoopView
 
 _EVENTS = (Event.FIT_START, Event.INFERENCE_PREDICTION_END)
@@ -92,9 +92,8 @@ class _Saver:
             path.write_bytes(picture)
         except OSError as error:
             self._failed = True
-            warnings.warn(
+            warn(
                 f"ImageSaver: {str(path)!r} cannot be written, {error}. Training goes on, and this fit saves no more.",
-                RuntimeWarning,
                 stacklevel=2,
             )
 
