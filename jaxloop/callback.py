@@ -217,7 +217,7 @@ def fire(callbacks: Sequence[Callback], loop: Loop, event: Event, *, new_stats: 
         callbacks = sorted(callbacks, key=lambda callback: getattr(callback, "copies_memory", False))
     for callback in callbacks:
         result = _call(callback, loop, event)
-        loop = _same_kind(callback, loop, result, event, new_stats=new_stats)
+        loop = same_kind(callback, loop, result, event, new_stats=new_stats)
     return loop
 
 
@@ -226,6 +226,13 @@ def _call(callback: Callback, loop: Loop, event: Event) -> Loop:
     try:
         with noted(callback, event):
             result = callback(loop, event)
+    except KeyError as error:
+        if error.args and error.args[0] not in loop.callback_state:
+            error.add_note(
+                "jaxloop: if it looked into `loop.callback_state`: what is there was made at FIT_START. Give a model, "
+                "or a loop from `fit` or `start` of a training loop that has this callback."
+            )
+        raise
     except (
         jax.errors.ConcretizationTypeError,
         jax.errors.TracerArrayConversionError,
@@ -241,7 +248,7 @@ def _call(callback: Callback, loop: Loop, event: Event) -> Loop:
     return result
 
 
-def _same_kind(callback: Callback, before: Loop, after: Loop, event: Event, *, new_stats: bool) -> Loop:
+def same_kind(callback: Any, before: Loop, after: Loop, event: Event, *, new_stats: bool) -> Loop:
     """`after`, with Python numbers made arrays, once each field is of the kind that it was before."""
     changed = {}
     for field in sorted(FIELDS):

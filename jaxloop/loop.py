@@ -186,7 +186,7 @@ class Loop:
             given a whole number for it, which it keeps as an integer.
         """
         old = self.hyperparameter(name)
-        if _is_scheduled(self.opt_state, name):
+        if is_scheduled(self.opt_state, name):
             raise ValueError(
                 f"Loop.with_hyperparameter: the optimizer drives {name!r} by a schedule of its own. "
                 "Give `optax.inject_hyperparams` a number and change that number from a callback."
@@ -251,7 +251,8 @@ def _is_hyperparams(path: tuple[Any, ...], value: Any) -> bool:
     return getattr(path[-1], "name", None) == "hyperparams"
 
 
-def _is_scheduled(opt_state: Any, name: str) -> bool:
+def is_scheduled(opt_state: Any, name: str) -> bool:
+    """Whether `optax.inject_hyperparams` drives the hyperparameter `name` by a schedule."""
     found = optax.tree_utils.tree_get_all_with_path(opt_state, "hyperparams_states")
     return any(name in states for _, states in found)
 

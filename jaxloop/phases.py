@@ -7,9 +7,14 @@ import numpy as np
 
 from jaxloop.events import Event, Phase, Plan, Scope, leave
 from jaxloop.kinds import strong
-from jaxloop.loop import Loop
+from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.measured import UNMEASURED, unmeasured
 from jaxloop.steps import Parts, run_steps, step
+
+
+def between_steps(loop: Loop, phase: Phase | None) -> Loop:
+    """The loop in `phase` with no step at hand: callbacks hand out, and users keep, loops from the middle of one."""
+    return loop.replace(phase=phase, **dict.fromkeys(STEP_FIELDS))
 
 
 def begin_fit(parts: Parts, loop: Loop, plan: Plan) -> Loop:
@@ -66,21 +71,25 @@ def leave_epoch(loop: Loop) -> Loop:
 
 
 def open_epoch(parts: Parts, loop: Loop, batch_count: Any) -> Loop:
-    """EPOCH_START and TRAINING_START, with the compiled callbacks."""
+    """EPOCH_START and TRAINING_START, with the compiled callbacks; before them the END of the phase at hand."""
+    loop = _out_of_phase(parts, between_steps(loop, loop.phase))
     loop = _fired(parts, begin_epoch(parts, loop), Event.EPOCH_START)
     return in_phase(parts, loop, Phase.TRAINING, batch_count)
 
 
 def in_phase(parts: Parts, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
     """The loop in `phase`: as it is if it is there, else past the END of its own and the START of the other."""
+    loop = between_steps(loop, loop.phase)
     if loop.phase is phase:
+        _check_metrics(parts, loop)
         return loop
     return _fired(parts, enter(parts, _out_of_phase(parts, loop), phase, batch_count), phase.start)
 
 
 def close_epoch(parts: Parts, loop: Loop) -> Loop:
     """The END of the phase at hand, and EPOCH_END, with the compiled callbacks."""
-    return leave_epoch(_fired(parts, _out_of_phase(parts, loop), Event.EPOCH_END))
+    loop = _out_of_phase(parts, between_steps(loop, loop.phase))
+    return leave_epoch(_fired(parts, loop, Event.EPOCH_END))
 
 
 def train_step(parts: Parts, loop: Loop, batch_count: Any, batch: Any) -> Loop:
@@ -107,8 +116,18 @@ def run_phase(parts: Parts, loop: Loop, batch_count: Any, batches: Any) -> tuple
             "run_steps: `batches` hold no array, so nothing says how many steps there are. Give one that the step does "
             "not use, as (numpy.zeros(K), None), or call train_step."
         )
-    loop = loop if loop.phase is not None else in_phase(parts, loop, Phase.TRAINING, batch_count)
+    loop = in_phase(parts, loop, loop.phase or Phase.TRAINING, batch_count)
     return run_steps(one, loop, batches, leaves[0].shape[0])
+
+
+def _check_metrics(parts: Parts, loop: Loop) -> None:
+    """Refuses a loop in a phase in which a metric has no accumulator. Where it is traced it costs a step nothing."""
+    missing = [metric.name for metric in parts.metrics if metric.name not in loop.metrics]
+    if missing:
+        raise ValueError(
+            f"loop: it is in a phase that was begun without the metric {missing[0]!r}, by a training loop with other "
+            "metrics. Begin its epoch with this one: loop = training_loop.begin_epoch(loop)."
+        )
 
 
 def _out_of_phase(parts: Parts, loop: Loop) -> Loop:

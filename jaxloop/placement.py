@@ -11,8 +11,14 @@ else:
 
 
 def default_device() -> Device:
-    """The first device of the default backend. Starts the backend."""
-    return jax.devices()[0]
+    """JAX's own default: what `jax.default_device` or `jax_default_device` names, else the first device of the backend.
+
+    Starts the backend.
+    """
+    chosen: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue] made at run time
+    if chosen is None:
+        return jax.devices()[0]
+    return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
 
 
 def resolve(on: Device | str | None) -> Device:
@@ -20,7 +26,7 @@ def resolve(on: Device | str | None) -> Device:
 
     Args:
       on: a device; a platform such as `"cpu"`, `"gpu"` or `"tpu"`, which means its first device, or one
-        device of it as `"cpu:3"`; or `None`, the default device.
+        device of it as `"cpu:3"`; or `None`, JAX's default device.
 
     Raises:
       ValueError: there is no such platform or device here; the message lists what there is.

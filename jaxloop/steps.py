@@ -108,8 +108,9 @@ def stages(phase: Phase | None) -> tuple[Callable[..., tuple[Loop, Any]], ...]:
     """The stages of a step, cut behind its three events.
 
     Each is `stage(parts, loop, counted, untouched_stop) -> (loop, counted)`, where `untouched_stop` is the
-    `stop` that shows, by identity, that nothing can have been cancelled; `None` if that is not known. Between gradient
-    and update there stands in the place of `counted` what the optimizer may ask for of the loop before.
+    `stop` that shows, by identity, that nothing can have been cancelled; `None` if that is not known. `counted` is
+    whether the step counts, as far as that is known. The middle stage gives in its place a mapping: whether its event
+    was `reached`, and of training what the optimizer may ask for of the loop before.
     """
     middle = _forward_and_gradient if phase is Phase.TRAINING else _predict
     settle = _update_and_measure if phase is Phase.TRAINING else _evaluate_and_measure
@@ -189,6 +190,7 @@ def _forward_and_gradient(parts: Parts, loop: Loop, counted: Any, untouched_stop
     before = loop
     loop = differentiate(parts, loop)
     behind = _left_behind(parts, before, loop)
+    behind["reached"] = _counts(loop, untouched_stop)
     loop = _unless_cancelled(loop, untouched_stop, lambda loop: parts.fire(loop, Event.UPDATE_START))
     if loop.stop is not untouched_stop:
         state = _select(should_run(loop.stop, loop.phase), loop.model.state, before.model.state)
@@ -198,8 +200,9 @@ def _forward_and_gradient(parts: Parts, loop: Loop, counted: Any, untouched_stop
 
 def _predict(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     loop = predict(parts, loop)
+    reached = _counts(loop, untouched_stop)
     event = Event.INFERENCE_PREDICTION_END
-    return _unless_cancelled(loop, untouched_stop, lambda loop: parts.fire(loop, event)), counted
+    return _unless_cancelled(loop, untouched_stop, lambda loop: parts.fire(loop, event)), {"reached": reached}
 
 
 def _update_and_measure(parts: Parts, loop: Loop, behind: Any, untouched_stop: Any) -> tuple[Loop, Any]:
@@ -313,7 +316,7 @@ def update(parts: Parts, loop: Loop, behind: Mapping[str, Any]) -> Loop:
       behind: what `_left_behind` kept for the optimizer.
     """
     params = loop.model.params
-    known = _known(parts, loop, behind) if behind else {}
+    known = _known(parts, loop, behind) if "fields" in behind else {}
     updates, opt_state = updated(parts.optimizer, loop.gradient, loop.opt_state, params, known)
     params = optax.apply_updates(params, updates)
     loop = loop.replace(opt_state=opt_state, model=loop.model.replace(params=params))

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import jax
 import numpy as np
@@ -18,13 +18,14 @@ from jaxloop.engine.arguments import check_choice, check_data, check_positive, c
 from jaxloop.engine.checks import check_batches
 from jaxloop.engine.compiled import Compiled, compiled
 from jaxloop.engine.feed import OnRecompile
+from jaxloop.engine.going_on import check_opt_state
 from jaxloop.engine.host import Host, bound_or_closed
 from jaxloop.engine.inspection import Check
 from jaxloop.engine.interrupts import Interrupts
+from jaxloop.engine.latest import Latest, note
 from jaxloop.engine.ledger import Ledger
 from jaxloop.engine.prediction import predicted
 from jaxloop.engine.programs import Program, Programs, Same
-from jaxloop.engine.run import Run
 from jaxloop.engine.setup import Setup
 from jaxloop.engine.source import length_at
 from jaxloop.engine.specification import parts_of
@@ -36,7 +37,7 @@ from jaxloop.metrics import Metric, resolve
 from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_step
 from jaxloop.placement import Device
 from jaxloop.steps import DifferentiableStep, LossFn, Parts
-from jaxloop.wire import handed_over, opened_by_copy
+from jaxloop.wire import handed_over
 
 
 class TrainingLoop:
@@ -89,6 +90,9 @@ class TrainingLoop:
       >>> loop, history = training_loop.fit(model, epochs=12)
     """
 
+    _setup: Setup
+    _progress: bool
+
     def __init__(
         self,
         training: Any,
@@ -116,10 +120,7 @@ class TrainingLoop:
         if steps_per_dispatch != "auto":
             check_positive("steps_per_dispatch", steps_per_dispatch)
         sort_out(callbacks)
-        self.training = training
-        self.validation = validation
-        self.progress = progress
-        self._setup = Setup(
+        setup = Setup(
             training=training,
             validation=validation,
             callbacks=tuple(callbacks),
@@ -131,6 +132,31 @@ class TrainingLoop:
             programs=Programs(),
             check=check,
         )
+        vars(self).update(_setup=setup, _progress=progress)
+
+    @property
+    def training(self) -> Any:
+        """The epochs it was made with."""
+        return self._setup.training
+
+    @property
+    def validation(self) -> Any:
+        """The batches of validation it was made with, or None."""
+        return self._setup.validation
+
+    @property
+    def progress(self) -> bool:
+        """Whether the console shows the fit."""
+        return self._progress
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(
+            f"TrainingLoop: `{name}` cannot be set once it is made, since checks and programs hold what it was made "
+            "with. Make another, as TrainingLoop(training, validation, optimizer=..., loss_fn=...)."
+        )
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"TrainingLoop: `{name}` cannot be deleted. Make another TrainingLoop.")
 
     def fit(
         self,
@@ -141,6 +167,7 @@ class TrainingLoop:
         on: Device | str | None = None,
         seed: int = 0,
         limit_batches: int | None = None,
+        optimizer: Literal["loop", "mine"] = "loop",
     ) -> tuple[Loop, History]:
         """Trains for `epochs` epochs, validating after each. What it is given stays as it was.
 
@@ -148,16 +175,22 @@ class TrainingLoop:
           model_or_loop: a model, or a loop to go on from: then position, statistics and what callbacks do not keep
             begin anew, while `step`, `epoch`, key, model and optimizer go on.
           epochs: how many more, at least 1.
-          callbacks: for this fit alone, after those of the training loop.
-          on: a device, a platform such as `"gpu"`, or None for the default device.
+          callbacks: for this fit alone, after those of the training loop. Their programs are kept until a fit with
+            others begins, so that the next one with the same callbacks compiles nothing.
+          on: a device, a platform such as `"gpu"`, or None for JAX's default device, which `jax.default_device` and
+            `jax_default_device` set.
           seed: of the run's key; a loop brings its own.
           limit_batches: at most this many batches in each phase, to try things out.
+          optimizer: whose state a given loop goes on with. `"loop"`: its own, with the hyperparameters in it, such as
+            the learning rate that `optax.inject_hyperparams` exposes; the console says where this optimizer was made
+            with others. `"mine"`: this training loop's optimizer begins anew, as it must where another made the loop.
 
         Returns:
           The trained loop and what was measured.
 
         Raises:
-          ValueError, TypeError: an argument, the data or a callback is not what it must be.
+          ValueError, TypeError: an argument, the data or a callback is not what it must be; another optimizer made the
+            loop that is given.
           Whatever data and callbacks raise, KeyboardInterrupt too: of the same type, with notes that say where, and
             with the loop behind the last dispatch as `error.loop`. Host callbacks are closed first, and what fails
             then is noted. Where the fit was over and only that fails, it is warned of, and the result is returned.
@@ -165,8 +198,12 @@ class TrainingLoop:
         check_positive("epochs", epochs)
         if limit_batches is not None:
             check_positive("limit_batches", limit_batches)
+        check_choice("optimizer", optimizer, ("loop", "mine"))
         ledger = Ledger()
-        start = self._setup.fit(model_or_loop, epochs, callbacks=callbacks, on=on, seed=seed, limit=limit_batches)
+        start = self._setup.fit(
+            model_or_loop, epochs, callbacks=callbacks, on=on, seed=seed, limit=limit_batches, optimizer=optimizer
+        )
+        self._setup.programs.lend(start.parts, to_one_fit=bool(sort_out(callbacks).compiled))
         compile_seconds: dict[str, float] = {}
         recorder = Recorder(start.plan, compile_seconds)
         shown = ((ProgressBar(),) if self.progress else ()) + start.callbacks.host
@@ -180,13 +217,13 @@ class TrainingLoop:
         run = self._setup.run(start, host, compile_seconds=compile_seconds, interrupts=interrupts)
         ledger.lap("setup")
         try:
-            with interrupts:
-                host.notice(f"Training on {_name(start.device)}")
+            with run.latest.told(lambda error: run.latest.leave_with(error, start.device)), interrupts:
+                for text in (f"Training on {_name(start.device)}", *start.notices):
+                    host.notice(text)
                 loop = run.fit(start.loop, start.source, start.feeds, start.plan)
             host.close()
         except BaseException as error:
             host.close(error)
-            _leave_loop(error, run)
             raise
         stopped = "cancelled" if loop.stop & Scope.FIT else "completed"
         loop = handed_over(loop.replace(stop=leave(loop.stop, Scope.FIT)), start.device)
@@ -207,10 +244,12 @@ class TrainingLoop:
         """
         start = self._setup.evaluation(model_or_loop, batches, on=on)
         run = self._setup.run(start, Host((), start.device))
-        loop = start.loop if isinstance(model_or_loop, Loop) else run.event(start.loop, Event.FIT_START)
         assert start.feeds.validation is not None
-        loop = run.phase(loop, Phase.VALIDATION, start.feeds.validation)
-        return {name: as_number(loop.stats[Phase.VALIDATION.stat(name)]) for name in start.plan.metrics}
+        with run.latest.told(lambda error: note(error, "jaxloop: while it evaluated `batches`")):
+            loop = start.loop if isinstance(model_or_loop, Loop) else run.event(start.loop, Event.FIT_START)
+            loop = run.phase(loop, Phase.VALIDATION, start.feeds.validation)
+        names = [metric.name for metric in start.parts.metrics]  # the plan may be of another training loop's loop
+        return {name: as_number(loop.stats[Phase.VALIDATION.stat(name)]) for name in names}
 
     def predict(self, model_or_loop: Any, batches: Any, *, on: Device | str | None = None) -> Any:
         """The model's output for every example of `batches`, in their order, on the host.
@@ -237,7 +276,8 @@ class TrainingLoop:
           >>> logits = training_loop.predict(loop, jl.in_batches((images, labels), 64))
         """
         start = self._setup.prediction(model_or_loop, batches, on=on)
-        return predicted(start, self._setup.programs, fresh=not isinstance(model_or_loop, Loop))
+        with Latest().told(lambda error: note(error, "jaxloop: while it predicted for `batches`")):
+            return predicted(start, self._setup.programs, fresh=not isinstance(model_or_loop, Loop))
 
     def compile(self, model_or_loop: Any, *, epochs: int = 1, on: Device | str | None = None) -> Compiled:
         """Compiles the steps ahead, and tells what they cost. A fit of the same kind compiles nothing of it again.
@@ -258,7 +298,15 @@ class TrainingLoop:
         start = self._setup.fit(model_or_loop, epochs, callbacks=(), on=on, seed=0, limit=None)
         return compiled(self._setup.run(start, Host((), start.device)), start)
 
-    def start(self, model_or_loop: Any, *, epochs: int, on: Device | str | None = None, seed: int = 0) -> Loop:
+    def start(
+        self,
+        model_or_loop: Any,
+        *,
+        epochs: int,
+        on: Device | str | None = None,
+        seed: int = 0,
+        optimizer: Literal["loop", "mine"] = "loop",
+    ) -> Loop:
         """The loop at the start of a fit, past FIT_START: for those who own the loop themselves.
 
         Args and errors are those of `fit`. Host callbacks are not called by what follows on it.
@@ -272,7 +320,8 @@ class TrainingLoop:
           ...     loop = training_loop.end_epoch(loop)
         """
         check_positive("epochs", epochs)
-        start = self._setup.fit(model_or_loop, epochs, callbacks=(), on=on, seed=seed, limit=None)
+        check_choice("optimizer", optimizer, ("loop", "mine"))
+        start = self._setup.fit(model_or_loop, epochs, callbacks=(), on=on, seed=seed, limit=None, optimizer=optimizer)
         run = self._setup.run(start, Host((), start.device))
         return handed_over(run.event(start.loop, Event.FIT_START), start.device)
 
@@ -327,8 +376,7 @@ class TrainingLoop:
             for callback in sort_out(self._setup.callbacks).compiled
         )
         changes |= {"training": training, "validation": None, "callbacks": callbacks}
-        trial.training, trial.validation, trial.progress = training, None, False
-        trial._setup = dataclasses.replace(self._setup, **changes)
+        vars(trial).update(_setup=dataclasses.replace(self._setup, **changes), _progress=False)
         return trial
 
     def _step(self, loop: Loop, batch: Any, phase: Phase) -> Loop:
@@ -353,20 +401,16 @@ class TrainingLoop:
         """`function(parts, loop, ...)` jitted, kept by the callbacks and the plan of the loop."""
         parts = self._parts_of(loop)
         name = function.__name__
-        return self._setup.programs.get((name, parts), lambda: Program(name, functools.partial(function, parts)))
+
+        def checked(loop: Loop, *rest: Any) -> Any:  # while it is traced, so a step pays nothing
+            if function is train_step or (function is run_phase and loop.phase is not Phase.VALIDATION):
+                check_opt_state(parts.optimizer, loop, "loop")
+            return function(parts, loop, *rest)
+
+        return self._setup.programs.get((name, parts), lambda: Program(name, checked))
 
     def _parts_of(self, loop: Loop) -> Parts:
         return self._setup.parts_for(sort_out(self._setup.callbacks), loop.plan)
-
-
-def _leave_loop(error: BaseException, run: Run) -> None:
-    """Leaves the loop behind the last dispatch with the exception that ended the fit."""
-    loop = run.latest()
-    if loop is None:
-        return
-    phase = f", behind {int(loop.batch_index)} {loop.phase.value} batches" if loop.phase else ""
-    error.add_note(f"jaxloop: error.loop is the loop in epoch {int(loop.epoch_index)} (counted from 0){phase}")
-    error.loop = handed_over(opened_by_copy(loop, run.device), run.device)  # type: ignore[attr-defined]
 
 
 def _name(device: Device) -> str:

@@ -31,7 +31,8 @@ ROOMS = {
     "console": [{"lines", "outlet", "times"}, {"screen"}, {"guarded"}],
     "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],
     "engine": [
-        {"arguments", "delivery", "fusing", "interrupts", "ledger", "source", "specification", "traced"},
+        {"arguments", "delivery", "fusing", "going_on", "interrupts", "latest", "ledger", "source", "specification"}
+        | {"traced"},
         {"checks", "host", "packing", "padding", "prepare", "probe", "programs"},
         {"first", "inspection"},
         {"feed"},

@@ -100,7 +100,7 @@ def test_an_exception_behind_the_last_batch_leaves_the_rows_of_all(steps_per_dis
         small.training_loop(training=training, callbacks=loggers(tmp_path), **changes).fit(small.model(), 2)
     assert caught.value.__notes__ == [
         "jaxloop: while it read training, after all 3 batches",
-        "jaxloop: error.loop is the loop in epoch 1 (counted from 0), behind 3 training batches",
+        "jaxloop: error.loop is the loop in epoch 1 (counted from 0), after 3 training batches",
     ]
     assert whole_rows(tmp_path) == [1, 2, 3, 4, 5, 6]
     expected, _ = small.training_loop(training=list(epochs[:2]), **changes).fit(small.model(), 2)
@@ -319,4 +319,4 @@ def test_what_an_observer_raises_names_its_row_and_the_loop_says_how_far_it_is(s
     assert taken == {1: 3, 3: 6}[steps_per_dispatch]
     callback, loop = caught.value.__notes__
     assert callback.endswith("raises' at BATCH_END, training batch 1 of epoch 0 (counted from 0)")
-    assert loop == f"jaxloop: error.loop is the loop in epoch 0 (counted from 0), behind {taken} training batches"
+    assert loop == f"jaxloop: error.loop is the loop in epoch 0 (counted from 0), after {taken} training batches"

@@ -40,6 +40,8 @@ class CSVLogger:
       BlockingIOError: at the start of a fit, another fit or logger is writing the file.
     """
 
+    __slots__ = ("__weakref__", "path")
+
     def __init__(self, path: str | Path = "run/log.csv"):
         self.path = Path(path)
         if self.path.suffix != ".csv":

@@ -41,6 +41,8 @@ class ImageSaver:
       >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.ImageSaver(image_shape=(28, 28), every_n_epochs=5)])
     """
 
+    __slots__ = ("__weakref__", "count", "directory", "every_n_epochs", "image_shape")
+
     def __init__(
         self,
         directory: str | Path = "run/images",

@@ -44,6 +44,8 @@ class Profiler:
       >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.Profiler(steps=(100, 110))])
     """
 
+    __slots__ = ("__weakref__", "directory", "python", "steps")
+
     def __init__(self, directory: str | Path = "run/profile", steps: tuple[int, int] = (10, 20), python: bool = False):
         if not (_are_two_whole_numbers(steps) and 0 <= steps[0] < steps[1]):
             raise ValueError(

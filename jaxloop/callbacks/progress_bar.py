@@ -45,6 +45,8 @@ class ProgressBar:
       >>> training_loop = jl.TrainingLoop(..., callbacks=callbacks, progress=False)
     """
 
+    __slots__ = ("__weakref__", "file")
+
     def __init__(self, file: TextIO | None = None):
         self.file = file
 

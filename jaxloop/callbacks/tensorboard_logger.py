@@ -67,6 +67,8 @@ class TensorBoardLogger:
       >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.TensorBoardLogger(hyperparameters={"batch_size": 128})])
     """
 
+    __slots__ = ("__weakref__", "gradient_histograms", "hyperparameters", "images", "root", "weight_histograms")
+
     def __init__(
         self,
         root: str | Path = "run/tensorboard/stats",
@@ -86,9 +88,9 @@ class TensorBoardLogger:
         self.gradient_histograms = gradient_histograms
         self.images = images
         self.hyperparameters = plain_hyperparameters(hyperparameters or {})
-        self.host_declaration = self._declaration()
 
-    def _declaration(self) -> HostDeclaration:
+    @property
+    def host_declaration(self) -> HostDeclaration:
         """An observer of rows, that reads more at those events alone where it must."""
         deeper: list[tuple[Event, Reads]] = []
         if self.weight_histograms is not None or self.images is not None:

@@ -15,6 +15,7 @@ from jaxloop.engine.feed import Feed
 from jaxloop.engine.fusing import MOST_STEPS, Fusing, fixed, steps_ahead, steps_per_dispatch
 from jaxloop.engine.host import Host
 from jaxloop.engine.interrupts import Interrupts
+from jaxloop.engine.latest import Latest
 from jaxloop.engine.ledger import Ledger
 from jaxloop.engine.programs import Program, Programs
 from jaxloop.engine.specification import Batch, kind_of, stacked
@@ -39,7 +40,8 @@ class Dispatches:
       ledger: where the time goes.
       interrupts: asked after each dispatch.
       tell: is told of each program that was compiled.
-      latest: holds the layout and the wire behind the last dispatch that was sent.
+      latest: holds the wire behind the last dispatch that was sent, for when one fails.
+      donates: whether steps write over the wire they are given, as they do unless they can raise while they run.
     """
 
     parts: Parts
@@ -52,7 +54,8 @@ class Dispatches:
     ledger: Ledger
     interrupts: Interrupts
     tell: Callable[..., None]
-    latest: list[Any]
+    latest: Latest
+    donates: bool = True
 
     def run(self, wire: Wire, steps: Any) -> Wire:
         """The wire behind all batches, or behind those up to a cancel.
@@ -64,13 +67,13 @@ class Dispatches:
           steps: how many at once, or `"auto"`.
         """
         known: dict[Any, Any] = {}  # all that each step needs at hand: here the host's time decides
-        lap, check, latest = self.ledger.lap, self.interrupts.check, self.latest
+        lap, check = self.ledger.lap, self.interrupts.check
         many_kinds, resident, on_cpu = self.feed.many_kinds, self.feed.resident, self.feed.device.platform == "cpu"
         fused = self.prepared(wire, steps)
         deliver = self._delivery(wire, fused)
         chunks = self.feed.chunks(fused)
         reading = True
-        latest[:] = self.layout, wire
+        sent = self.latest.phase(self.layout, wire, donated=self.donates)
         lap("data")
         try:
             with closing(chunks):
@@ -80,8 +83,8 @@ class Dispatches:
                     key = (count, kind_of(batch)) if many_kinds else count
                     if key not in known:
                         known[key] = self._compiled(count, wire, batch).jitted
-                    wire, rows = known[key](wire, batch, resident)
-                    latest[1] = wire
+                    sent(after := known[key](wire, batch, resident))
+                    wire, rows = after
                     if not on_cpu:
                         rows.copy_to_host_async()
                     lap("dispatch")
@@ -151,7 +154,15 @@ class Dispatches:
         kind = kind_of(batch) if self.feed.many_kinds else None
         device, prepare, packing = self.feed.device, self.feed.prepare, self.feed.packing if count == 1 else None
         return self.programs.steps(
-            self.parts, self.layout, self.phase, count, device=device, kind=kind, prepare=prepare, packing=packing
+            self.parts,
+            self.layout,
+            self.phase,
+            count,
+            device=device,
+            kind=kind,
+            prepare=prepare,
+            packing=packing,
+            donates=self.donates,
         )
 
     def _compiled(self, count: int, wire: Wire, batch: Batch, *, announced: bool = False) -> Program:
@@ -181,7 +192,7 @@ class Dispatches:
 
         if steps > 1 or self.cancels or not host.is_patient(phase):
             return Prompt(tell, self.ledger.lap)
-        return Patient(tell, self.ledger.lap, ahead=self._ahead(wire), at_once=MOST_STEPS)
+        return Patient(tell, self.ledger.lap, ahead=self._ahead(wire) if self.donates else 1, at_once=MOST_STEPS)
 
     def _ahead(self, wire: Wire) -> int:
         """How many single steps may be sent before the host waits for the first of them; decided once, from FLOPs."""

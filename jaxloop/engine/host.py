@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxloop.callback import bound, name_of, noted
+from jaxloop.callback import bound, name_of, noted, same_kind
 from jaxloop.engine.ledger import Ledger
 from jaxloop.events import Event, Phase, Plan, Scope
 from jaxloop.loop import Loop
+from jaxloop.phases import between_steps
 from jaxloop.telling import warn
 from jaxloop.views import Columns, LoopView
 from jaxloop.wire import handed_over, opened_by_copy
@@ -135,7 +136,12 @@ class Host:
                 f"callback {name_of(callback)!r} at {event.name}: with reads='loop' it must return a loop or None, "
                 f"got {type(result).__name__}."
             )
+        if in_step:  # `fire` of compiled callbacks asks the same
+            result = same_kind(callback, loop, result, event, new_stats=True)
+        else:  # it may have been kept from the middle of a step
+            result = between_steps(result, loop.phase)
         own = opened_by_copy(result, self.device)
+        own = own.replace(stop=own.stop | np.int32(loop.stop))  # what others have cancelled stays cancelled
         return handed_over(own, self.device) if in_step else own
 
     def _call_with_view(self, callback: Any, loop: Loop, event: Event) -> Loop:

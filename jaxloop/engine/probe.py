@@ -1,8 +1,7 @@
 """One abstract trace of a whole fit, before anything is compiled: what callbacks record, and where they act."""
 
 import dataclasses
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.callback import Callback, name_of
-from jaxloop.engine.traced import TracedStep, traced_step
+from jaxloop.engine.traced import TracedStep, calls_python, traced_step
 from jaxloop.events import Event, Phase
 from jaxloop.loop import Loop
 from jaxloop.measured import is_wider, unmeasured
@@ -30,6 +29,8 @@ class Findings:
       output: shape and dtype of what the model gives for the first batch, None where that is not known.
       cancels: the phases in whose steps a compiled callback can cancel; both where that is not known.
       examples: how many there are in a batch of each phase, where its loss is one per example or token.
+      raises: the phases whose steps call Python while they run, and so can raise.
+      effects: the events between steps at which a compiled callback prints or calls Python.
     """
 
     stats: Mapping[str, np.dtype]
@@ -38,11 +39,13 @@ class Findings:
     output: Any = None
     cancels: frozenset[Phase] = frozenset(Phase)
     examples: Mapping[Phase, int] = dataclasses.field(default_factory=dict)
+    raises: frozenset[Phase] = frozenset()
+    effects: frozenset[Event] = frozenset()
 
     @property
     def active(self) -> frozenset[Event]:
         """The events between steps at which a compiled callback does something."""
-        return frozenset(event for _, event in self.acts if not event.in_step)
+        return self.effects.union(event for _, event in self.acts if not event.in_step)
 
 
 def probe(
@@ -82,16 +85,20 @@ def _probed(
     steps: dict[Phase, TracedStep] = {}
     seen: dict[Phase, tuple[Any, Any]] = {}
     owners: dict[tuple[str, str], int] = {}
+    effects: set[Event] = set()
     owned = [_owning(place, parts.callbacks, owners, acts, widened) for place in range(len(parts.callbacks))]
     parts = replace(parts, new_stats=True, callbacks=(*owned, _looking(seen)))
 
-    def fired(loop: Loop, *events: Event) -> Loop:
-        return jax.eval_shape(lambda loop: functools.reduce(parts.fire, events, loop), loop)
+    def fired(loop: Loop, event: Event, before: Callable[[Loop], Loop] = lambda loop: loop) -> Loop:
+        traced, loop = jax.make_jaxpr(lambda loop: parts.fire(before(loop), event), return_shape=True)(loop)
+        if traced.effects:
+            effects.add(event)
+        return loop
 
     def one_phase(loop: Loop, phase: Phase, batch: Any) -> Loop:
-        loop = jax.eval_shape(lambda loop: parts.fire(enter(parts, loop, phase, np.int32(1)), phase.start), loop)
+        loop = fired(loop, phase.start, lambda loop: enter(parts, loop, phase, np.int32(1)))
         steps[phase] = traced_step(parts, loop, batch)
-        return jax.eval_shape(lambda loop: leave_phase(parts.fire(loop, phase.end)), steps[phase].result)
+        return jax.eval_shape(leave_phase, fired(steps[phase].result, phase.end))
 
     if validation_batch is None:
         without = {Phase.VALIDATION.stat(metric.name) for metric in parts.metrics}
@@ -104,13 +111,21 @@ def _probed(
     if validation_batch is not None:
         loop = one_phase(loop, Phase.VALIDATION, validation_batch)
     if batch is not None:
-        loop = fired(loop, Event.EPOCH_END, Event.FIT_END)
+        loop = fired(fired(loop, Event.EPOCH_END), Event.FIT_END)
     maskable = bool(seen[Phase.VALIDATION][1].ndim) if Phase.VALIDATION in seen else False
     output = next(iter(seen.values()))[0] if seen else None
     cancels = frozenset(phase for phase, step in steps.items() if not step.counts)
-    stats = {name: value.dtype for name, value in loop.stats.items()}
-    examples = {phase: loss.shape[0] for phase, (_, loss) in seen.items() if loss.ndim}
-    return Findings(stats, frozenset(acts), maskable, output, cancels, examples), steps
+    findings = Findings(
+        stats={name: value.dtype for name, value in loop.stats.items()},
+        acts=frozenset(acts),
+        maskable=maskable,
+        output=output,
+        cancels=cancels,
+        examples={phase: loss.shape[0] for phase, (_, loss) in seen.items() if loss.ndim},
+        raises=frozenset(phase for phase, step in steps.items() if calls_python(step.jaxpr)),
+        effects=frozenset(effects),
+    )
+    return findings, steps
 
 
 def _owning(
@@ -197,7 +212,7 @@ def _looking(seen: dict[Phase, tuple[Any, Any]]) -> Callback:
                 f"loss_fn: its shape must be () or begin with the batch's {examples} examples, got "
                 f"{list(loop.loss.shape)}. Give one loss per example or token; jaxloop takes the mean."
             )
-        seen[loop.phase] = loop.output, loop.loss
+        seen[loop.phase] = jax.tree.map(jax.typeof, (loop.output, loop.loss))  # a tracer must not outlive its trace
         return loop
 
     return look

@@ -2,6 +2,7 @@
 
 import functools
 import time
+import weakref
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -78,18 +79,51 @@ class Same:
 class Programs:
     """Programs and what was found out by tracing, kept across fits.
 
-    The keys hold the objects they are made of, compared by identity, so that none can be mistaken for another.
+    The keys hold the objects they are made of, compared by identity, so that none can be mistaken for another. A copy
+    begins empty, since what it would be asked for is made of other objects.
     """
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, Any] = {}
         self._traced: dict[tuple[Parts, Phase], TracedStep] = {}
+        self._residents: dict[Hashable, tuple[list[Any], list[Any]]] = {}
+        self._lent: weakref.WeakSet[Parts] = weakref.WeakSet()
+
+    def __reduce__(self) -> Any:
+        return Programs, ()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What is kept under `key`, made now if there is nothing yet."""
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+    def lend(self, parts: Parts, *, to_one_fit: bool) -> None:
+        """Lets go of what was made for the callbacks of single fits before, now that a fit of `parts` begins.
+
+        Args:
+          parts: are kept: the next fit with the same callbacks compiles nothing.
+          to_one_fit: whether some of their callbacks belong to this fit alone.
+        """
+        if to_one_fit:
+            self._lent.add(parts)
+        gone = {id(lent) for lent in self._lent if lent is not parts}
+        for key, value in list(self._kept.items()) if gone else ():
+            if not gone.isdisjoint(map(id, (*key, value) if isinstance(key, tuple) else (value,))):
+                del self._kept[key]
+
+    def resident(self, samples: Any, device: Device) -> Any:
+        """The samples on `device`, put there once and kept as long as somebody else keeps one of their arrays."""
+        leaves, tree = jax.tree.flatten(samples)
+        key, residents = (device, *map(id, leaves)), self._residents
+
+        def forget(_: Any) -> None:
+            residents.pop(key, None)
+
+        if key not in residents:  # a copy: what shares the memory of an array would keep it
+            copies = [jax.device_put(leaf, device, may_alias=False) for leaf in leaves]
+            residents[key] = [weakref.ref(leaf, forget) for leaf in leaves], copies
+        return tree.unflatten(residents[key][1])
 
     def hold(self, parts: Parts, steps: Mapping[Phase, TracedStep]) -> None:
         """Holds steps that were traced just now, for the programs of the run that begins, in place of those before.
@@ -109,8 +143,9 @@ class Programs:
         kind: Hashable = None,
         prepare: Any = None,
         packing: Any = None,
+        donates: bool = True,
     ) -> Program:
-        """`program(wire, batches, resident) -> (wire, rows)`: `count` steps over the wire, which is donated.
+        """`program(wire, batches, resident) -> (wire, rows)`: `count` steps over the wire, donated if it `donates`.
 
         For `count` 1 `batches` is one batch and `rows` int32[row]; else both have a leading axis of `count`. Where
         batches come in several shapes there is a program for each `kind`. What it is given may lie on the host: that
@@ -118,8 +153,9 @@ class Programs:
         Where `packing` is not None, the one batch comes packed. Where `prepare` is not None, it makes the batch of what
         travels and of the `resident` samples.
         """
-        key = ("steps", parts, layout, phase, count, device, kind, prepare, packing)
-        return self.get(key, lambda: self._steps(parts, layout, phase, count, device, prepare, packing))
+        key = ("steps", parts, layout, phase, count, device, kind, prepare, packing, donates)
+        options = {"donate_argnums": 0} if donates else {}
+        return self.get(key, lambda: self._steps(parts, layout, phase, count, device, prepare, packing, options))
 
     def preparing(self, prepare: Callable[..., Any]) -> Program:
         """`program(resident, batch) -> batch`: what the step's program begins with, by itself."""
@@ -142,6 +178,7 @@ class Programs:
         device: Device | None,
         prepare: Any,
         packing: Any,
+        options: dict[str, Any],
     ) -> Program:
         platform = jax.default_backend() if device is None else device.platform
         on_cpu = platform == "cpu"  # where convolutions inside a loop want their axes in one order
@@ -165,8 +202,8 @@ class Programs:
 
         name = STEP_NAMES[phase] + (f" x{count}" if count > 1 else "")
         place = None if device is None else jax.sharding.SingleDeviceSharding(device)
-        options = {} if place is None else {"in_shardings": (place, place, place)}
-        return Program(name, one if count == 1 else many, donate_argnums=0, **options)
+        placed = {} if place is None else {"in_shardings": (place, place, place)}
+        return Program(name, one if count == 1 else many, **options, **placed)
 
 
 def _event(parts: Parts, layout: Layout, event: Event) -> Callable[[Loop], Loop]:

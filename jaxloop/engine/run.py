@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxloop.canonical import looks_into_values
 from jaxloop.engine.dispatch import Dispatches
 from jaxloop.engine.feed import Chunks, Feed, Feeds, OnRecompile
 from jaxloop.engine.host import Host
 from jaxloop.engine.interrupts import Interrupts
+from jaxloop.engine.latest import Latest
 from jaxloop.engine.ledger import Ledger
 from jaxloop.engine.programs import Program, Programs
 from jaxloop.engine.source import EpochSource
@@ -37,12 +39,14 @@ class Run:
       programs: kept by the training loop.
       active: the events at which compiled callbacks do something.
       cancels: the phases in whose steps they can cancel.
+      raises: the phases whose steps call Python while they run, and so can raise.
       device: where it runs.
       steps_per_dispatch: at most how many steps one program takes, or `"auto"`.
       on_recompile: what is done where the loop's structure changes from one epoch to another.
       ledger: where its time goes.
       interrupts: asked at each boundary.
       compile_seconds: filled with the first call of each program that this run was the first to use.
+      latest: what is left of it if it fails.
     """
 
     parts: Parts
@@ -50,17 +54,19 @@ class Run:
     programs: Programs
     active: frozenset[Event]
     cancels: frozenset[Phase]
+    raises: frozenset[Phase]
     device: Device
     steps_per_dispatch: Any
     on_recompile: OnRecompile = "raise"
     ledger: Ledger = field(default_factory=Ledger)
     interrupts: Interrupts = field(default_factory=Interrupts)
     compile_seconds: dict[str, float] = field(default_factory=dict)
+    latest: Latest = field(default_factory=Latest)
     _layouts: dict[Phase, Layout] = field(default_factory=dict)
-    _latest: list[Any] = field(default_factory=lambda: [None, None])
 
     def fit(self, loop: Loop, epochs: EpochSource, feeds: Feeds, plan: Plan) -> Loop:
         """`plan.epoch_count` epochs, from FIT_START to FIT_END; `stop` still holds FIT if that was cancelled."""
+        self.latest.between(loop)
         loop = self.event(loop, Event.FIT_START)
         if loop.plan is not None and loop.plan.assumed:
             each, total = plan.batch_count, plan.total_steps
@@ -76,14 +82,6 @@ class Run:
             loop = self.event(enter(self.parts, loop, phase, np.int32(len(feed))), phase.start)
             yield phase, loop, feed
             loop = leave_phase(self.event(loop, phase.end))
-
-    def latest(self) -> Loop | None:
-        """The loop behind the last dispatch that was sent, open; None where it cannot be had. Waits for it."""
-        layout, held = self._latest
-        try:
-            return held if layout is None or held is None else layout.opened(held)
-        except RuntimeError:  # the dispatch itself has failed, and its arrays with it
-            return None
 
     def epoch(self, loop: Loop, epochs: EpochSource, feeds: Feeds) -> Loop:
         """One epoch, from EPOCH_START to EPOCH_END."""
@@ -113,7 +111,7 @@ class Run:
         self.interrupts.check()
         if event in self.active:
             loop = opened(self.programs.event(self.parts, layout_of(loop), event)(loop))
-        self._latest[:] = None, loop
+        self.latest.between(loop)
         self.ledger.lap("events")
         loop = self.host.fire(loop, event)
         return loop.replace(stop=leave(loop.stop, Scope.BATCH))
@@ -139,7 +137,8 @@ class Run:
             ledger=self.ledger,
             interrupts=self.interrupts,
             tell=self._tell,
-            latest=self._latest,
+            latest=self.latest,
+            donates=phase not in self.raises and not looks_into_values(),
         )
 
     def _layout(self, loop: Loop, phase: Phase) -> Layout:
@@ -172,8 +171,8 @@ class Run:
             if feed.prepare is not None:
                 batch = self._call(self.programs.preparing(feed.prepare), feed.resident, batch)
             loop, counted = self._step_apart(loop, phase, batch, cuts)
-            self._latest[:] = None, loop
             columns, _ = read(layout.row_of(loop, counted))
+            self.latest.between(loop)
             self.ledger.lap("device")
             if columns is not None:
                 hand_over(columns)
@@ -190,8 +189,8 @@ class Run:
         for program, event in self.programs.stages(self.parts, phase, cuts):
             loop, counted = self._call(program, loop, counted)
             self.ledger.lap("dispatch")
-            if event is None or (event is phase.step_event and not should_run(int(loop.stop), phase)):
-                continue
+            if event is None or (event is phase.step_event and not bool(counted["reached"])):
+                continue  # cancelled before that event; what is cancelled at it, all callbacks still see
             loop = self.host.fire(loop, event, phase)
             if event is phase.step_event and not should_run(int(loop.stop), phase):
                 loop = with_model_state(loop, state)  # no update: what the forward pass left goes too

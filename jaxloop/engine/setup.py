@@ -15,6 +15,7 @@ from jaxloop.data import Batches, in_batches, one_epoch
 from jaxloop.engine.arguments import check_seed
 from jaxloop.engine.checks import check_batches, check_epoch
 from jaxloop.engine.feed import Feed, Feeds, OnRecompile
+from jaxloop.engine.going_on import check_opt_state, hyperparameters_of, kept_hyperparameters
 from jaxloop.engine.host import Host
 from jaxloop.engine.inspection import Check, Inspection, Passed, epochs_in_memory
 from jaxloop.engine.interrupts import Interrupts
@@ -24,13 +25,13 @@ from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.run import Run
 from jaxloop.engine.source import EpochSource, let_go, limited, looked_at
 from jaxloop.engine.specification import Batch, kind_of
-from jaxloop.engine.traced import TracedStep
+from jaxloop.engine.traced import TracedStep, calls_python
 from jaxloop.events import Phase, Plan
 from jaxloop.kinds import Widening, strong
 from jaxloop.loop import Loop, new_loop
 from jaxloop.measured import unmeasured
 from jaxloop.model import as_model
-from jaxloop.phases import begin_fit, enter
+from jaxloop.phases import begin_fit, between_steps, enter
 from jaxloop.placement import Device
 from jaxloop.steps import Parts, output_of
 from jaxloop.wire import handed_over, layout_of, opened, opened_by_copy
@@ -49,6 +50,7 @@ class Start:
       parts: what the steps are made of, the compiled callbacks bound.
       loop: open, and the engine's own.
       findings: of the abstract trace.
+      notices: what a person should know of it.
     """
 
     device: Device
@@ -59,6 +61,7 @@ class Start:
     parts: Parts
     loop: Loop
     findings: Findings = Findings({}, frozenset(), False)
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,17 @@ class Setup:
     programs: Programs
     check: Check = "memory"
 
-    def fit(self, given: Any, epochs: int, *, callbacks: Sequence[Any], on: Any, seed: int, limit: int | None) -> Start:
+    def fit(
+        self,
+        given: Any,
+        epochs: int,
+        *,
+        callbacks: Sequence[Any],
+        on: Any,
+        seed: int,
+        limit: int | None,
+        optimizer: Literal["loop", "mine"] = "loop",
+    ) -> Start:
         """What a fit of `epochs` epochs from a model or a loop begins with."""
         device = placement.resolve(on)
         kinds = sort_out([*self.callbacks, *callbacks])
@@ -95,11 +108,13 @@ class Setup:
         check_epoch(first)
         feed = training(first)
         loop = self._loop(given, seed, device, feed)
+        loop, notices = self._going_on(loop, optimizer) if isinstance(given, Loop) else (loop, ())
         validation = None if self.validation is None else make(self.validation, where="validation", padded=True)
         lengths = source.lengths(epoch, epochs)
         total = None if lengths is None else sum(min(length, limit or length) for length in lengths)
         plan = self._plan(epochs, len(feed), total)
-        start = Start(device, kinds, source, Feeds(training, validation), plan, self.parts_for(kinds, plan), loop)
+        parts = self.parts_for(kinds, plan)
+        start = Start(device, kinds, source, Feeds(training, validation), plan, parts, loop, notices=notices)
         return self._begun(start, feed)
 
     def evaluation(self, given: Any, batches: Any, *, on: Any) -> Start:
@@ -137,6 +152,7 @@ class Setup:
             programs=self.programs,
             active=start.findings.active,
             cancels=start.findings.cancels,
+            raises=start.findings.raises,
             device=start.device,
             steps_per_dispatch=self.steps_per_dispatch,
             on_recompile=self.on_recompile,
@@ -162,7 +178,7 @@ class Setup:
         prepare = None if feed.prepare is None else replace(feed.prepare, inputs_alone=inputs_alone)
         feed = replace(feed, inputs_alone=inputs_alone, prepare=prepare)
         kinds = sort_out(self.callbacks)
-        loop = self._loop(given, 0, device, feed).replace(stop=np.int32(0), phase=None)
+        loop = self._loop(given, 0, device, feed).replace(stop=np.int32(0))
         plan = loop.plan or self._plan(1, len(feed), len(feed))
         feeds = Feeds(lambda batches: feed, feed)
         return Start(device, kinds, EpochSource(()), feeds, plan, self.parts_for(kinds, plan), loop)
@@ -187,10 +203,13 @@ class Setup:
         for given, batch, where in looked_into:
             inspection.numbers(given, batch, where)
         start = self._traced(start, [None if feed is None else shown[feed.where] for feed in (training, validation)])
-        findings = start.findings
+        raises = [
+            phase for phase, feed in zip(Phase, (training, validation), strict=True) if self._prepare_raises(feed)
+        ]
+        findings = replace(start.findings, raises=start.findings.raises.union(raises))
         for given, batch, where in looked_into:
             inspection.targets(given, batch, findings.output, where)
-        return replace(start, feeds=self._found(start.feeds, inspection, findings))
+        return replace(start, findings=findings, feeds=self._found(start.feeds, inspection, findings))
 
     def _traced(self, start: Start, batches: Sequence[Batch | None]) -> Start:
         """With the findings of one abstract trace, and a loop whose floats are as wide as a step makes them."""
@@ -252,6 +271,12 @@ class Setup:
             validation = found(validation.with_padding(findings.maskable), Phase.VALIDATION)
         return Feeds(lambda batches: found(feeds.training(batches), Phase.TRAINING), validation)
 
+    def _prepare_raises(self, feed: Feed | None) -> bool:
+        """Whether what makes the batches inside of the step's program calls Python while it runs."""
+        if feed is None or feed.prepare is None:
+            return False
+        return calls_python(self.programs.preparing(feed.prepare).jaxpr(feed.resident, feed.first()))
+
     def _shown(self, feed: Feed, first: Batch) -> Batch:
         """The first batch as the step will see it, on the host."""
         if feed.prepare is None:
@@ -264,16 +289,33 @@ class Setup:
         A model without parameters yet is initialized from the first batch of `feed`, as the step will see it.
         """
         if isinstance(given, Loop):
-            return opened_by_copy(given, device)
+            return opened_by_copy(between_steps(given, None), device)
         check_seed(seed)
         key = _key(seed, device)
         model = as_model(given, lambda: (key, self._shown(feed, feed.first())[0]))
         model = jax.device_put(jax.tree.map(strong, model), device, may_alias=False)
-        begin = self.programs.get("begin", lambda: Program("begin", self._begun_optimizer))
-        return opened(new_loop(model, begin(model.params), key))
+        loop = opened(new_loop(model, self._begin(model.params), key))
+        self.programs.get("hyperparameters", lambda: hyperparameters_of(loop.opt_state))
+        return loop
 
-    def _begun_optimizer(self, params: Any) -> Any:
-        return jax.tree.map(strong, self.parts.optimizer.init(params))
+    def _begin(self, params: Any) -> Any:
+        """The state that the optimizer begins with."""
+        init = self.parts.optimizer.init
+        return self.programs.get("begin", lambda: Program("begin", lambda params: jax.tree.map(strong, init(params))))(
+            params
+        )
+
+    def _going_on(self, loop: Loop, optimizer: Literal["loop", "mine"]) -> tuple[Loop, tuple[str, ...]]:
+        """An open loop of the engine's own with the optimizer's state to go on with, and what is to be told of it."""
+        if optimizer == "mine":
+            return opened(loop.replace(opt_state=self._begin(loop.model.params))), ()
+        check_opt_state(self.parts.optimizer, loop, "fit")
+        if not hyperparameters_of(loop.opt_state):
+            return loop, ()
+        init = self.parts.optimizer.init
+        program = Program("hyperparameters", lambda params: hyperparameters_of(init(params)))
+        made_with = self.programs.get("hyperparameters", lambda: jax.device_get(program(loop.model.params)))
+        return loop, tuple(kept_hyperparameters(loop.opt_state, made_with))
 
     def _feed(
         self,
@@ -309,8 +351,7 @@ class Setup:
         prepare = Prepare(batches.resident, batches.compiled, keys, feed.where)
         resident = None
         if batches.resident:
-            key = ("resident", Same(batches.samples), feed.device)
-            resident = self.programs.get(key, lambda: jax.device_put(batches.samples, feed.device))
+            resident = self.programs.resident(batches.samples, feed.device)
         return replace(feed, batches=batches.uncompiled(), prepare=prepare, resident=resident)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
 
 from jaxloop.canonical import rewritten
 from jaxloop.loop import Loop
@@ -75,6 +75,18 @@ def traced_step(parts: Parts, loop: Loop, batch: Any) -> TracedStep:
 
 def _as_traced(leaf: Any, aval: Any) -> Any:
     return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, aval.dtype)
+
+
+def calls_python(program: Any) -> bool:
+    """Whether a traced program calls Python while it runs, as `equinox.error_if` does, and so can raise.
+
+    `jax.debug.print` does not count.
+    """
+    jaxpr = getattr(program, "jaxpr", program)
+    return any(
+        ("callback" in equation.primitive.name) or any(map(calls_python, jaxprs_in_params(equation.params)))
+        for equation in jaxpr.eqns
+    )
 
 
 def _alike(leaf: Any, aval: Any) -> bool:

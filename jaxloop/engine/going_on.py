@@ -1,0 +1,99 @@
+"""A loop to go on from: whether the optimizer that is to go on is the one that has made its state."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxloop.loop import Loop, is_scheduled
+
+_FIX = (
+    "Fit it with the optimizer that made it, or begin this one anew on the loop's model: "
+    "training_loop.fit(loop, epochs, optimizer='mine'), or start(loop, epochs=..., optimizer='mine')."
+)
+
+
+def check_opt_state(optimizer: optax.GradientTransformation, loop: Loop, where: str) -> None:
+    """Refuses a loop whose `opt_state` is not what `optimizer` makes for the loop's model. Nothing is compiled.
+
+    Args:
+      optimizer: that is to go on.
+      loop: traced or not.
+      where: who was given it, for the message.
+
+    Raises:
+      ValueError: another optimizer, or one of another model, has made it; the message names the first difference.
+    """
+
+    def made() -> Any:
+        return jax.eval_shape(lambda params: optimizer.init(params), loop.model.params)
+
+    expected, found = made(), loop.opt_state
+    change = _difference(_described(found), _described(expected))
+    if change is None and jax.tree.structure(found) != jax.tree.structure(expected) == jax.tree.structure(made()):
+        change = _other_node(jax.tree.structure(found), jax.tree.structure(expected))
+    if change is not None:
+        raise ValueError(f"{where}: the loop was made by another optimizer, or for another model: {change}. {_FIX}")
+
+
+def hyperparameters_of(opt_state: Any) -> dict[str, Any]:
+    """The numbers that `optax.inject_hyperparams` exposes and no schedule drives, by their path in `opt_state`."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state):
+        if len(path) < 2 or getattr(path[-2], "name", None) != "hyperparams":
+            continue
+        name = str(getattr(path[-1], "key", ""))
+        if not is_scheduled(opt_state, name):
+            found[jax.tree_util.keystr(path)] = leaf
+    return found
+
+
+def kept_hyperparameters(opt_state: Any, made_with: Mapping[str, Any]) -> list[str]:
+    """What a person is told of the hyperparameters that a loop keeps, where the optimizer was made with others.
+
+    Args:
+      opt_state: of the loop.
+      made_with: what `hyperparameters_of` finds in the state that the optimizer begins with.
+    """
+    lines = []
+    for path, value in hyperparameters_of(opt_state).items():
+        mine = made_with.get(path)
+        if mine is None or np.array_equal(value, mine, equal_nan=True):
+            continue
+        name = path.rsplit("[", 1)[-1].strip("]'\"")
+        lines.append(
+            f"The loop keeps its {name}, {_shown(value)}; the optimizer was made with {_shown(mine)}, which "
+            "optimizer='mine' would take, and begin anew"
+        )
+    return lines
+
+
+def _shown(value: Any) -> str:
+    value = np.asarray(value)
+    return f"{value.item():.6g}" if value.shape == () else f"{value.dtype.name}{list(value.shape)}"
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Shape and dtype of each leaf, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype.name}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _difference(found: Mapping[str, str], expected: Mapping[str, str]) -> str | None:
+    for path in [*expected, *found]:
+        if found.get(path) != expected.get(path):
+            there, here = found.get(path, "nothing"), expected.get(path, "nothing")
+            return f"loop.opt_state{path} is {there}, where this training loop's optimizer has {here}"
+    return None
+
+
+def _other_node(found: Any, expected: Any) -> str:
+    """The first node at which two structures with leaves at the same paths differ."""
+    there, here = found.node_data(), expected.node_data()
+    if there is not None and there == here:
+        pairs = zip(found.children(), expected.children(), strict=True)
+        return next(_other_node(one, other) for one, other in pairs if one != other)
+    there, here = ("a leaf" if node is None else node[0].__name__ for node in (there, here))
+    return f"loop.opt_state holds {there}, where this training loop's optimizer has {here}"

@@ -1,0 +1,93 @@
+"""What is left of a run that fails: the loop behind the last dispatch that went well, and what went wrong first."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from jaxloop.loop import Loop
+from jaxloop.placement import Device
+from jaxloop.wire import Layout, Wire, handed_over, opened_by_copy
+
+_IN_FLIGHT = 3  # a dispatch that fails shows it when the next has been sent; the one before it is good
+
+
+class Latest:
+    """Holds the loop between steps, or the wires behind the last dispatches of a phase.
+
+    A step is given its wire to write over, so mostly the last is all there is, and a step that fails while it runs
+    takes it along. Where a step can raise of its own accord, it is not, and those before it are held too.
+    """
+
+    def __init__(self) -> None:
+        self._layout: Layout | None = None
+        self._held: deque[tuple[Any, Any]] = deque()
+        self._place = ""
+
+    def between(self, loop: Loop) -> None:
+        """Holds an open loop, or one between two steps that are taken one by one."""
+        self._layout, self._held = None, deque([(loop, None)])
+        self._place = f"epoch {int(loop.epoch_index)}" if loop.phase is None else self._place
+
+    def phase(self, layout: Layout, wire: Wire, *, donated: bool) -> Callable[[tuple[Wire, Any]], None]:
+        """Holds the wire at a phase's start; gives what is called with what each dispatch gives, wire and rows."""
+        self._layout, self._held = layout, deque([(wire, None)], 1 if donated else _IN_FLIGHT)
+        return self._held.append
+
+    def loop(self, device: Device) -> tuple[Loop | None, bool]:
+        """A copy of the newest loop that can be had, and whether it is the newest of all. Waits for the device."""
+        for age, (held, _) in enumerate(reversed(self._held)):
+            try:
+                loop = held if self._layout is None else self._layout.opened(held)
+                return jax.block_until_ready(handed_over(opened_by_copy(loop, device), device)), age == 0
+            except (RuntimeError, ValueError):  # it failed, or came of one that did
+                continue
+        return None, False
+
+    def cause(self, error: BaseException) -> BaseException | None:
+        """The error of the dispatch that failed first, where `error` came only of that; None where it is none such."""
+        if not isinstance(error, jax.errors.JaxRuntimeError):
+            return None
+        for _, rows in self._held:
+            try:
+                jax.block_until_ready(rows)
+            except (RuntimeError, ValueError) as cause:
+                return None if str(cause) == str(error) else cause
+        return None
+
+    @contextmanager
+    def told(self, tell: Callable[[BaseException], None]) -> Iterator[None]:
+        """Lets `tell` note where an exception came from; the one that came first takes the place of what it led to."""
+        try:
+            yield
+        except BaseException as error:
+            cause = self.cause(error)
+            tell(cause or error)
+            if cause is not None:
+                raise cause from None
+            raise
+
+    def leave_with(self, error: BaseException, device: Device) -> None:
+        """Leaves the loop that can be had with the exception that ended the fit, and notes on it where that was."""
+        loop, newest = self.loop(device)
+        if loop is None:
+            note(
+                error,
+                f"jaxloop: in {self._place or 'the fit'} (counted from 0); there is no error.loop: a step that failed "
+                "as it ran was given the loop's arrays to write over. To have the loop before it, keep it by a host "
+                "callback that reads it, as @jaxloop.on_host(Event.BATCH_END, reads='loop')",
+            )
+            return
+        phase = f", after {int(loop.batch_index)} {loop.phase.value} batches" if loop.phase else ""
+        before = "" if newest else "a step failed as it ran, and before its dispatch "
+        place = f"epoch {int(loop.epoch_index)} (counted from 0){phase}"
+        note(error, f"jaxloop: {before}error.loop is the loop in {place}")
+        error.loop = loop  # type: ignore[attr-defined]
+
+
+def note(error: BaseException, text: str) -> None:
+    """Notes it once: JAX raises the very same exception again where it traces the very same function."""
+    if text not in getattr(error, "__notes__", ()):
+        error.add_note(text)
