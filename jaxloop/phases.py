@@ -9,7 +9,8 @@ from jaxloop.events import Event, Phase, Plan, Scope, leave
 from jaxloop.kinds import strong
 from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.measured import UNMEASURED, unmeasured
-from jaxloop.steps import Parts, run_steps, step
+from jaxloop.parts import Parts
+from jaxloop.step import run_steps, step
 
 
 def between_steps(loop: Loop, phase: Phase | None) -> Loop:

@@ -34,9 +34,9 @@ from jaxloop.history import History, Recorder
 from jaxloop.loop import Loop
 from jaxloop.measured import as_number
 from jaxloop.metrics import Metric, resolve
+from jaxloop.parts import DifferentiableStep, LossFn, Parts
 from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_step
 from jaxloop.placement import Device
-from jaxloop.steps import DifferentiableStep, LossFn, Parts
 from jaxloop.wire import handed_over
 
 

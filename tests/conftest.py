@@ -15,7 +15,7 @@ from jaxloop.loop import COUNTERS, Loop, new_loop
 from jaxloop.losses import softmax_cross_entropy
 from jaxloop.metrics import resolve
 from jaxloop.model import Model
-from jaxloop.steps import Parts
+from jaxloop.parts import Parts
 from jaxloop.views import Columns, LoopView
 
 hypothesis.settings.register_profile("jaxloop", deadline=None, max_examples=50, database=None)

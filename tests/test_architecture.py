@@ -15,7 +15,9 @@ FLOORS = [
     {"benchmarking", "model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},
-    {"console", "files", "history", "phases", "steps", "wire"},
+    {"parts"},
+    {"forward"},
+    {"console", "files", "history", "phases", "step", "wire"},
     {"callbacks", "engine"},
     {"training_loop"},
     {"benchmark", "explain", "learning_rate_finder"},
@@ -45,8 +47,8 @@ ROOMS = {
     "metrics": [{"means"}, {"classification"}, {"metric"}],
     "schedules": [{"shapes"}, {"segments"}, {"ready"}],
 }
-#: Upper floors within a floor: `phases` stands on `steps`, both below the callbacks and the engine.
-STAIRS = {("phases", "steps")}
+#: Upper floors within a floor: `phases` stands on `step`, both below the callbacks and the engine.
+STAIRS = {("phases", "step")}
 
 
 def modules() -> list[Path]:

@@ -16,7 +16,7 @@ from jax.extend.core import check_jaxpr
 from jax.sharding import PartitionSpec
 
 from jaxloop.canonical import canonical, other_layouts, rewritten
-from jaxloop.steps import run_steps
+from jaxloop.step import run_steps
 from tests import small
 
 NCHW = ("NCHW", "OIHW", "NCHW")

@@ -21,7 +21,7 @@ from jaxloop.engine.programs import Program, Programs
 from jaxloop.engine.specification import Batch, kind_of, stacked
 from jaxloop.events import Phase, should_run
 from jaxloop.flops import flops_of
-from jaxloop.steps import Parts
+from jaxloop.parts import Parts
 from jaxloop.wire import Layout, Wire
 
 

@@ -9,7 +9,7 @@ from jaxloop.engine.programs import Program, Programs
 from jaxloop.engine.setup import Start
 from jaxloop.engine.specification import Batch, rows_of
 from jaxloop.loop import Loop
-from jaxloop.steps import output_of
+from jaxloop.step import output_of
 
 
 def predicted(start: Start, programs: Programs, *, fresh: bool) -> Any:

@@ -14,8 +14,8 @@ from jaxloop.engine.traced import TracedStep, calls_python, traced_step
 from jaxloop.events import Event, Phase
 from jaxloop.loop import Loop
 from jaxloop.measured import is_wider, unmeasured
+from jaxloop.parts import Parts
 from jaxloop.phases import enter, leave_phase
-from jaxloop.steps import Parts
 
 
 @dataclass(frozen=True)

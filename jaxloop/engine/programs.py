@@ -12,8 +12,9 @@ from jaxloop.canonical import canonical, looks_into_values
 from jaxloop.engine.traced import TracedStep
 from jaxloop.events import Event, Phase
 from jaxloop.loop import Loop
+from jaxloop.parts import Parts
 from jaxloop.placement import Device
-from jaxloop.steps import Parts, run_steps, stages, step
+from jaxloop.step import run_steps, stages, step
 from jaxloop.wire import Layout, Wire
 
 STEP_NAMES = {Phase.TRAINING: "training_step", Phase.VALIDATION: "validation_step"}

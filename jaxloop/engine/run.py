@@ -19,10 +19,11 @@ from jaxloop.engine.ledger import Ledger
 from jaxloop.engine.programs import Program, Programs
 from jaxloop.engine.source import EpochSource
 from jaxloop.events import Event, Phase, Plan, Scope, leave, should_run
+from jaxloop.forward import hold, with_model_state
 from jaxloop.loop import Loop
+from jaxloop.parts import Parts
 from jaxloop.phases import begin_epoch, enter, leave_epoch, leave_phase
 from jaxloop.placement import Device
-from jaxloop.steps import Parts, hold, with_model_state
 from jaxloop.wire import Layout, handed_over, layout_of, opened
 
 

@@ -31,9 +31,10 @@ from jaxloop.kinds import Widening, strong
 from jaxloop.loop import Loop, new_loop
 from jaxloop.measured import unmeasured
 from jaxloop.model import as_model
+from jaxloop.parts import Parts
 from jaxloop.phases import begin_fit, between_steps, enter
 from jaxloop.placement import Device
-from jaxloop.steps import Parts, output_of
+from jaxloop.step import output_of
 from jaxloop.wire import handed_over, layout_of, opened, opened_by_copy
 
 

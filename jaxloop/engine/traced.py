@@ -9,12 +9,13 @@ from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
 
 from jaxloop.canonical import rewritten
 from jaxloop.loop import Loop
-from jaxloop.steps import Parts, step
+from jaxloop.parts import Parts
+from jaxloop.step import step
 
 
 @dataclass(frozen=True, eq=False)
 class TracedStep:
-    """What `steps.step` did with a loop and a batch of one kind.
+    """What `step.step` did with a loop and a batch of one kind.
 
     What it is called with must be of that kind, as `takes` says. The loop may have more statistics, which it keeps.
 

@@ -71,7 +71,7 @@ def test_epochs_without_end_have_so_many_batches_that_hold_nothing() -> None:
 
 
 def test_the_function_has_its_name_for_itself() -> None:
-    importlib.import_module("jaxloop.steps")  # a module of the library, which holds the training step
+    importlib.import_module("jaxloop.data.steps")  # the module of that name
     assert jl.steps is jaxloop.data.steps
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.events import Event, Phase, Plan, Scope
+from jaxloop.forward import hold
 from jaxloop.phases import begin_fit, enter
-from jaxloop.steps import hold, step
+from jaxloop.step import step
 from jaxloop.wire import layout_of, opened_by_copy
 
 DEVICE = jax.devices()[0]

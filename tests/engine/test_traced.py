@@ -10,7 +10,7 @@ import pytest
 from jaxloop.engine.traced import traced_step
 from jaxloop.events import Event, Phase, Plan, Scope
 from jaxloop.phases import begin_fit, enter
-from jaxloop.steps import step
+from jaxloop.step import step
 
 BATCH = (np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3), np.arange(4, dtype=np.int32) % 2, None)
 
