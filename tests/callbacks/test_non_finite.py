@@ -62,7 +62,7 @@ def with_nan_in_batch(batch: int) -> list[jl.Batches]:
 
 def test_a_batch_of_nan_is_told_by_its_loss_and_its_loop_trains_on_at_a_lower_rate():
     training_loop = small.training_loop(
-        training=with_nan_in_batch(1), callbacks=[stop_on_non_finite()], steps_per_dispatch=3
+        training=with_nan_in_batch(1), callbacks=[stop_on_non_finite()], steps_per_dispatch=3, check="first"
     )
     with pytest.raises(
         jl.errors.NonFiniteError, match=r"at step 2 \(epoch 1, batch 2,.* the loss is not fin"
