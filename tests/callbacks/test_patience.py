@@ -386,6 +386,16 @@ def of_dtype(dtype: Any) -> jl.Model:
     return model.replace(params=jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), model.params))
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_second_fit_compiles_nothing_whatever_the_order(order):
+    callbacks = [ema(0.8, evaluate=True), early_stopping(restore_best=True)][::order]
+    training_loop = small.training_loop(callbacks=callbacks)
+    training_loop.fit(small.model(), 1)
+    with counted_compiles() as compiled:
+        training_loop.fit(small.model(), 2)
+    assert dict(compiled) == {}
+
+
 def test_an_average_that_is_not_evaluated_stays_the_last():
     stopping = early_stopping("score", mode="min", restore_best=True)
     loop, history = best_of([scored(BEST_OF_FIVE), ema(0.8), stopping], 5)

@@ -62,7 +62,8 @@ def test_each_of_them_did_its_part() -> None:
     assert (history.stopped, int(loop.epoch)) == ("cancelled", 3)
     assert history.epochs["skipped_updates"].tolist() == [0, 1, 1]
     np.testing.assert_allclose(history.epochs["learning_rate"], [0.1, 0.1, 0.05], rtol=1e-6)
-    assert int(loop.callback_state["ema"]["updates"]) == 3 * EPOCH - 1
+    assert int(loop.callback_state["fast"]["updates"]) == 3 * EPOCH - 1
+    assert int(loop.callback_state["ema"]["updates"]) == EPOCH  # what was evaluated in the best epoch
     first, _ = training_loop(jl.callbacks.clip_by_global_norm(0.5)).fit(small.model(), 1)
     assert_close(loop.model.params, first.model.params)  # the best
 
@@ -94,7 +95,8 @@ def test_the_next_fit_trains_again_and_keeps_only_what_lasts(steps_per_dispatch:
     after, history = made.fit(loop, 2)
     assert (history.stopped, int(after.step)) == ("completed", 5 * EPOCH)
     assert history.epochs["skipped_updates"].tolist() == [0, 0]
-    assert int(after.callback_state["ema"]["updates"]) == 5 * EPOCH - 1
+    assert int(after.callback_state["fast"]["updates"]) == 5 * EPOCH - 1
+    assert int(after.callback_state["ema"]["updates"]) == 2 * EPOCH  # those of the best epoch of each fit, its first
     assert int(after.callback_state["early_stopping"]["waited"]) == 1
 
 
