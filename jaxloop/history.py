@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
-from jaxloop.measured import UNMEASURED, as_number, is_measured
+from jaxloop.measured import UNMEASURED, as_number, is_measured, with_nan
 from jaxloop.plots import draw_history, save
 from jaxloop.views import Columns, LoopView
 
@@ -176,7 +176,7 @@ class Recorder:
         rows = self._last.with_bits(self._bits)
         names = [name for name in _in_order(self._plan, rows.stats) if not name.startswith("validation_")]
         position = {"epoch": rows["epoch"], "batch": rows["batch_index"] + 1, "step": rows["step"] + 1}
-        return position | {name: rows[name] for name in names}
+        return position | with_nan({name: rows[name] for name in names})
 
 
 def _said(statistic: Any) -> str:
@@ -187,7 +187,7 @@ def _said(statistic: Any) -> str:
 def _kept(statistic: Any) -> Any:
     """A statistic of an epoch: an integer in its own dtype, anything else as Python's float, which is float64."""
     number = np.asarray(statistic)
-    return number[()] if number.dtype.kind in "iu" else float(number)
+    return number[()] if number.dtype.kind in "iu" else as_number(number)
 
 
 def _in_order(plan: Plan, stats: Any) -> list[str]:

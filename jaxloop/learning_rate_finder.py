@@ -18,7 +18,7 @@ from jaxloop.engine.source import EpochSource, whole
 from jaxloop.events import Event, Scope
 from jaxloop.loop import Loop
 from jaxloop.losses import weighted_mean
-from jaxloop.measured import UNMEASURED, is_measured
+from jaxloop.measured import is_measured, unmeasured
 from jaxloop.placement import Device
 from jaxloop.plots import draw_range_test, save
 from jaxloop.training_loop import TrainingLoop
@@ -167,7 +167,7 @@ def _loss_of(loop: Loop) -> jax.Array:
     loss = weighted_mean(loop.loss, loop.weight).astype(jnp.float32)
     if loop.loss.ndim == 0 or loop.weight is None:
         return loss
-    return jnp.where(jnp.any(loop.weight != 0), loss, UNMEASURED)
+    return jnp.where(jnp.any(loop.weight != 0), loss, unmeasured(jnp.float32))
 
 
 def _watched(memory: dict[str, Any], loss: jax.Array, index: Any, window: int) -> tuple[dict[str, Any], jax.Array]:

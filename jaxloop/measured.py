@@ -12,6 +12,7 @@ UNMEASURED = np.uint32(_FLOAT_BITS).view(np.float32)
 """float32[], what `loop.stats` holds until a statistic is measured: a NaN of its own. Any other NaN was measured."""
 
 _DOUBLE_BITS = int(np.float64(UNMEASURED).view(np.int64))
+_LEAST = np.finfo(np.float32).min  # stands for it under `jax_debug_nans`, which ends a program that gives any NaN
 _INTEGERS = {np.dtype("int32"): np.int32(np.iinfo(np.int32).min), np.dtype("uint32"): np.uint32(0xFFFFFFFF)}
 _RANKS = {dtype: rank for rank, dtype in enumerate((*_INTEGERS, np.dtype("float32")))}  # each may become a later one
 
@@ -19,9 +20,27 @@ _RANKS = {dtype: rank for rank, dtype in enumerate((*_INTEGERS, np.dtype("float3
 def unmeasured(dtype: Any) -> Any:
     """What stands for "not measured" in a statistic of this dtype, a NumPy scalar.
 
-    A NaN of its own for float32, and for integers, which have none, the least int32 and the largest uint32.
+    A NaN of its own for float32, and for integers, which have none, the least int32 and the largest uint32. Under
+    `jax_debug_nans` it is the least float32 in place of the NaN: what that looks for are NaNs that are none of ours.
     """
-    return _INTEGERS.get(np.dtype(dtype), UNMEASURED)
+    return _INTEGERS.get(np.dtype(dtype), _LEAST if _no_nan() else UNMEASURED)
+
+
+def without_nan(stats: dict[str, Any]) -> dict[str, Any]:
+    """Statistics as a program may take and give them: what was not measured is no NaN under `jax_debug_nans`."""
+    if not _no_nan():
+        return stats
+    return {name: jnp.where(is_measured(value), value, unmeasured(value.dtype)) for name, value in stats.items()}
+
+
+def with_nan(stats: dict[str, Any]) -> dict[str, Any]:
+    """Statistics on the host, or columns of them, as users see them: NaN until measured, whatever stood for that."""
+    if not _no_nan():
+        return stats
+    return {
+        name: np.where(is_measured(value), value, UNMEASURED)[()] if value.dtype == np.float32 else value
+        for name, value in stats.items()
+    }
 
 
 def is_measured(value: Any) -> Any:
@@ -141,13 +160,18 @@ def _settled(where: str, name: str, dtype: np.dtype, known: Any, weak: bool) -> 
     )
 
 
+def _no_nan() -> bool:
+    config: Any = jax.config
+    return config.jax_debug_nans
+
+
 def _differs(array: Any, bits: Any, double_bits: Any, ones_like: Any) -> Any:
     """Whether what is in an array is none of the values that stand for "not measured"."""
     dtype = array.dtype
     if dtype == np.float32:
-        return bits() != _FLOAT_BITS
+        return (bits() != _FLOAT_BITS) & (array != _LEAST)
     if dtype == np.float64:
-        return double_bits() != _DOUBLE_BITS
+        return (double_bits() != _DOUBLE_BITS) & (array != float(_LEAST))
     if dtype in _INTEGERS:
         return array != _INTEGERS[dtype]
     if dtype == np.int64:  # of Python's integers

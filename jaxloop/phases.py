@@ -8,14 +8,14 @@ import numpy as np
 from jaxloop.events import Event, Phase, Plan, Scope, leave
 from jaxloop.kinds import strong
 from jaxloop.loop import STEP_FIELDS, Loop
-from jaxloop.measured import UNMEASURED, unmeasured
+from jaxloop.measured import unmeasured, without_nan
 from jaxloop.parts import Parts
 from jaxloop.step import run_steps, step
 
 
 def between_steps(loop: Loop, phase: Phase | None) -> Loop:
     """The loop in `phase` with no step at hand: callbacks hand out, and users keep, loops from the middle of one."""
-    return loop.replace(phase=phase, **dict.fromkeys(STEP_FIELDS))
+    return loop.replace(phase=phase, stats=without_nan(loop.stats), **dict.fromkeys(STEP_FIELDS))
 
 
 def begin_fit(parts: Parts, loop: Loop, plan: Plan) -> Loop:
@@ -36,7 +36,7 @@ def begin_fit(parts: Parts, loop: Loop, plan: Plan) -> Loop:
         stop=zero,
         phase=None,
         metrics=_empty_metrics(parts),
-        stats=_unmeasured(parts, *Phase) | {"learning_rate": UNMEASURED},
+        stats=_unmeasured(parts, *Phase) | {"learning_rate": unmeasured(np.float32)},
         callback_state={name: value for name, value in loop.callback_state.items() if name in loop.lasting},
         evaluated=frozenset(),
     )

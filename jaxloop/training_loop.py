@@ -32,7 +32,7 @@ from jaxloop.engine.specification import parts_of
 from jaxloop.events import Event, Phase, Scope, leave
 from jaxloop.history import History, Recorder
 from jaxloop.loop import Loop
-from jaxloop.measured import as_number
+from jaxloop.measured import as_number, with_nan
 from jaxloop.metrics import Metric, resolve
 from jaxloop.parts import DifferentiableStep, LossFn, Parts
 from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_step
@@ -226,7 +226,8 @@ class TrainingLoop:
             host.close(error)
             raise
         stopped = "cancelled" if loop.stop & Scope.FIT else "completed"
-        loop = handed_over(loop.replace(stop=leave(loop.stop, Scope.FIT)), start.device)
+        loop = loop.replace(stop=leave(loop.stop, Scope.FIT), stats=with_nan(loop.stats))
+        loop = handed_over(loop, start.device)
         history = recorder.history(stopped)
         ledger.lap("setup")
         return loop, replace(history, timing=dict(ledger.seconds))

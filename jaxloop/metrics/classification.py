@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.losses import spread_weight
-from jaxloop.measured import UNMEASURED
+from jaxloop.measured import unmeasured
 from jaxloop.metrics.means import add_to_mean, empty_mean, mean_of, two_sum
 
 
@@ -171,7 +171,8 @@ class MatthewsCorrelationCoefficient:
         # which is at most sqrt(2) times the denominator. So float32 is enough however rare a class is.
         matrix = state["weight"] + state["weight_error"]
         total = jnp.sum(matrix)
-        matrix = jnp.pad(matrix / total, ((0, 1), (0, 0)))  # no example is of the further class
+        shares = matrix / jnp.where(total == 0, 1, total)
+        matrix = jnp.pad(shares, ((0, 1), (0, 0)))  # no example is of the further class
         rest_of_row = _sum_of_others(matrix, axis=1)
         right, missed = jnp.diag(matrix), jnp.diag(rest_of_row)
         mistaken = jnp.diag(_sum_of_others(matrix, axis=0))
@@ -181,7 +182,7 @@ class MatthewsCorrelationCoefficient:
         spread_predicted = jnp.sum((right + mistaken) * (missed + neither))
         scale = jnp.sqrt(spread_true) * jnp.sqrt(spread_predicted)
         correlation = jnp.where(scale == 0, 0, covariance / jnp.where(scale == 0, 1, scale))
-        return jnp.where(total == 0, UNMEASURED, correlation)
+        return jnp.where(total == 0, unmeasured(jnp.float32), correlation)
 
     def _predicted_and_label(self, output: Any, target: Any) -> tuple[Any, Any, Any]:
         """Predicted class, true class, and whether there is a NaN in neither."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.losses import spread_weight, weighted_sum
-from jaxloop.measured import UNMEASURED, is_measured
+from jaxloop.measured import is_measured, unmeasured
 
 
 def empty_mean() -> dict[str, Any]:
@@ -34,10 +34,10 @@ def add_to_mean(state: dict[str, Any], values: jax.Array, weight: jax.Array) -> 
 
 
 def mean_of(state: dict[str, Any]) -> jax.Array:
-    """The weighted mean so far, float32[]; `UNMEASURED`, a NaN, while the weight is 0."""
+    """The weighted mean so far, float32[]; `unmeasured(jnp.float32)`, a NaN, while the weight is 0."""
     total = jnp.where(jnp.isfinite(state["sum"]), state["sum"] + state["sum_error"], state["sum"])
     weight = state["weight"] + state["weight_error"]
-    return jnp.where(weight == 0, UNMEASURED, jnp.divide(total, weight))
+    return jnp.where(weight == 0, unmeasured(jnp.float32), jnp.divide(total, jnp.where(weight == 0, 1, weight)))
 
 
 def two_sum(a: Any, b: Any) -> tuple[Any, Any]:

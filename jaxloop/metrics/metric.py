@@ -16,9 +16,9 @@ class Metric(Protocol):
 
     `init()` makes the empty accumulator, a PyTree of arrays; `update` adds one batch; `compute` gives the
     statistic of all that was added, float[], or int32[] where it is a count; where nothing was added, rather
-    `jaxloop.measured.UNMEASURED` than another NaN, which means diverged. `update` is given by keyword what the step
-    holds: `output` and `target` (PyTree), `loss` (what the loss function gave: one per example or token, or a scalar),
-    `weight` ((batch,), (batch, tokens) or None). What has weight 0 is padding and must not count.
+    `jaxloop.measured.unmeasured("float32")` than another NaN, which means diverged. `update` is given by keyword what
+    the step holds: `output` and `target` (PyTree), `loss` (what the loss function gave: one per example or token, or a
+    scalar), `weight` ((batch,), (batch, tokens) or None). What has weight 0 is padding and must not count.
     """
 
     @property
