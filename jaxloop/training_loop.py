@@ -69,8 +69,11 @@ class TrainingLoop:
         the step's FLOPs as XLA counts them, the platform, and what host callbacks look into.
       batch_keys: where batches are mappings, the keys of input, target and, if there is one, weight.
       differentiable_step: `(model, loop) -> (loss, loop)` in place of forward pass and loss, for several inputs or
-        losses: it sets `output`, and `model` to what `model.forward` gave back; evaluation calls it too. Of what has
-        weight 0 it sees 0 for NaN and infinities, but labels as they are.
+        losses: it sets `output`, and `model` to what `model.forward` or `model.call` gave back, without which batch
+        statistics and random streams stay as they were; evaluation calls it too. Methods and several arguments go by
+        `output, model = model.call(lambda module: module.encode(loop.input), loop.step_key("model"))`, in the mode of
+        the phase; `model.unwrap()` gives a copy, whose changed state is lost.
+        Of what has weight 0 it sees 0 for NaN and infinities, but labels as they are.
       on_recompile: what is done where a program would compile again after its first dispatch, since a batch or the loop
         has changed in shape, dtype or structure: `"raise"` an error that names the leaf, or `"warn"` of it.
       check: which data are looked into for labels outside of the classes, NaN, integers beyond int32, and for several

@@ -65,13 +65,15 @@ def _split_params(params: Any, trained: Any) -> tuple[Any, Any]:
     from flax.traverse_util import flatten_dict, unflatten_dict
 
     plain = unfreeze(cast(Any, params))
-    leaves = flatten_dict(plain, sep="/")
+    places = flatten_dict(plain)
+    names = {place: "/".join(map(str, place)) for place in places}
+    leaves = {names[place]: leaf for place, leaf in places.items()}
     flags = unfreeze(cast(Any, trained)) if isinstance(trained, Mapping) else trained
-    found = chosen(flags, leaves, unflatten_dict({path: path for path in leaves}, sep="/"), _WHERE)
+    found = chosen(flags, leaves, unflatten_dict(names), _WHERE)
     if len(found) == len(leaves):
         return params, {}
-    parts = ({path: leaf for path, leaf in leaves.items() if (path in found) is kept} for kept in (True, False))
-    kept, fixed = (unflatten_dict(part, sep="/") for part in parts)
+    parts = ({at: leaf for at, leaf in places.items() if (names[at] in found) is kept} for kept in (True, False))
+    kept, fixed = map(unflatten_dict, parts)
     return freeze(kept) if isinstance(params, FrozenDict) else kept, fixed
 
 
@@ -138,11 +140,11 @@ class LinenApply:
         """The result of `apply`, which takes what `module.apply` takes, and the state it leaves."""
         variables = self._variables(params, state)
         rngs = self._keys(key, training)
-        if not training:
-            with _explained():
-                return apply(variables, *arguments, rngs=rngs), state
         mutable = [name for name in state if name not in ("params", _OVERWRITTEN)]
-        result, changed = apply(variables, *arguments, rngs=rngs, mutable=mutable)
+        with _explained(training):
+            if not training:
+                return apply(variables, *arguments, rngs=rngs), state
+            result, changed = apply(variables, *arguments, rngs=rngs, mutable=mutable)
         return result, {**state, **{name: self._kept(state[name], changed[name], (name,)) for name in changed}}
 
     def _variables(self, params: Any, state: Any) -> dict[str, Any]:
@@ -207,15 +209,17 @@ def _is_sown(value: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Says of a random stream that is missing in inference how to have it."""
+def _explained(training: bool) -> Iterator[None]:
+    """Says of a random stream that is missing how to have it."""
     from flax.errors import InvalidRngError
 
     try:
         yield
     except InvalidRngError as error:
         error.add_note(
-            "jaxloop: in inference a linen module has the random streams that are named, as "
+            "jaxloop: give a key, as model.forward(input, loop.step_key('model')) or model.call(function, key)."
+            if training
+            else "jaxloop: in inference a linen module has the random streams that are named, as "
             "Model.from_linen(module, rngs=('noise',)); dropout is told `deterministic` or `train` instead."
         )
         raise

@@ -88,7 +88,7 @@ class Told:
     def __getattr__(self, name: str) -> Any:
         module, modes, training = self._told
         value = getattr(module, name)
-        if inspect.ismethod(value) and value.__self__ is module:
+        if callable(value) and getattr(value, "__self__", None) is module:
             return telling(value, modes, training)
         return Told(value, modes, training) if speaks(type(value), modes) else value
 

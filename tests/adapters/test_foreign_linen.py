@@ -223,6 +223,13 @@ def test_what_is_sown_can_be_read_by_the_function_that_calls() -> None:
     assert after.state == {}
 
 
+def test_a_call_in_training_without_a_key_says_how_to_give_one(noisy_by_flax: Any) -> None:
+    model = Model.from_linen(Noisy(), noisy_by_flax[0]).replace(training=True)
+    with pytest.raises(InvalidRngError) as error:
+        model.call(lambda module: module(INPUT))
+    assert "model.call(function, key)" in error.value.__notes__[0]
+
+
 def test_a_variable_that_training_makes_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="a training pass of Late makes the variable 'batch_stats/steps'"):
         fitted(Late(), optax.sgd(0.1))

@@ -159,6 +159,22 @@ def test_the_mode_goes_to_the_argument_of_a_pytree_and_of_its_methods() -> None:
         np.testing.assert_allclose(told.call(lambda module: module(input, key=key))[0], expected, rtol=1e-5)
 
 
+def test_a_method_of_an_equinox_module_is_told_the_mode() -> None:
+    class Encoder(equinox.Module):
+        weight: Any
+
+        def __call__(self, input: Any) -> Any:
+            return input * self.weight
+
+        def encode(self, input: Any, train: bool = False) -> Any:
+            return self(input) if train else 0 * input
+
+    model = Model.from_callable(Encoder(jnp.ones(4)))
+    input, _ = batches()[0]
+    np.testing.assert_array_equal(model.replace(training=True).call(lambda module: module.encode(input))[0], input)
+    np.testing.assert_array_equal(model.call(lambda module: module.encode(input))[0], 0 * input)
+
+
 def test_an_example_at_a_time_is_told_the_mode_too() -> None:
     told = jax.tree_util.Partial(lambda scale, example, training=False: scale * example * training, jnp.float32(2))
     model = Model.from_callable(told, batched=False)
