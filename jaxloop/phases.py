@@ -15,7 +15,11 @@ from jaxloop.step import run_steps, step
 
 def between_steps(loop: Loop, phase: Phase | None) -> Loop:
     """The loop in `phase` with no step at hand: callbacks hand out, and users keep, loops from the middle of one."""
-    return loop.replace(phase=phase, stats=without_nan(loop.stats), **dict.fromkeys(STEP_FIELDS))
+    at_hand = any(getattr(loop, name) is not None for name in STEP_FIELDS)
+    stats = without_nan(loop.stats)
+    if not at_hand and loop.phase is phase and stats is loop.stats:
+        return loop
+    return loop.replace(phase=phase, stats=stats, **dict.fromkeys(STEP_FIELDS))
 
 
 def begin_fit(parts: Parts, loop: Loop, plan: Plan) -> Loop:
@@ -82,7 +86,6 @@ def in_phase(parts: Parts, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
     """The loop in `phase`: as it is if it is there, else past the END of its own and the START of the other."""
     loop = between_steps(loop, loop.phase)
     if loop.phase is phase:
-        _check_metrics(parts, loop)
         return loop
     return _fired(parts, enter(parts, _out_of_phase(parts, loop), phase, batch_count), phase.start)
 
@@ -95,12 +98,12 @@ def close_epoch(parts: Parts, loop: Loop) -> Loop:
 
 def train_step(parts: Parts, loop: Loop, batch_count: Any, batch: Any) -> Loop:
     """The loop after one training step, in training if it was not."""
-    return step(parts, in_phase(parts, loop, Phase.TRAINING, batch_count), batch)[0]
+    return step(parts, _measurable(parts, in_phase(parts, loop, Phase.TRAINING, batch_count)), batch)[0]
 
 
 def eval_step(parts: Parts, loop: Loop, batch_count: Any, batch: Any) -> Loop:
     """The loop after one evaluation step, in validation if it was not."""
-    return step(parts, in_phase(parts, loop, Phase.VALIDATION, batch_count), batch)[0]
+    return step(parts, _measurable(parts, in_phase(parts, loop, Phase.VALIDATION, batch_count)), batch)[0]
 
 
 def run_phase(parts: Parts, loop: Loop, batch_count: Any, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
@@ -117,18 +120,19 @@ def run_phase(parts: Parts, loop: Loop, batch_count: Any, batches: Any) -> tuple
             "run_steps: `batches` hold no array, so nothing says how many steps there are. Give one that the step does "
             "not use, as (numpy.zeros(K), None), or call train_step."
         )
-    loop = in_phase(parts, loop, loop.phase or Phase.TRAINING, batch_count)
+    loop = _measurable(parts, in_phase(parts, loop, loop.phase or Phase.TRAINING, batch_count))
     return run_steps(one, loop, batches, leaves[0].shape[0])
 
 
-def _check_metrics(parts: Parts, loop: Loop) -> None:
-    """Refuses a loop in a phase in which a metric has no accumulator. Where it is traced it costs a step nothing."""
+def _measurable(parts: Parts, loop: Loop) -> Loop:
+    """The loop; refused where a metric has no accumulator in its phase. While it is traced, so a step pays nothing."""
     missing = [metric.name for metric in parts.metrics if metric.name not in loop.metrics]
     if missing:
         raise ValueError(
             f"loop: it is in a phase that was begun without the metric {missing[0]!r}, by a training loop with other "
             "metrics. Begin its epoch with this one: loop = training_loop.begin_epoch(loop)."
         )
+    return loop
 
 
 def _out_of_phase(parts: Parts, loop: Loop) -> Loop:
