@@ -138,9 +138,9 @@ def test_a_small_batch_that_goes_alone_does_so_in_one_array_and_trains_as_in_sev
 def test_resident_samples_go_to_the_device_once() -> None:
     training_loop = small.training_loop(training=jl.TrainingEpochs(small.samples(12), 4, resident=True))
     loop, _ = training_loop.fit(small.model(), 1)
-    kept = [value for key, value in training_loop._setup.programs._kept.items() if key[0] == "resident"]
+    kept = [copies for _, copies in training_loop._setup.programs._residents.values()]
     training_loop.fit(loop, 2)
-    again = [value for key, value in training_loop._setup.programs._kept.items() if key[0] == "resident"]
+    again = [copies for _, copies in training_loop._setup.programs._residents.values()]
     assert len(kept) == len(again) == 1
     assert kept[0][0] is again[0][0]
 
