@@ -50,10 +50,9 @@ def with_stand_ins(tree: Any, weight: Any) -> Any:
 
 def _weighs_nothing(leaf: Any, weight: Any) -> Any:
     """bool, (batch, tokens, 1...) or (batch, 1...): where `leaf` weighs nothing; None where that cannot be said."""
-    if leaf.shape[: weight.ndim] == weight.shape:
-        nothing = weight == 0
-    elif leaf.shape[:1] == weight.shape[:1]:  # it has no axis of tokens
-        nothing = jnp.all(weight == 0, axis=tuple(range(1, weight.ndim)))
-    else:
+    nothing = ~weight if weight.dtype == bool else weight == 0
+    if leaf.shape[:1] != weight.shape[:1]:
         return None
+    if leaf.shape[: weight.ndim] != weight.shape:  # it has no axis of tokens
+        nothing = jnp.all(nothing, axis=tuple(range(1, weight.ndim)))
     return nothing.reshape(*nothing.shape, *(1,) * (leaf.ndim - nothing.ndim))

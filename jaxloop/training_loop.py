@@ -220,11 +220,12 @@ class TrainingLoop:
         run = self._setup.run(start, host, compile_seconds=compile_seconds, interrupts=interrupts)
         ledger.lap("setup")
         try:
-            with run.latest.told(lambda error: run.latest.leave_with(error, start.device)), interrupts:
-                for text in (f"Training on {_name(start.device)}", *start.notices):
-                    host.notice(text)
-                loop = run.fit(start.loop, start.source, start.feeds, start.plan)
-            host.close()
+            with run.latest.told(lambda error: run.latest.leave_with(error, start.device)):
+                with interrupts:
+                    for text in (f"Training on {_name(start.device)}", *start.notices):
+                        host.notice(text)
+                    loop = run.fit(start.loop, start.source, start.feeds, start.plan)
+                host.close()
         except BaseException as error:
             host.close(error)
             raise

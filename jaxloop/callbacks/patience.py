@@ -58,7 +58,7 @@ def early_stopping(
 
     def stop(loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
-            memory = {"best": watched.worst, "waited": 0}
+            memory = {"best": watched.worst, "waited": np.int32(0)}
             return loop.remember(name, memory | (_evaluated(loop) if restore_best else {}))
         if event is Event.EPOCH_END:
             return judged(loop)
@@ -133,7 +133,7 @@ def reduce_on_plateau(
 
     def reduce(loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
-            return loop.remember(name, {"best": watched.worst, "waited": 0, "cooldown": 0})
+            return loop.remember(name, {"best": watched.worst, "waited": np.int32(0), "cooldown": np.int32(0)})
         if event is not Event.EPOCH_END:
             return loop
         memory = loop.callback_state[name]

@@ -81,9 +81,9 @@ class Latest:
             )
             return
         phase = f", after {int(loop.batch_index)} {loop.phase.value} batches" if loop.phase else ""
-        before = "" if newest else "a step failed as it ran, and before its dispatch "
+        failed = "" if newest else "a step failed as it ran, and before its dispatch "
         place = f"epoch {int(loop.epoch_index)} (counted from 0){phase}"
-        note(error, f"jaxloop: {before}error.loop is the loop in {place}")
+        note(error, f"jaxloop: {failed}error.loop is the loop in {place}")
         error.loop = loop  # type: ignore[attr-defined]
 
 

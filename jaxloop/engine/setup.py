@@ -296,7 +296,7 @@ class Setup:
         model = as_model(given, lambda: (key, self._shown(feed, feed.first())[0]))
         model = jax.device_put(jax.tree.map(strong, model), device, may_alias=False)
         loop = opened(new_loop(model, self._begin(model.params), key))
-        self.programs.get("hyperparameters", lambda: hyperparameters_of(loop.opt_state))
+        self.programs.get("hyperparameters", lambda: jax.tree.map(np.array, hyperparameters_of(loop.opt_state)))
         return loop
 
     def _begin(self, params: Any) -> Any:

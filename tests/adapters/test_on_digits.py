@@ -8,6 +8,8 @@ from flax import linen, nnx
 
 import jaxloop as jl
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 
 class NNXNetwork(nnx.Module):
     def __init__(self, rngs):

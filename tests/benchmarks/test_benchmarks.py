@@ -18,6 +18,8 @@ from benchmarks.turns import Worker, timed, turn_in_new_process
 from benchmarks.workloads import WORKLOADS
 from jaxloop.benchmarking.measurement import Quartiles
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
 
 

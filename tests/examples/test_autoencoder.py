@@ -9,6 +9,8 @@ from PIL import Image
 
 from examples.models.autoencoder import Autoencoder
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 
 @pytest.fixture(scope="module")
 def short_run(run_example, mnist_dir, tmp_path_factory):

@@ -13,6 +13,8 @@ from safetensors.numpy import save_file
 from examples.models.bert import BASE, PAD, TINY, Bert, BertClassifier, BertConfig, load_checkpoint
 from tests.examples.public_bert import public_tensors
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 SMALL = BertConfig(width=8, block_count=2, head_count=2, vocabulary_size=20, max_length=7)
 TOKENS = np.array([[1, 5, 19, 7, 2], [1, 6, 2, PAD, PAD], [1, 8, 9, 2, PAD]], np.int32)
 TOKEN_TYPES = np.array([[0, 0, 0, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1, 1, 0]], np.int32)

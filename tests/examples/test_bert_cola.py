@@ -16,6 +16,8 @@ from examples.datasets.word_pieces import load_word_pieces
 from examples.models.bert import PAD, TINY, BertClassifier, BertConfig
 from tests.examples.public_bert import public_tensors
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 MCC = "matthews_correlation_coefficient"
 
 

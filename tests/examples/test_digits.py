@@ -8,6 +8,8 @@ import pytest
 
 from examples.datasets.digits import load_digits
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 
 @pytest.fixture(scope="module")
 def digits_run(run_example, tmp_path_factory):

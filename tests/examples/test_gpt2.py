@@ -9,6 +9,8 @@ from safetensors.numpy import save_file
 
 from examples.models.gpt2 import CONFIGURATIONS, GPT2, Configuration, load_checkpoint
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 SIZES = Configuration(layers=2, heads=2, width=8, context_length=6, vocabulary_size=11)
 TOKENS = np.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 10]], np.int32)
 

@@ -14,6 +14,8 @@ import jaxloop as jl
 from examples.datasets.wikitext2 import packed
 from examples.models.gpt2 import GPT2, Configuration
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 SIZES = Configuration(layers=1, heads=2, width=8, context_length=6, vocabulary_size=11)
 
 

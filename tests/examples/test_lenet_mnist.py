@@ -7,6 +7,8 @@ from flax import nnx
 
 from examples.models.lenet import LeNet
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 
 @pytest.fixture(scope="module")
 def full_run(run_example, mnist_dir, tmp_path_factory):

@@ -6,6 +6,8 @@ from sklearn import dummy, linear_model, metrics
 
 from examples.datasets.diabetes import load_diabetes
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 
 @pytest.fixture(scope="module")
 def full_run(run_example, tmp_path_factory):

@@ -12,6 +12,8 @@ import jaxloop as jl
 from examples.models.resnet import ResNet, load_checkpoint
 from tests.examples.resnet_weights import state_dict
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 
 def random_images(count: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, 32, 32, 3)).astype(np.float32)

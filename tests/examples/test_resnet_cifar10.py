@@ -9,6 +9,8 @@ import pytest
 import jaxloop as jl
 from tests.examples.conftest import EXAMPLES
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 
 @pytest.fixture(scope="module")
 def recipes():

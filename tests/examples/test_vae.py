@@ -16,6 +16,8 @@ from PIL import Image
 import jaxloop as jl
 from examples.models.vae import VAE, divergence, reconstruction_loss
 
+pytestmark = pytest.mark.slow  # trains examples or times contestants, for minutes in all
+
 
 @pytest.fixture(scope="module")
 def short_run(run_example, mnist_dir, tmp_path_factory):
