@@ -2,12 +2,15 @@
 
 import collections
 import math
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 
 _SECONDS_TOGETHER = 0.1  # for so long at most rows wait for others, where steps or data take long
+_LONG_WAIT = 1e-4  # seconds: more than a small step takes, and about what it takes to be woken on a busy machine
+_SHORT_WAITS = 64  # after so many rows are read one step nearer
 
 Tell = Callable[[np.ndarray], bool]
 Lap = Callable[[str], float]
@@ -47,11 +50,12 @@ class Prompt:
 
 
 class Patient:
-    """Tells the rows of many single steps at once, and waits for none of them that is not there yet.
+    """Tells the rows of many single steps at once, and lets them wait longer where the host would stand still.
 
-    To wait for the row of the step before takes two turns of the operating system's, which on a busy machine cost more
-    than a small step. So rows are read when they are there. Those that have been read wait as bytes: to hold on to many
-    of the device's own arrays makes every step slower.
+    To wait for the row of the step before takes the operating system, on a busy machine, longer than a small step. So
+    after a long wait rows are read further behind, twice as far each time, and after many short ones a step nearer
+    again. On a quiet machine they are read one step behind: to hold on to more of the device's arrays makes every step
+    slower, which is also why those that have been read wait as bytes. When rows are read changes no number.
 
     Args:
       tell: is given int32[steps, row].
@@ -66,12 +70,17 @@ class Patient:
         self._sent: collections.deque[Any] = collections.deque()
         self._read: list[bytes] = []
         self._told = -math.inf  # when rows were, last
+        self._behind = 1  # so many rows are left with the device
+        self._short_waits = 0  # since `_behind` was changed
 
     def __call__(self, rows: Any) -> bool:
         sent = self._sent
         sent.append(rows)
-        while len(sent) > self._ahead or (sent and sent[0].is_ready()):
-            self._take(sent.popleft())
+        if len(sent) > self._behind:
+            began = time.perf_counter()
+            self._adapt(self._take(sent.popleft()) - began)
+            if len(sent) > self._behind:
+                self._take(sent.popleft())
         return True
 
     def finish(self, *, failed: bool = False) -> None:
@@ -83,13 +92,23 @@ class Patient:
                 raise
         self._tell_read()
 
-    def _take(self, rows: Any) -> None:
-        """Reads rows, and tells those that have been read once they are many or have waited for long."""
+    def _adapt(self, waited: float) -> None:
+        """Reads further behind after a wait that was long, and nearer after many that were not."""
+        if waited > _LONG_WAIT:
+            self._behind, self._short_waits = min(2 * self._behind, self._ahead), 0
+        elif self._behind > 1:
+            self._short_waits += 1
+            if self._short_waits > _SHORT_WAITS:
+                self._behind, self._short_waits = self._behind - 1, 0
+
+    def _take(self, rows: Any) -> float:
+        """Reads rows, and tells those that have been read once they are many or have waited; gives the time before."""
         self._read.append(np.asarray(rows).tobytes())
         now = self._lap("device")
         if len(self._read) >= self._at_once or now - self._told > _SECONDS_TOGETHER:
             self._told = now
             self._tell_read()
+        return now
 
     def _tell_read(self) -> None:
         if self._read:

@@ -60,7 +60,7 @@ class Dispatches:
     def run(self, wire: Wire, steps: Any) -> Wire:
         """The wire behind all batches, or behind those up to a cancel.
 
-        Rows are read exactly one dispatch late, or, as `_delivery` says, once they are there.
+        Rows are read one dispatch late, those of small single steps later on a busy machine; see `delivery`.
 
         Args:
           wire: is donated.

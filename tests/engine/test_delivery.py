@@ -9,19 +9,16 @@ from jaxloop.engine.delivery import Patient, Prompt
 
 
 class Row:
-    """A row that the device is still at, until `ready` is set; to read it then waits for it."""
+    """A row on the device."""
 
-    def __init__(self, number: int, *, ready: bool = False, fails: bool = False):
-        self.number, self.ready, self.fails = number, ready, fails
-        self.waited = False
-
-    def is_ready(self) -> bool:
-        return self.ready
+    def __init__(self, number: int, *, fails: bool = False):
+        self.number, self.fails = number, fails
+        self.read = False
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         if self.fails:
             raise RuntimeError("the step has failed")
-        self.waited = not self.ready
+        self.read = True
         return np.array([self.number], np.int32)
 
 
@@ -67,37 +64,56 @@ def test_a_prompt_delivery_that_has_failed_tells_no_more() -> None:
 
 
 @pytest.mark.usefixtures("for_ever")
-def test_a_patient_delivery_waits_for_no_row_until_so_many_were_sent() -> None:
-    told, rows = Told(), [Row(number) for number in range(5)]
-    deliver = Patient(told, no_clock, ahead=3, at_once=8)
-    for row in rows[:3]:
-        deliver(row)
-    assert not any(row.waited for row in rows)
-    deliver(rows[3])
-    assert [row.waited for row in rows] == [True, False, False, False, False]
-    rows[1].ready = rows[2].ready = True
-    deliver(rows[4])
-    assert [row.waited for row in rows] == [True, False, False, False, False]
-    deliver.finish()
-    assert told.groups == [[0, 1, 2, 3, 4]]
-
-
-@pytest.mark.usefixtures("for_ever")
 def test_a_patient_delivery_tells_so_many_rows_at_once_in_their_order() -> None:
     told = Told()
     deliver = Patient(told, no_clock, ahead=32, at_once=2)
     for number in range(5):
-        deliver(Row(number, ready=number != 0))
-    assert told.groups == []  # the first is not there yet, and the others come after it
+        deliver(Row(number))
+    assert told.groups == [[0, 1], [2, 3]]  # the last is left with the device until the next was sent
     deliver.finish()
     assert told.groups == [[0, 1], [2, 3], [4]]
+
+
+def behind(waits: list[float], clock_of: Any, *, ahead: int) -> list[int]:
+    """How many rows are left with the device after each of as many dispatches, where to read one takes so long."""
+    clock, rows = clock_of(delivery), [Row(number) for number in range(len(waits))]
+    pending = iter(waits)
+
+    def lap(name: str) -> float:
+        clock.now += next(pending)
+        return clock.now
+
+    deliver = Patient(Told(), lap, ahead=ahead, at_once=1000)
+    left = []
+    for row in rows:
+        deliver(row)
+        left.append(sum(not row.read for row in rows[: len(left) + 1]))
+    return left
+
+
+@pytest.mark.usefixtures("for_ever")
+def test_on_a_quiet_machine_rows_are_read_one_step_behind(clock_of: Any) -> None:
+    assert behind([1e-6] * 8, clock_of, ahead=32) == [1] * 8
+
+
+@pytest.mark.usefixtures("for_ever")
+def test_after_long_waits_rows_are_read_further_behind_up_to_a_bound(clock_of: Any) -> None:
+    assert behind([1.0] * 12, clock_of, ahead=5) == [1, 1, 2, 2, 3, 4, 4, 5, 5, 5, 5, 5]
+
+
+@pytest.mark.usefixtures("for_ever")
+def test_after_many_short_waits_they_are_read_one_step_nearer(clock_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_SHORT_WAITS", 2)
+    left = behind([1.0, 1.0, *[1e-6] * 20], clock_of, ahead=32)
+    assert max(left) == 4
+    assert left[-1] == 1
 
 
 def test_rows_wait_for_no_longer_than_a_tenth_of_a_second() -> None:
     told, times = Told(), iter([10.0, 10.05, 10.2])
     deliver = Patient(told, lambda name: next(times), ahead=8, at_once=8)
-    for number in range(3):
-        deliver(Row(number, ready=True))
+    for number in range(4):
+        deliver(Row(number))
     assert told.groups == [[0], [1, 2]]
 
 
@@ -105,7 +121,7 @@ def test_rows_wait_for_no_longer_than_a_tenth_of_a_second() -> None:
 def test_of_dispatches_that_failed_the_rows_before_are_told_and_the_failure_is_not_hidden() -> None:
     told = Told()
     deliver = Patient(told, no_clock, ahead=8, at_once=8)
-    for row in (Row(0), Row(1), Row(2, fails=True), Row(3, fails=True)):
+    for row in (Row(0), Row(1), Row(2, fails=True)):
         deliver(row)
     deliver.finish(failed=True)
     assert told.groups == [[0, 1]]
