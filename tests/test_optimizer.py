@@ -104,14 +104,10 @@ def train_by_hand(name: str, epochs: int = 1) -> Any:
 NAMES = sorted((with_a_rate().keys() | SPECIAL.keys()) - REFUSED)
 #: One of each kind; the others take as long, and say the same.
 QUICK = {"adamw", "lbfgs", "polyak_sgd", "sam, opaque", "sam in a chain", "schedule_free", "mechanize", "muon"}
-OPTIMISTIC = {"optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent"}
 
 
 def cases() -> list[Any]:
     marks = dict.fromkeys(set(NAMES) - QUICK, (pytest.mark.slow,))
-    # needs the loop's own checks
-    waits = pytest.mark.xfail(raises=AttributeError, strict=False, reason="a bool scalar in the optimizer's state")
-    marks |= dict.fromkeys(OPTIMISTIC, (pytest.mark.slow, waits))
     return [pytest.param(name, marks=marks.get(name, ())) for name in NAMES]
 
 
