@@ -78,9 +78,11 @@ class Patient:
         sent.append(rows)
         if len(sent) > self._behind:
             began = time.perf_counter()
-            self._adapt(self._take(sent.popleft()) - began)
-            if len(sent) > self._behind:
-                self._take(sent.popleft())
+            waited = self._take(sent.popleft()) - began
+            if waited > _LONG_WAIT or self._behind > 1:
+                self._adapt(waited)
+                if len(sent) > self._behind:
+                    self._take(sent.popleft())
         return True
 
     def finish(self, *, failed: bool = False) -> None:
