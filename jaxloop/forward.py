@@ -90,7 +90,7 @@ def left_behind(parts: Parts, before: Loop, after: Loop) -> dict[str, Any]:
 
 
 def known_of(parts: Parts, loop: Loop, behind: Mapping[str, Any]) -> dict[str, Any]:
-    """What an optimizer may ask for. The functions run the batch anew from the loop before, and leave no change."""
+    """What an optimizer may ask for. The functions run the batch again from the loop before, and leave no change."""
     fields = dict(behind["fields"])
     state = fields.pop("model", loop.model.state)
     again = with_model_state(loop.replace(**fields), state)

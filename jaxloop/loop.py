@@ -13,7 +13,7 @@ import optax
 from jax.core import Tracer
 
 from jaxloop.events import Phase, Plan, Scope
-from jaxloop.kinds import strong
+from jaxloop.kinds import kind_name, strong
 from jaxloop.measured import as_statistic, is_measured
 from jaxloop.metrics import check_name
 from jaxloop.model import Model
@@ -290,5 +290,5 @@ def _show(value: Any) -> str:
     except (TypeError, ValueError, RuntimeError):  # traced, abstract or deleted: a repr never raises
         return "?"
     if array.shape != ():
-        return f"{array.dtype.name}{list(array.shape)}"
+        return kind_name(array)
     return f"{array.item():.4g}" if np.issubdtype(array.dtype, np.floating) else str(array.item())

@@ -54,7 +54,7 @@ class TrainingLoop:
         has no length; or None.
       optimizer: an optax transformation. Wrapped by `optax.inject_hyperparams` its learning rate is logged. Its update
         is given what its signature takes of `value`, the mean loss of the batch; `grad`, its gradient before any
-        callback changed it; functions of parameters that run this batch anew under the same key, mode, weight and
+        callback changed it; functions of parameters that run this batch again under the same key, mode, weight and
         state: `value_fn` and `obj_fn`, the mean loss; `grad_fn`, its gradient; `per_example_grad_fn`, the gradient of
         each example by itself, as a batch of one under a key of its own, with a leading axis of examples.
         `optax.MultiSteps` averages the gradients of its batches with equal weight, each the gradient of a mean over

@@ -96,10 +96,10 @@ def reduce_on_plateau(
 ) -> Callback:
     """Multiplies the learning rate by `factor` once `patience` epochs in a row have brought no improvement.
 
-    It looks at EPOCH_END, with improvement as in `early_stopping`, and then begins to count anew; for `cooldown` more
+    It looks at EPOCH_END, with improvement as in `early_stopping`, and then begins to count again; for `cooldown` more
     epochs it does not count at all. Epochs without a measurement belong to neither. `patience` and `cooldown` are those
     of `optax.contrib.reduce_on_plateau`, for which `min_delta` is `atol`; PyTorch's ReduceLROnPlateau waits one epoch
-    more. The rate stays reduced in the next fit, the patience begins anew. A schedule of the same hyperparameter would
+    more. The rate stays reduced in the next fit, the patience begins again. A schedule of the same hyperparameter would
     overwrite it.
 
     Args:

@@ -21,6 +21,7 @@ from jaxloop.engine.programs import Program, Programs
 from jaxloop.engine.specification import Batch, kind_of, stacked
 from jaxloop.events import Phase, should_run
 from jaxloop.flops import flops_of
+from jaxloop.kinds import kind_name
 from jaxloop.parts import Parts
 from jaxloop.wire import Layout, Wire
 
@@ -169,7 +170,7 @@ class Dispatches:
         program = self.program(count, batch)
         if program.compile_seconds is None:
             program.compile(wire, batch, self.feed.resident)
-            shapes = ", ".join(f"{leaf.dtype.name}{list(leaf.shape)}" for leaf in jax.tree.leaves(batch))
+            shapes = ", ".join(map(kind_name, jax.tree.leaves(batch)))
             self.tell(program, f" for {shapes}" if announced else "")
         return program
 

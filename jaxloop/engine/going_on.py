@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 
+from jaxloop.kinds import kind_name
 from jaxloop.loop import Loop, is_scheduled
 
 _FIX = (
@@ -72,13 +73,13 @@ def kept_hyperparameters(opt_state: Any, made_with: Mapping[str, Any]) -> list[s
 
 def _shown(value: Any) -> str:
     value = np.asarray(value)
-    return f"{value.item():.6g}" if value.shape == () else f"{value.dtype.name}{list(value.shape)}"
+    return f"{value.item():.6g}" if value.shape == () else kind_name(value)
 
 
 def _described(tree: Any) -> dict[str, str]:
     """Shape and dtype of each leaf, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): f"{leaf.dtype.name}{list(leaf.shape)}" for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): kind_name(leaf) for path, leaf in leaves}
 
 
 def _difference(found: Mapping[str, str], expected: Mapping[str, str]) -> str | None:

@@ -302,9 +302,11 @@ class Setup:
     def _begin(self, params: Any) -> Any:
         """The state that the optimizer begins with."""
         init = self.parts.optimizer.init
-        return self.programs.get("begin", lambda: Program("begin", lambda params: jax.tree.map(strong, init(params))))(
-            params
-        )
+
+        def begun(params: Any) -> Any:
+            return jax.tree.map(strong, init(params))
+
+        return self.programs.get("begin", lambda: Program("begin", begun))(params)
 
     def _going_on(self, loop: Loop, optimizer: Literal["loop", "mine"]) -> tuple[Loop, tuple[str, ...]]:
         """An open loop of the engine's own with the optimizer's state to go on with, and what is to be told of it."""
