@@ -13,8 +13,8 @@ from jaxloop.benchmarking.measurement import Measurement, Quartiles
 from jaxloop.benchmarking.timing import devices_of, time_function
 from jaxloop.callback import on_host
 from jaxloop.data import repeat
-from jaxloop.engine.feed import parts_of, specification
 from jaxloop.events import Event
+from jaxloop.feeding.feed import parts_of, specification
 from jaxloop.loop import Loop
 from jaxloop.placement import Device
 from jaxloop.training_loop import TrainingLoop

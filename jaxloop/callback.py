@@ -65,9 +65,9 @@ def on_host(*events: Event, reads: Reads = "stats") -> Callable[[Target], Target
 
     It runs in Python. At `BATCH_END` with `reads="stats"` it is an observer: it is handed every step's row, in
     order, one dispatch late, and the device never waits for it; a class that defines `rows(columns)` is given
-    a dispatch's rows at once instead, and with `patient = True` those of many small single steps, up to a tenth of a
-    second later. At other step events, or with more to read, the run takes one step per dispatch and cuts the step's
-    program where asked. A class may further define `bind(plan)`, which gives the callback of one fit;
+    a dispatch's rows at once instead, and with `rows_may_wait = True` those of many small single steps, up to a tenth
+    of a second later. At other step events, or with more to read, the run takes one step per dispatch and cuts
+    the step's program where asked. A class may further define `bind(plan)`, which gives the callback of one fit;
     `notice(text, seconds)`, a line for a person; and `close()`, called once when the fit is over, however it ends. What
     `close` raises never hides why a fit ended: it is noted on that; where the fit has ended well, it is warned of.
 

@@ -7,14 +7,14 @@ from typing import Any, TextIO
 import jax
 
 from jaxloop.callback import Callbacks, name_of, sort_out
-from jaxloop.engine.fusing import Fusing, fixed
 from jaxloop.engine.host import Host
-from jaxloop.engine.programs import STEP_NAMES
 from jaxloop.engine.run import Run
 from jaxloop.engine.setup import Start
 from jaxloop.events import Event, Phase
 from jaxloop.model import Model
 from jaxloop.placement import Device
+from jaxloop.programs.fusing import Fusing, fixed
+from jaxloop.programs.programs import STEP_NAMES
 from jaxloop.training_loop import TrainingLoop
 
 _ORDER = {
@@ -62,7 +62,7 @@ def explain(
     about_steps, about_model = ["Give a model to see the programs: explain(training_loop, model)."], []
     if model_or_loop is not None:
         start = setup.fit(model_or_loop, epochs, callbacks=(), on=on, seed=0, limit=None)
-        acts = start.findings.acts
+        acts = start.trace.acts
         about_steps = list(_steps(setup.run(start, Host((), start.device)), start, Host(callbacks.host, start.device)))
         about_model = list(_model(start.loop.model))
     lines = [*_callbacks(callbacks), *_table(callbacks, acts), *about_steps, *about_model]
@@ -127,9 +127,9 @@ def _steps(run: Run, start: Start, host: Host) -> Iterator[str]:
         if cuts:
             fusing = fixed(1, "the host looks into each step")
         else:
-            fusing = dispatches.fusing(dispatches.layout.closed(loop), run.steps_per_dispatch)
+            fusing = dispatches.fusing(dispatches.layout.to_wire(loop), run.steps_per_dispatch)
         yield from _one_phase(phase, len(feed), fusing, cuts)
-    between = [event.name for event in _ORDER if event in start.findings.active]
+    between = [event.name for event in _ORDER if event in start.trace.active]
     yield f"  between steps: {', '.join(between) or 'none; no compiled callback does anything there'}"
 
 

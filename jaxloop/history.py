@@ -126,7 +126,7 @@ class History:
 class Recorder:
     """Writes down the rows of one fit; `history(...)` gives them."""
 
-    patient = True
+    rows_may_wait = True
 
     def __init__(self, plan: Plan, compile_seconds: Mapping[str, float]):
         self._plan = plan

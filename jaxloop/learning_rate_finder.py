@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.callback import Callback
-from jaxloop.engine.checks import check_epoch
-from jaxloop.engine.source import EpochSource, whole
 from jaxloop.events import Event, Scope
+from jaxloop.feeding.checks import check_epoch
+from jaxloop.feeding.source import EpochSource, whole
 from jaxloop.loop import Loop
 from jaxloop.losses import weighted_mean
 from jaxloop.measured import is_measured, unmeasured

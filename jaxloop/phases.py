@@ -9,8 +9,8 @@ from jaxloop.events import Event, Phase, Plan, Scope, leave
 from jaxloop.kinds import strong
 from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.measured import unmeasured, without_nan
-from jaxloop.parts import Parts
 from jaxloop.step import run_steps, step
+from jaxloop.step_spec import StepSpec
 
 
 def between_steps(loop: Loop, phase: Phase | None) -> Loop:
@@ -22,11 +22,11 @@ def between_steps(loop: Loop, phase: Phase | None) -> Loop:
     return loop.replace(phase=phase, stats=stats, **dict.fromkeys(STEP_FIELDS))
 
 
-def begin_fit(parts: Parts, loop: Loop, plan: Plan) -> Loop:
+def begin_fit(spec: StepSpec, loop: Loop, plan: Plan) -> Loop:
     """The loop at the start of a new fit: position, statistics, `stop` and what is not lasting begin anew.
 
     Args:
-      parts: what the steps are made of.
+      spec: what the steps are made of.
       loop: in any state; `step`, `epoch`, `key`, model and optimizer go on.
       plan: of the new fit.
     """
@@ -39,28 +39,28 @@ def begin_fit(parts: Parts, loop: Loop, plan: Plan) -> Loop:
         batch_count=np.int32(plan.batch_count),
         stop=zero,
         phase=None,
-        metrics=_empty_metrics(parts),
-        stats=_unmeasured(parts, *Phase) | {"learning_rate": unmeasured(np.float32)},
+        metrics=_empty_metrics(spec),
+        stats=_unmeasured(spec, *Phase) | {"learning_rate": unmeasured(np.float32)},
         callback_state={name: value for name, value in loop.callback_state.items() if name in loop.lasting},
         evaluated=frozenset(),
     )
 
 
-def begin_epoch(parts: Parts, loop: Loop) -> Loop:
+def begin_epoch(spec: StepSpec, loop: Loop) -> Loop:
     """The loop at the start of its next epoch, in which nothing is measured yet, nor what a callback monitors."""
-    monitored = {name for callback in parts.callbacks for name in getattr(callback, "monitors", ())}
+    monitored = {name for callback in spec.callbacks for name in getattr(callback, "monitors", ())}
     again = {name: unmeasured(loop.stats[name].dtype) for name in sorted(monitored & loop.stats.keys())}
-    return loop.replace(epoch=loop.epoch + 1, stats=loop.stats | again | _unmeasured(parts, *Phase))
+    return loop.replace(epoch=loop.epoch + 1, stats=loop.stats | again | _unmeasured(spec, *Phase))
 
 
-def enter(parts: Parts, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
+def enter(spec: StepSpec, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
     """The loop at the start of `phase`: position 0, accumulators empty, its statistics not yet measured."""
     return loop.replace(
         phase=phase,
         batch_index=np.int32(0),
         batch_count=batch_count,
-        metrics=_empty_metrics(parts),
-        stats=loop.stats | _unmeasured(parts, phase),
+        metrics=_empty_metrics(spec),
+        stats=loop.stats | _unmeasured(spec, phase),
     )
 
 
@@ -75,43 +75,43 @@ def leave_epoch(loop: Loop) -> Loop:
     return loop.replace(epoch_index=loop.epoch_index + 1, stop=leave(loop.stop, Scope.EPOCH))
 
 
-def open_epoch(parts: Parts, loop: Loop, batch_count: Any) -> Loop:
+def open_epoch(spec: StepSpec, loop: Loop, batch_count: Any) -> Loop:
     """EPOCH_START and TRAINING_START, with the compiled callbacks; before them the END of the phase at hand."""
-    loop = _out_of_phase(parts, between_steps(loop, loop.phase))
-    loop = _fired(parts, begin_epoch(parts, loop), Event.EPOCH_START)
-    return in_phase(parts, loop, Phase.TRAINING, batch_count)
+    loop = _out_of_phase(spec, between_steps(loop, loop.phase))
+    loop = _fired(spec, begin_epoch(spec, loop), Event.EPOCH_START)
+    return in_phase(spec, loop, Phase.TRAINING, batch_count)
 
 
-def in_phase(parts: Parts, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
+def in_phase(spec: StepSpec, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
     """The loop in `phase`: as it is if it is there, else past the END of its own and the START of the other."""
     loop = between_steps(loop, loop.phase)
     if loop.phase is phase:
         return loop
-    return _fired(parts, enter(parts, _out_of_phase(parts, loop), phase, batch_count), phase.start)
+    return _fired(spec, enter(spec, _out_of_phase(spec, loop), phase, batch_count), phase.start)
 
 
-def close_epoch(parts: Parts, loop: Loop) -> Loop:
+def close_epoch(spec: StepSpec, loop: Loop) -> Loop:
     """The END of the phase at hand, and EPOCH_END, with the compiled callbacks."""
-    loop = _out_of_phase(parts, between_steps(loop, loop.phase))
-    return leave_epoch(_fired(parts, loop, Event.EPOCH_END))
+    loop = _out_of_phase(spec, between_steps(loop, loop.phase))
+    return leave_epoch(_fired(spec, loop, Event.EPOCH_END))
 
 
-def train_step(parts: Parts, loop: Loop, batch_count: Any, batch: Any) -> Loop:
+def train_step(spec: StepSpec, loop: Loop, batch_count: Any, batch: Any) -> Loop:
     """The loop after one training step, in training if it was not."""
-    return step(parts, _measurable(parts, in_phase(parts, loop, Phase.TRAINING, batch_count)), batch)[0]
+    return step(spec, _measurable(spec, in_phase(spec, loop, Phase.TRAINING, batch_count)), batch)[0]
 
 
-def eval_step(parts: Parts, loop: Loop, batch_count: Any, batch: Any) -> Loop:
+def eval_step(spec: StepSpec, loop: Loop, batch_count: Any, batch: Any) -> Loop:
     """The loop after one evaluation step, in validation if it was not."""
-    return step(parts, _measurable(parts, in_phase(parts, loop, Phase.VALIDATION, batch_count)), batch)[0]
+    return step(spec, _measurable(spec, in_phase(spec, loop, Phase.VALIDATION, batch_count)), batch)[0]
 
 
-def run_phase(parts: Parts, loop: Loop, batch_count: Any, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
+def run_phase(spec: StepSpec, loop: Loop, batch_count: Any, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
     """Steps of the phase at hand over stacked batches, in training if there is none; the loop and the rows."""
 
     def one(loop: Loop, batch: Any) -> tuple[Loop, dict[str, Any]]:
         position = {name: getattr(loop, name) for name in ("step", "epoch_index", "batch_index")}
-        loop, counted = step(parts, loop, batch)
+        loop, counted = step(spec, loop, batch)
         return loop, loop.stats | position | {"counted": counted}
 
     leaves = jax.tree.leaves(batches)
@@ -120,13 +120,13 @@ def run_phase(parts: Parts, loop: Loop, batch_count: Any, batches: Any) -> tuple
             "run_steps: `batches` hold no array, so nothing says how many steps there are. Give one that the step does "
             "not use, as (numpy.zeros(K), None), or call train_step."
         )
-    loop = _measurable(parts, in_phase(parts, loop, loop.phase or Phase.TRAINING, batch_count))
+    loop = _measurable(spec, in_phase(spec, loop, loop.phase or Phase.TRAINING, batch_count))
     return run_steps(one, loop, batches, leaves[0].shape[0])
 
 
-def _measurable(parts: Parts, loop: Loop) -> Loop:
+def _measurable(spec: StepSpec, loop: Loop) -> Loop:
     """The loop; refused where a metric has no accumulator in its phase. While it is traced, so a step pays nothing."""
-    missing = [metric.name for metric in parts.metrics if metric.name not in loop.metrics]
+    missing = [metric.name for metric in spec.metrics if metric.name not in loop.metrics]
     if missing:
         raise ValueError(
             f"loop: it is in a phase that was begun without the metric {missing[0]!r}, by a training loop with other "
@@ -135,18 +135,18 @@ def _measurable(parts: Parts, loop: Loop) -> Loop:
     return loop
 
 
-def _out_of_phase(parts: Parts, loop: Loop) -> Loop:
-    return loop if loop.phase is None else leave_phase(_fired(parts, loop, loop.phase.end))
+def _out_of_phase(spec: StepSpec, loop: Loop) -> Loop:
+    return loop if loop.phase is None else leave_phase(_fired(spec, loop, loop.phase.end))
 
 
-def _fired(parts: Parts, loop: Loop, event: Event) -> Loop:
-    loop = parts.fire(loop, event)
+def _fired(spec: StepSpec, loop: Loop, event: Event) -> Loop:
+    loop = spec.fire(loop, event)
     return loop.replace(stop=leave(loop.stop, Scope.BATCH))
 
 
-def _unmeasured(parts: Parts, *phases: Phase) -> dict[str, Any]:
-    return {phase.stat(name): unmeasured(dtype) for phase in phases for name, dtype in parts.stat_dtypes.items()}
+def _unmeasured(spec: StepSpec, *phases: Phase) -> dict[str, Any]:
+    return {phase.stat(name): unmeasured(dtype) for phase in phases for name, dtype in spec.stat_dtypes.items()}
 
 
-def _empty_metrics(parts: Parts) -> dict[str, Any]:
-    return {metric.name: jax.tree.map(strong, metric.init()) for metric in parts.metrics}
+def _empty_metrics(spec: StepSpec) -> dict[str, Any]:
+    return {metric.name: jax.tree.map(strong, metric.init()) for metric in spec.metrics}

@@ -23,12 +23,12 @@ from jaxloop.kinds import Widening, kept, widenings
 from jaxloop.loop import STEP_FIELDS, Loop, find_hyperparameters
 from jaxloop.measured import unmeasured
 from jaxloop.optimizer import updated
-from jaxloop.parts import Parts, statistic_of
+from jaxloop.step_spec import StepSpec, statistic_of
 
 Tree = TypeVar("Tree")
 
 
-def step(parts: Parts, loop: Loop, batch: tuple[Any, ...]) -> tuple[Loop, Any]:
+def step(spec: StepSpec, loop: Loop, batch: tuple[Any, ...]) -> tuple[Loop, Any]:
     """One step of the phase that `loop` is in, from the loop between steps to the loop between steps.
 
     If no callback can cancel, seen by `stop` being the same object all along, the program holds no trace of
@@ -36,7 +36,7 @@ def step(parts: Parts, loop: Loop, batch: tuple[Any, ...]) -> tuple[Loop, Any]:
     convolutions inside a `cond` many times slower.
 
     Args:
-      parts: what the step is made of.
+      spec: what the step is made of.
       loop: in a phase, its step fields `None`.
       batch: (input, target, weight).
 
@@ -47,7 +47,7 @@ def step(parts: Parts, loop: Loop, batch: tuple[Any, ...]) -> tuple[Loop, Any]:
     loop = hold(loop, batch)
     counted: Any = True
     for stage in stages(loop.phase):
-        loop, counted = stage(parts, loop, counted, entered.stop)
+        loop, counted = stage(spec, loop, counted, entered.stop)
     if loop.stop is entered.stop:
         return loop, counted
     running = should_run(entered.stop, entered.phase)
@@ -75,7 +75,7 @@ def run_steps(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, batches: 
 def stages(phase: Phase | None) -> tuple[Callable[..., tuple[Loop, Any]], ...]:
     """The stages of a step, cut behind its three events.
 
-    Each is `stage(parts, loop, counted, untouched_stop) -> (loop, counted)`, where `untouched_stop` is the
+    Each is `stage(spec, loop, counted, untouched_stop) -> (loop, counted)`, where `untouched_stop` is the
     `stop` that shows, by identity, that nothing can have been cancelled; `None` if that is not known. `counted` is
     whether the step counts, as far as that is known. The middle stage gives in its place a mapping: whether its event
     was `reached`, and of training what the optimizer may ask for of the loop before.
@@ -85,20 +85,20 @@ def stages(phase: Phase | None) -> tuple[Callable[..., tuple[Loop, Any]], ...]:
     return (*map(_keeping_kinds, (_begin, middle, settle)), _finish)
 
 
-def output_of(parts: Parts, loop: Loop, batch: tuple[Any, ...], *, fresh: bool = False) -> Any:
+def output_of(spec: StepSpec, loop: Loop, batch: tuple[Any, ...], *, fresh: bool = False) -> Any:
     """The output of an evaluation step, as it stands behind INFERENCE_PREDICTION_END.
 
     Args:
-      parts: what the step is made of.
+      spec: what the step is made of.
       loop: in validation.
       batch: (input, target, weight).
       fresh: whether FIT_START is still to come, at which callbacks make room for what they remember.
     """
-    parts = replace(parts, new_stats=True)
-    loop = parts.fire(loop, Event.FIT_START) if fresh else loop
+    spec = replace(spec, new_stats=True)
+    loop = spec.fire(loop, Event.FIT_START) if fresh else loop
     loop = hold(loop, batch)
     for stage in stages(Phase.VALIDATION)[:2]:
-        loop, _ = stage(parts, loop, True, loop.stop)
+        loop, _ = stage(spec, loop, True, loop.stop)
     return loop.output
 
 
@@ -120,8 +120,8 @@ def _keeping_kinds(stage: Callable[..., tuple[Loop, Any]]) -> Callable[..., tupl
       Widening: they have made floats wider, and the run can begin with those.
     """
 
-    def keeping(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
-        after, counted = stage(parts, loop, counted, untouched_stop)
+    def keeping(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+        after, counted = stage(spec, loop, counted, untouched_stop)
         changed = {name for name in _MAKERS if getattr(after, name) is not getattr(loop, name)}
         _refuse_widening(loop, after, changed & {"model", "opt_state"})
         fields = {name: _kept(name, getattr(loop, name), getattr(after, name)) for name in changed}
@@ -143,45 +143,45 @@ def _refuse_widening(before: Loop, after: Loop, names: set[str]) -> None:
         raise Widening(wider)
 
 
-def _begin(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
-    loop = cleaned(parts, loop)
-    after = parts.fire(loop, Event.BATCH_START)
-    return (after if after.weight is loop.weight else cleaned(parts, after)), counted
+def _begin(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+    loop = cleaned(spec, loop)
+    after = spec.fire(loop, Event.BATCH_START)
+    return (after if after.weight is loop.weight else cleaned(spec, after)), counted
 
 
-def _forward_and_gradient(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+def _forward_and_gradient(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     before = loop
-    loop = differentiate(parts, loop)
-    behind = left_behind(parts, before, loop)
+    loop = differentiate(spec, loop)
+    behind = left_behind(spec, before, loop)
     behind["reached"] = _counts(loop, untouched_stop)
-    loop = _unless_cancelled(loop, untouched_stop, lambda loop: parts.fire(loop, Event.UPDATE_START))
+    loop = _unless_cancelled(loop, untouched_stop, lambda loop: spec.fire(loop, Event.UPDATE_START))
     if loop.stop is not untouched_stop:
         state = _select(should_run(loop.stop, loop.phase), loop.model.state, before.model.state)
         loop = with_model_state(loop, state)
     return loop, behind
 
 
-def _predict(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
-    loop = predict(parts, loop)
+def _predict(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+    loop = predict(spec, loop)
     reached = _counts(loop, untouched_stop)
     event = Event.INFERENCE_PREDICTION_END
-    return _unless_cancelled(loop, untouched_stop, lambda loop: parts.fire(loop, event)), {"reached": reached}
+    return _unless_cancelled(loop, untouched_stop, lambda loop: spec.fire(loop, event)), {"reached": reached}
 
 
-def _update_and_measure(parts: Parts, loop: Loop, behind: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+def _update_and_measure(spec: StepSpec, loop: Loop, behind: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     counts = _counts(loop, untouched_stop)
-    loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(parts, update(parts, loop, behind)))
-    return parts.fire(loop, Event.BATCH_END), counts
+    loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(spec, update(spec, loop, behind)))
+    return spec.fire(loop, Event.BATCH_END), counts
 
 
-def _evaluate_and_measure(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+def _evaluate_and_measure(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     counts = _counts(loop, untouched_stop)
-    loop = evaluation_loss(parts, loop)
-    loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(parts, loop))
-    return parts.fire(loop, Event.BATCH_END), counts
+    loop = evaluation_loss(spec, loop)
+    loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(spec, loop))
+    return spec.fire(loop, Event.BATCH_END), counts
 
 
-def _finish(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+def _finish(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     stop = loop.stop if loop.stop is untouched_stop else leave(loop.stop, Scope.BATCH)
     return loop.replace(
         step=loop.step + 1 if loop.phase is Phase.TRAINING else loop.step,
@@ -191,31 +191,31 @@ def _finish(parts: Parts, loop: Loop, counted: Any, untouched_stop: Any) -> tupl
     ), counted
 
 
-def update(parts: Parts, loop: Loop, behind: Mapping[str, Any]) -> Loop:
+def update(spec: StepSpec, loop: Loop, behind: Mapping[str, Any]) -> Loop:
     """The optimizer's step: sets the parameters, `opt_state` and the learning rate that was applied.
 
     Args:
-      parts: what the step is made of.
+      spec: what the step is made of.
       loop: with its gradient.
       behind: what `left_behind` kept for the optimizer.
     """
     params = loop.model.params
-    known = known_of(parts, loop, behind) if "fields" in behind else {}
-    updates, opt_state = updated(parts.optimizer, loop.gradient, loop.opt_state, params, known)
+    known = known_of(spec, loop, behind) if "fields" in behind else {}
+    updates, opt_state = updated(spec.optimizer, loop.gradient, loop.opt_state, params, known)
     params = optax.apply_updates(params, updates)
     loop = loop.replace(opt_state=opt_state, model=loop.model.replace(params=params))
     rates = find_hyperparameters(opt_state, "learning_rate")
     return loop.record("learning_rate", rates[0]) if len(rates) == 1 else loop
 
 
-def measure(parts: Parts, loop: Loop) -> Loop:
+def measure(spec: StepSpec, loop: Loop) -> Loop:
     """Adds the step to each metric's accumulator and reports its statistic."""
     seen = {name: getattr(loop, name) for name in ("output", "target", "loss", "weight")}
-    metrics = {metric.name: metric.update(loop.metrics[metric.name], **seen) for metric in parts.metrics}
+    metrics = {metric.name: metric.update(loop.metrics[metric.name], **seen) for metric in spec.metrics}
     assert loop.phase is not None
     stats = {}
-    for metric in parts.metrics:
-        dtype = parts.stat_dtypes[metric.name]
+    for metric in spec.metrics:
+        dtype = spec.stat_dtypes[metric.name]
         statistic = stats[loop.phase.stat(metric.name)] = statistic_of(metric, metrics[metric.name], dtype)
         if statistic.dtype != dtype:
             raise TypeError(

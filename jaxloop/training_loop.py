@@ -15,29 +15,29 @@ from jaxloop.callback import name_of, sort_out, within_steps
 from jaxloop.callbacks import ProgressBar
 from jaxloop.data import one_epoch
 from jaxloop.engine.arguments import check_choice, check_data, check_positive, check_step
-from jaxloop.engine.checks import check_batches
 from jaxloop.engine.compiled import Compiled, compiled
-from jaxloop.engine.feed import OnRecompile
 from jaxloop.engine.going_on import check_opt_state
 from jaxloop.engine.host import Host, bound_or_closed
-from jaxloop.engine.inspection import Check
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.latest import Latest, note
 from jaxloop.engine.ledger import Ledger
 from jaxloop.engine.prediction import predicted
-from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.setup import Setup
-from jaxloop.engine.source import length_at
-from jaxloop.engine.specification import parts_of
 from jaxloop.events import Event, Phase, Scope, leave
+from jaxloop.feeding.checks import check_batches
+from jaxloop.feeding.feed import OnRecompile
+from jaxloop.feeding.inspection import Check
+from jaxloop.feeding.source import length_at
+from jaxloop.feeding.specification import parts_of
 from jaxloop.history import History, Recorder
 from jaxloop.loop import Loop
 from jaxloop.measured import as_number, with_nan
 from jaxloop.metrics import Metric, resolve
-from jaxloop.parts import DifferentiableStep, LossFn, Parts
 from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_step
 from jaxloop.placement import Device
-from jaxloop.wire import handed_over
+from jaxloop.programs.programs import ByIdentity, Program, Programs
+from jaxloop.step_spec import DifferentiableStep, LossFn, StepSpec
+from jaxloop.wire import on_device
 
 
 class TrainingLoop:
@@ -131,7 +131,7 @@ class TrainingLoop:
             report=report,
             steps_per_dispatch=steps_per_dispatch,
             on_recompile=on_recompile,
-            parts=Parts(optimizer, loss_fn, differentiable_step, resolve(metrics)),
+            spec=StepSpec(optimizer, loss_fn, differentiable_step, resolve(metrics)),
             programs=Programs(),
             check=check,
         )
@@ -206,7 +206,7 @@ class TrainingLoop:
         start = self._setup.fit(
             model_or_loop, epochs, callbacks=callbacks, on=on, seed=seed, limit=limit_batches, optimizer=optimizer
         )
-        self._setup.programs.lend(start.parts, to_one_fit=bool(sort_out(callbacks).compiled))
+        self._setup.programs.lend(start.spec, to_one_fit=bool(sort_out(callbacks).compiled))
         compile_seconds: dict[str, float] = {}
         recorder = Recorder(start.plan, compile_seconds)
         shown = ((ProgressBar(),) if self.progress else ()) + start.callbacks.host
@@ -231,7 +231,7 @@ class TrainingLoop:
             raise
         stopped = "cancelled" if loop.stop & Scope.FIT else "completed"
         loop = loop.replace(stop=leave(loop.stop, Scope.FIT), stats=with_nan(loop.stats))
-        loop = handed_over(loop, start.device)
+        loop = on_device(loop, start.device)
         history = recorder.history(stopped)
         ledger.lap("setup")
         return loop, replace(history, timing=dict(ledger.seconds))
@@ -253,7 +253,7 @@ class TrainingLoop:
         with run.latest.told(lambda error: note(error, "jaxloop: while it evaluated `batches`")):
             loop = start.loop if isinstance(model_or_loop, Loop) else run.event(start.loop, Event.FIT_START)
             loop = run.phase(loop, Phase.VALIDATION, start.feeds.validation)
-        names = [metric.name for metric in start.parts.metrics]  # the plan may be of another training loop's loop
+        names = [metric.name for metric in start.spec.metrics]  # the plan may be of another training loop's loop
         return {name: as_number(loop.stats[Phase.VALIDATION.stat(name)]) for name in names}
 
     def predict(self, model_or_loop: Any, batches: Any, *, on: Device | str | None = None) -> Any:
@@ -328,7 +328,7 @@ class TrainingLoop:
         check_choice("optimizer", optimizer, ("loop", "mine"))
         start = self._setup.fit(model_or_loop, epochs, callbacks=(), on=on, seed=seed, limit=None, optimizer=optimizer)
         run = self._setup.run(start, Host((), start.device))
-        return handed_over(run.event(start.loop, Event.FIT_START), start.device)
+        return on_device(run.event(start.loop, Event.FIT_START), start.device)
 
     def begin_epoch(self, loop: Loop) -> Loop:
         """The loop in the training phase of its next epoch, past EPOCH_START and TRAINING_START."""
@@ -366,7 +366,7 @@ class TrainingLoop:
           `epoch_index` and `batch_index` as int32[K]; and `counted`, bool[K], False for a step that was cancelled.
         """
         batches = parts_of(batches, self._setup.batch_keys, "batches")
-        self._setup.look_into(self._parts_of(loop), loop, batches, stacked=True)
+        self._setup.look_into(self._spec_of(loop), loop, batches, stacked=True)
         return self._compiled(loop, run_phase)(loop, self._batch_count(loop, Phase.TRAINING), batches)
 
     def _on_trial(self, training: Any, **changes: Any) -> "TrainingLoop":
@@ -377,7 +377,7 @@ class TrainingLoop:
         trial = copy.copy(self)
         programs = self._setup.programs
         callbacks = tuple(
-            programs.get(("within steps", Same(callback)), functools.partial(within_steps, callback))
+            programs.get(("within steps", ByIdentity(callback)), functools.partial(within_steps, callback))
             for callback in sort_out(self._setup.callbacks).compiled
         )
         changes |= {"training": training, "validation": None, "callbacks": callbacks}
@@ -386,7 +386,7 @@ class TrainingLoop:
 
     def _step(self, loop: Loop, batch: Any, phase: Phase) -> Loop:
         batch = parts_of(batch, self._setup.batch_keys, "batch")
-        self._setup.look_into(self._parts_of(loop), loop, batch, stacked=False)
+        self._setup.look_into(self._spec_of(loop), loop, batch, stacked=False)
         function = train_step if phase is Phase.TRAINING else eval_step
         return self._compiled(loop, function)(loop, self._batch_count(loop, phase), batch)
 
@@ -403,19 +403,19 @@ class TrainingLoop:
         return np.int32(len(self.training[0]) if known else length_at(self.training, loop.epoch - 1 + begun))
 
     def _compiled(self, loop: Loop, function: Callable[..., Any]) -> Program:
-        """`function(parts, loop, ...)` jitted, kept by the callbacks and the plan of the loop."""
-        parts = self._parts_of(loop)
+        """`function(spec, loop, ...)` jitted, kept by the callbacks and the plan of the loop."""
+        spec = self._spec_of(loop)
         name = function.__name__
 
         def checked(loop: Loop, *rest: Any) -> Any:  # while it is traced, so a step pays nothing
             if function is train_step or (function is run_phase and loop.phase is not Phase.VALIDATION):
-                check_opt_state(parts.optimizer, loop, "loop")
-            return function(parts, loop, *rest)
+                check_opt_state(spec.optimizer, loop, "loop")
+            return function(spec, loop, *rest)
 
-        return self._setup.programs.get((name, parts), lambda: Program(name, checked))
+        return self._setup.programs.get((name, spec), lambda: Program(name, checked))
 
-    def _parts_of(self, loop: Loop) -> Parts:
-        return self._setup.parts_for(sort_out(self._setup.callbacks), loop.plan)
+    def _spec_of(self, loop: Loop) -> StepSpec:
+        return self._setup.spec_for(sort_out(self._setup.callbacks), loop.plan)
 
 
 def _name(device: Device) -> str:

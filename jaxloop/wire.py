@@ -2,11 +2,11 @@
 
 A loop of some forty small leaves costs several times the step of a tiny model to dispatch. So the engine carries it as
 `(vector, leaves)`: one int32 vector that holds the bits of every 4-byte scalar and of every single PRNG key, and the
-leaves that remain. The wire alone is donated. Whatever comes from a user or goes to one is copied, by `opened_by_copy`:
+leaves that remain. The wire alone is donated. Whatever comes from a user or goes to one is copied, by `own_copy`:
 that is the whole ownership rule, and nobody outside the engine ever meets a deleted array.
 
-A loop whose scalars are NumPy's and whose other leaves are the engine's is called open: `closed` makes the
-wire of an open loop and `opened` the open loop of a wire, neither copying anything large.
+A loop whose scalars are NumPy's and whose other leaves are the engine's is called open: `to_wire` makes the
+wire of an open loop and `from_wire` the open loop of a wire, neither copying anything large.
 """
 
 import functools
@@ -49,7 +49,7 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class WireLayout:
     """Where each leaf of a loop of one structure lies on the wire. Equal for loops of one kind.
 
     Attributes:
@@ -119,7 +119,7 @@ class Layout:
 
         return jax.tree.unflatten(self.tree, map(leaf, self.slots, self.kinds))
 
-    def closed(self, loop: Loop) -> Wire:
+    def to_wire(self, loop: Loop) -> Wire:
         """The wire of an open loop; its vector is NumPy's, which the first dispatch takes along."""
         others = [leaf for slot, leaf in zip(self.slots, jax.tree.leaves(loop), strict=True) if slot is None]
         return self.vector(loop), [_raw(leaf) for leaf in others]
@@ -140,7 +140,7 @@ class Layout:
         known = dict(zip(("stop", *COUNTERS), numbers, strict=False)) | numbers[-1] | {"counted": np.int32(counted)}
         return np.array([np.asarray(known[name]).view(np.int32) for name in self.names])
 
-    def opened(self, wire: Wire) -> Loop:
+    def from_wire(self, wire: Wire) -> Loop:
         """The open loop of a wire. Waits for the device."""
         vector, rest = np.array(wire[0]), iter(wire[1])
         seen_as = {dtype: vector.view(dtype) for dtype in _WIRE_DTYPES}
@@ -173,7 +173,7 @@ class Layout:
 
         return read
 
-    def difference(self, before: "Layout") -> str:
+    def difference(self, before: "WireLayout") -> str:
         """In which leaf this layout, which is not equal to `before`, differs from it; for messages."""
         now, then = self._named(), before._named()
         for name in sorted(set(now) | set(then)):
@@ -198,7 +198,7 @@ class Layout:
         return self._hash
 
 
-def layout_of(loop: Loop) -> Layout:
+def layout_of(loop: Loop) -> WireLayout:
     """The layout of loops like `loop`: a row's places first, then the other scalars, then the keys."""
     paths, tree = jax.tree_util.tree_flatten_with_path(loop)
     kinds = tuple(_kind(leaf) for _, leaf in paths)
@@ -214,7 +214,7 @@ def layout_of(loop: Loop) -> Layout:
         slots[index] = slot
         slot += kinds[index].places
     names = ("counted", *(path[-1] for path in place_in_row))
-    return Layout(tree, kinds, tuple(slots), len(names), names)
+    return WireLayout(tree, kinds, tuple(slots), len(names), names)
 
 
 def _row_paths(loop: Loop) -> list[tuple[str, ...]]:
@@ -228,7 +228,7 @@ def _row_paths(loop: Loop) -> list[tuple[str, ...]]:
     return [*((name,) for name in changing), *(("stats", name) for name in stats), *((name,) for name in constant)]
 
 
-def opened(loop: Loop) -> Loop:
+def with_host_scalars(loop: Loop) -> Loop:
     """A loop that the engine owns, opened: its scalars fetched in one go. Waits for the device."""
     leaves, tree = jax.tree.flatten(loop)
     places = [index for index, leaf in enumerate(leaves) if _is_scalar(leaf)]
@@ -237,17 +237,17 @@ def opened(loop: Loop) -> Loop:
     return jax.tree.unflatten(tree, leaves)
 
 
-def opened_by_copy(loop: Loop, device: Device) -> Loop:
+def own_copy(loop: Loop, device: Device) -> Loop:
     """An open loop with arrays of its own, from a loop that somebody else may hold. Waits for the device."""
 
     def copied(leaf: Any) -> Any:
         leaf = strong(leaf)
         return leaf if _is_scalar(leaf) else jax.device_put(leaf, device, may_alias=False)
 
-    return opened(jax.tree.map(copied, loop))
+    return with_host_scalars(jax.tree.map(copied, loop))
 
 
-def handed_over(loop: Loop, device: Device) -> Loop:
+def on_device(loop: Loop, device: Device) -> Loop:
     """An open loop as one of device arrays, without copying: for when the engine is done with it."""
     return jax.device_put(loop, device)
 

@@ -15,7 +15,7 @@ from jaxloop.loop import COUNTERS, Loop, new_loop
 from jaxloop.losses import softmax_cross_entropy
 from jaxloop.metrics import resolve
 from jaxloop.model import Model
-from jaxloop.parts import Parts
+from jaxloop.step_spec import StepSpec
 from jaxloop.views import Columns, LoopView
 
 hypothesis.settings.register_profile("jaxloop", deadline=None, max_examples=50, database=None)
@@ -53,11 +53,13 @@ def loop(linear_model) -> Loop:
 
 
 @pytest.fixture
-def parts() -> Callable[..., Parts]:
+def spec() -> Callable[..., StepSpec]:
     """Makes the parts of a step around the compiled callbacks it is given."""
 
-    def make(*callbacks: Any, loss_fn: Any = softmax_cross_entropy, metrics: tuple[str, ...] = ("accuracy",)) -> Parts:
-        return Parts(optax.sgd(0.1), loss_fn, None, resolve(metrics), callbacks)
+    def make(
+        *callbacks: Any, loss_fn: Any = softmax_cross_entropy, metrics: tuple[str, ...] = ("accuracy",)
+    ) -> StepSpec:
+        return StepSpec(optax.sgd(0.1), loss_fn, None, resolve(metrics), callbacks)
 
     return make
 

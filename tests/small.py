@@ -56,7 +56,7 @@ def dispatches_of(training_loop: jl.TrainingLoop) -> tuple[Dispatches, Any]:
     run = setup.run(start, Host((), start.device))
     phase, loop, feed = next(run.walk(start.loop, start.source, start.feeds))
     dispatches = run.dispatches(loop, phase, feed)
-    return dispatches, dispatches.layout.closed(loop)
+    return dispatches, dispatches.layout.to_wire(loop)
 
 
 def traced() -> Callable[[jl.Loop, jl.Event], jl.Loop]:

@@ -10,17 +10,19 @@ import jaxloop
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
     {"precision"},
-    {"adapters", "canonical", "compile_cache", "data", "errors", "events", "flops", "kinds", "losses", "masks"}
+    {"adapters", "compile_cache", "data", "errors", "events", "kinds", "losses", "masks"}
     | {"measured", "optimizer", "schedules", "telling"},
-    {"benchmarking", "model", "metrics", "placement", "plots"},
+    {"model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},
-    {"parts"},
+    {"step_spec"},
     {"forward"},
-    {"console", "files", "history", "phases", "step", "wire"},
-    {"callbacks", "engine"},
+    {"console", "feeding", "files", "history", "phases", "step", "wire"},
+    {"callbacks", "programs"},
+    {"engine"},
     {"training_loop"},
-    {"benchmark", "explain", "learning_rate_finder"},
+    {"benchmarking", "explain", "learning_rate_finder"},
+    {"benchmark"},
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
 ROOMS = {
@@ -31,20 +33,24 @@ ROOMS = {
         | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger"}
     ],
     "console": [{"lines", "outlet", "times"}, {"screen"}, {"guarded"}],
-    "data": [{"collate", "samples", "prefetch"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],
+    "data": [{"collate", "samples"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],
     "engine": [
-        {"arguments", "delivery", "fusing", "going_on", "interrupts", "latest", "ledger", "source", "specification"}
-        | {"traced"},
-        {"checks", "host", "packing", "padding", "prepare", "probe", "programs"},
-        {"first", "inspection"},
-        {"feed"},
+        {"arguments", "delivery", "going_on", "interrupts", "latest", "ledger"},
+        {"host"},
         {"dispatch"},
         {"run"},
         {"setup"},
         {"compiled", "prediction"},
     ],
+    "feeding": [
+        {"prefetch", "source", "specification"},
+        {"checks", "packing", "padding", "prepare"},
+        {"first", "inspection"},
+        {"feed"},
+    ],
     "files": [{"decimals", "event_file", "line_file", "png", "waiting"}, {"summaries"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
+    "programs": [{"canonical", "flops", "fusing"}, {"step_trace"}, {"fit_trace", "programs"}],
     "schedules": [{"shapes"}, {"segments"}, {"ready"}],
 }
 #: Upper floors within a floor: `phases` stands on `step`, both below the callbacks and the engine.

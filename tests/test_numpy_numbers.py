@@ -40,12 +40,12 @@ def test_a_callback_takes_them_and_does_the_same(make: Any, x64: bool) -> None:
         callback = make(two, small_number)
         training_loop = small.training_loop(callbacks=[callback])
         start = training_loop._setup.fit(small.model(), 2, callbacks=(), on=None, seed=0, limit=None)
-        return start.loop, start.findings
+        return start.loop, start.trace
 
     with jax.enable_x64(x64):
-        (given, findings), (expected, same) = traced(TWO, SMALL), traced(2, 0.01)
+        (given, trace), (expected, same) = traced(TWO, SMALL), traced(2, 0.01)
     small.assert_trees_equal(given, expected)
-    assert (findings.stats, findings.acts, findings.cancels) == (same.stats, same.acts, same.cancels)
+    assert (trace.stats, trace.acts, trace.cancels) == (same.stats, same.acts, same.cancels)
 
 
 @pytest.mark.parametrize(

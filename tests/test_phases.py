@@ -31,58 +31,58 @@ def recorder(seen):
     return callback
 
 
-def test_a_new_fit_begins_at_position_zero(parts, old):
-    loop = begin_fit(parts(), old, Plan(3, 7))
+def test_a_new_fit_begins_at_position_zero(spec, old):
+    loop = begin_fit(spec(), old, Plan(3, 7))
     assert (loop.epoch_index, loop.epoch_count, loop.batch_index, loop.batch_count) == (0, 3, 0, 7)
 
 
-def test_a_new_fit_goes_on_with_the_life_of_the_loop(parts, old):
-    loop = begin_fit(parts(), old, Plan(3, 7))
+def test_a_new_fit_goes_on_with_the_life_of_the_loop(spec, old):
+    loop = begin_fit(spec(), old, Plan(3, 7))
     assert (loop.step, loop.epoch, loop.key, loop.model, loop.opt_state) == (
         *(5, 5),
         *(old.key, old.model, old.opt_state),
     )
 
 
-def test_a_new_fit_forgets_what_was_cancelled(parts, old):
-    assert begin_fit(parts(), old, Plan(3, 7)).stop == 0
+def test_a_new_fit_forgets_what_was_cancelled(spec, old):
+    assert begin_fit(spec(), old, Plan(3, 7)).stop == 0
 
 
-def test_a_new_fit_keeps_in_memory_only_what_lasts(parts, old):
-    assert begin_fit(parts(), old, Plan(3, 7)).callback_state == {"ema": 1.0}
+def test_a_new_fit_keeps_in_memory_only_what_lasts(spec, old):
+    assert begin_fit(spec(), old, Plan(3, 7)).callback_state == {"ema": 1.0}
 
 
-def test_a_new_fit_has_measured_nothing(parts, old):
-    stats = begin_fit(parts(), old, Plan(3, 7)).stats
+def test_a_new_fit_has_measured_nothing(spec, old):
+    stats = begin_fit(spec(), old, Plan(3, 7)).stats
     assert set(stats) == {"loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate"}
     assert all(np.isnan(value) for value in stats.values())
 
 
-def test_a_new_epoch_counts_in_the_life_of_the_loop(parts, old):
-    assert begin_epoch(parts(), old).epoch == 6
+def test_a_new_epoch_counts_in_the_life_of_the_loop(spec, old):
+    assert begin_epoch(spec(), old).epoch == 6
 
 
-def test_a_new_epoch_has_measured_nothing_yet(parts, old):
-    stats = begin_epoch(parts(), old.replace(stats=old.stats | {"validation_loss": 0.5, "norm": 2.0})).stats
+def test_a_new_epoch_has_measured_nothing_yet(spec, old):
+    stats = begin_epoch(spec(), old.replace(stats=old.stats | {"validation_loss": 0.5, "norm": 2.0})).stats
     assert np.isnan(stats["validation_loss"])
     assert stats["norm"] == 2.0
 
 
-def test_a_phase_begins_at_position_zero(parts, old):
-    loop = enter(parts(), old, Phase.VALIDATION, np.int32(4))
+def test_a_phase_begins_at_position_zero(spec, old):
+    loop = enter(spec(), old, Phase.VALIDATION, np.int32(4))
     assert (loop.phase, loop.batch_index, loop.batch_count) == (Phase.VALIDATION, 0, 4)
 
 
-def test_a_phase_begins_with_its_own_statistics_unmeasured_and_keeps_the_others(parts, old):
-    loop = enter(parts(), old, Phase.VALIDATION, np.int32(4))
+def test_a_phase_begins_with_its_own_statistics_unmeasured_and_keeps_the_others(spec, old):
+    loop = enter(spec(), old, Phase.VALIDATION, np.int32(4))
     assert (loop.stats["loss"], loop.stats["norm"]) == (1, 2)
     assert np.isnan(loop.stats["validation_loss"])
 
 
-def test_a_phase_begins_with_empty_accumulators(parts, loop):
-    filled = enter(parts(), loop, Phase.TRAINING, np.int32(4))
+def test_a_phase_begins_with_empty_accumulators(spec, loop):
+    filled = enter(spec(), loop, Phase.TRAINING, np.int32(4))
     filled = filled.replace(metrics=jax.tree.map(lambda leaf: leaf + 1, filled.metrics))
-    assert not any(jax.tree.leaves(enter(parts(), filled, Phase.VALIDATION, np.int32(4)).metrics))
+    assert not any(jax.tree.leaves(enter(spec(), filled, Phase.VALIDATION, np.int32(4)).metrics))
 
 
 def test_leaving_a_phase_clears_its_own_scope(old):
@@ -95,39 +95,39 @@ def test_leaving_an_epoch_moves_on_and_keeps_a_cancelled_fit(old):
     assert (loop.epoch_index, loop.stop) == (6, Scope.FIT)
 
 
-def test_opening_an_epoch_sends_its_start_and_that_of_training(parts, loop):
+def test_opening_an_epoch_sends_its_start_and_that_of_training(spec, loop):
     seen = []
-    opened = open_epoch(parts(recorder(seen)), loop, np.int32(4))
+    opened = open_epoch(spec(recorder(seen)), loop, np.int32(4))
     assert seen == [(Event.EPOCH_START, None), (Event.TRAINING_START, Phase.TRAINING)]
     assert (opened.epoch, opened.phase, opened.batch_count) == (1, Phase.TRAINING, 4)
 
 
-def test_closing_an_epoch_sends_the_end_of_its_phase_and_its_own(parts, loop):
+def test_closing_an_epoch_sends_the_end_of_its_phase_and_its_own(spec, loop):
     seen = []
-    closed = close_epoch(parts(recorder(seen)), loop.replace(phase=Phase.VALIDATION))
+    closed = close_epoch(spec(recorder(seen)), loop.replace(phase=Phase.VALIDATION))
     assert seen == [(Event.VALIDATION_END, Phase.VALIDATION), (Event.EPOCH_END, None)]
     assert (closed.epoch_index, closed.phase) == (1, None)
 
 
-def test_closing_an_epoch_between_phases_sends_its_own_end_alone(parts, loop):
+def test_closing_an_epoch_between_phases_sends_its_own_end_alone(spec, loop):
     seen = []
-    close_epoch(parts(recorder(seen)), loop)
+    close_epoch(spec(recorder(seen)), loop)
     assert seen == [(Event.EPOCH_END, None)]
 
 
-def test_a_loop_that_is_in_the_phase_is_left_alone(parts, loop):
+def test_a_loop_that_is_in_the_phase_is_left_alone(spec, loop):
     training = loop.replace(phase=Phase.TRAINING)
-    assert in_phase(parts(), training, Phase.TRAINING, np.int32(4)) is training
+    assert in_phase(spec(), training, Phase.TRAINING, np.int32(4)) is training
 
 
-def test_going_to_the_other_phase_ends_the_one_at_hand(parts, loop):
+def test_going_to_the_other_phase_ends_the_one_at_hand(spec, loop):
     seen = []
-    in_phase(parts(recorder(seen)), loop.replace(phase=Phase.TRAINING), Phase.VALIDATION, np.int32(4))
+    in_phase(spec(recorder(seen)), loop.replace(phase=Phase.TRAINING), Phase.VALIDATION, np.int32(4))
     assert seen == [(Event.TRAINING_END, Phase.TRAINING), (Event.VALIDATION_START, Phase.VALIDATION)]
 
 
-def test_a_batch_cancelled_between_steps_is_nothing(parts, loop):
+def test_a_batch_cancelled_between_steps_is_nothing(spec, loop):
     def cancel(loop, event):
         return loop.cancel(Scope.BATCH | Scope.TRAINING)
 
-    assert open_epoch(parts(cancel), loop, np.int32(4)).stop == Scope.TRAINING
+    assert open_epoch(spec(cancel), loop, np.int32(4)).stop == Scope.TRAINING

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jaxloop.events import Phase
 from jaxloop.loop import COUNTERS, new_loop
-from jaxloop.wire import handed_over, layout_of, opened, opened_by_copy
+from jaxloop.wire import layout_of, on_device, own_copy, with_host_scalars
 
 DEVICE = jax.devices()[0]
 words = st.integers(0, 2**32 - 1)
@@ -65,7 +65,7 @@ def in_bits(tree):
 def test_a_loop_comes_back_from_the_wire_bit_for_bit(changes, base):
     loop = base.replace(**changes)
     layout = layout_of(loop)
-    assert in_bits(layout.opened(layout.closed(loop))) == in_bits(loop)
+    assert in_bits(layout.from_wire(layout.to_wire(loop))) == in_bits(loop)
 
 
 @settings(max_examples=15)
@@ -74,7 +74,7 @@ def test_packing_a_traced_loop_agrees_with_closing_it(changes, in_place, base):
     loop = base.replace(**changes)
     layout = layout_of(loop)
     packed = jax.jit(lambda loop: layout.pack(loop, False, in_place=in_place))(loop)
-    assert in_bits(packed) == in_bits(layout.closed(loop))
+    assert in_bits(packed) == in_bits(layout.to_wire(loop))
 
 
 @settings(max_examples=15)
@@ -82,7 +82,7 @@ def test_packing_a_traced_loop_agrees_with_closing_it(changes, in_place, base):
 def test_unpacking_a_traced_wire_gives_the_loop(changes, base):
     loop = base.replace(**changes)
     layout = layout_of(loop)
-    assert in_bits(jax.jit(layout.unpack)(layout.closed(loop))) == in_bits(loop)
+    assert in_bits(jax.jit(layout.unpack)(layout.to_wire(loop))) == in_bits(loop)
 
 
 @given(changes=changes())
@@ -116,18 +116,18 @@ def test_loops_of_another_kind_have_another_layout(base, change):
 
 
 def test_a_layout_does_not_depend_on_where_the_arrays_are(base):
-    assert layout_of(handed_over(base, DEVICE)) == layout_of(base)
+    assert layout_of(on_device(base, DEVICE)) == layout_of(base)
 
 
 def test_only_leaves_that_are_neither_scalars_nor_keys_travel_by_themselves(base):
     layout = layout_of(base)
-    _, rest = layout.closed(base)
+    _, rest = layout.to_wire(base)
     assert sorted(leaf.shape for leaf in rest) == sorted([(2,), (3, 2)] * 3)  # params, two moments
 
 
 def test_the_vector_holds_one_place_for_each_scalar_and_the_keys_words(base):
     layout = layout_of(base)
-    vector, _ = layout.closed(base)
+    vector, _ = layout.to_wire(base)
     assert (
         vector.shape == (layout.size,) == (1 + 8 + 1 + 2,)
     )  # whether it counted; counters, first step, stop; Adam's count; key
@@ -200,25 +200,25 @@ def test_reading_many_rows_of_which_none_counts_gives_their_stop_alone(base, lay
 
 
 def test_an_opened_loop_has_numpy_scalars_of_its_types(base):
-    loop = opened(handed_over(base.record("loss", 0.5), DEVICE))
+    loop = with_host_scalars(on_device(base.record("loss", 0.5), DEVICE))
     assert isinstance(loop.step, np.int32)
     assert isinstance(loop.stats["loss"], np.float32)
 
 
 def test_opening_leaves_the_arrays_where_they_are(base):
-    assert opened(base).model.params["weight"] is base.model.params["weight"]
+    assert with_host_scalars(base).model.params["weight"] is base.model.params["weight"]
 
 
 def test_a_copy_lives_on_when_the_original_is_deleted(base):
-    original = handed_over(jax.tree.map(jnp.copy, base), DEVICE)
-    copy = opened_by_copy(original, DEVICE)
+    original = on_device(jax.tree.map(jnp.copy, base), DEVICE)
+    copy = own_copy(original, DEVICE)
     jax.tree.map(lambda leaf: leaf.delete(), original)
     assert in_bits(copy) == in_bits(base)
 
 
 def test_an_original_lives_on_when_its_copy_is_donated(base):
     layout = layout_of(base)
-    wire = layout.closed(opened_by_copy(base, DEVICE))
+    wire = layout.to_wire(own_copy(base, DEVICE))
     jax.block_until_ready(jax.jit(lambda wire: layout.pack(layout.unpack(wire), True), donate_argnums=0)(wire))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(base) if isinstance(leaf, jax.Array))
 
@@ -226,10 +226,10 @@ def test_an_original_lives_on_when_its_copy_is_donated(base):
 def test_an_array_that_a_loop_holds_twice_can_be_donated(base):
     loop = base.remember("ema", base.model.params)
     layout = layout_of(loop)
-    wire = layout.closed(opened_by_copy(loop, DEVICE))
+    wire = layout.to_wire(own_copy(loop, DEVICE))
     after, _ = jax.jit(lambda wire: (layout.pack(layout.unpack(wire), True), 0), donate_argnums=0)(wire)
-    assert in_bits(layout.opened(after)) == in_bits(loop)
+    assert in_bits(layout.from_wire(after)) == in_bits(loop)
 
 
 def test_a_loop_handed_over_is_all_device_arrays(base):
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(handed_over(base, DEVICE)))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(on_device(base, DEVICE)))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxloop.flops import flops_of, loops_in
+from jaxloop.programs.flops import flops_of, loops_in
 
 #: FLOP/s in bfloat16, without sparsity, of one JAX device by its `device_kind`. Of TPU v2, v3 and 7x a device is one of
 #: the chip's two cores, and so has half of the chip's figure. Sources: docs.cloud.google.com/tpu/docs, on each version;

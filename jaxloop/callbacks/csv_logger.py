@@ -58,7 +58,7 @@ class CSVLogger:
 class _CSVLog:
     """The file of one fit."""
 
-    patient = True
+    rows_may_wait = True
 
     def __init__(self, path: Path, plan: Plan):
         self._path = path

@@ -58,7 +58,7 @@ class ProgressBar:
 class _Progress:
     """The display of one fit. What it shows is drawn from the loop, so it may come in anywhere."""
 
-    patient = True
+    rows_may_wait = True
 
     def __init__(self, plan: Plan, screen: Screen):
         self._plan = plan

@@ -111,7 +111,7 @@ class TensorBoardLogger:
 class _Run:
     """The files of one fit."""
 
-    patient = True
+    rows_may_wait = True
 
     def __init__(self, options: TensorBoardLogger, plan: Plan):
         self.host_declaration = options.host_declaration

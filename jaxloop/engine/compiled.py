@@ -79,7 +79,7 @@ def compiled(run: Run, start: Start) -> Compiled:
 
 def _compiled_step(run: Run, loop: Any, phase: Phase, feed: Any) -> CompiledStep:
     dispatches = run.dispatches(loop, phase, feed)
-    wire = dispatches.layout.closed(loop)
+    wire = dispatches.layout.to_wire(loop)
     fusing = dispatches.fusing(wire, run.steps_per_dispatch)
     first = feed.first()
     flops = dispatches.flops(wire, first, fusing.steps)

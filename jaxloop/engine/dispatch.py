@@ -9,21 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxloop.canonical import other_layouts
 from jaxloop.engine.delivery import Delivery, Patient, Prompt
-from jaxloop.engine.feed import Feed
-from jaxloop.engine.fusing import MOST_STEPS, Fusing, fixed, steps_ahead, steps_per_dispatch
 from jaxloop.engine.host import Host
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.latest import Latest
 from jaxloop.engine.ledger import Ledger
-from jaxloop.engine.programs import Program, Programs
-from jaxloop.engine.specification import Batch, kind_of, stacked
 from jaxloop.events import Phase, should_run
-from jaxloop.flops import flops_of
+from jaxloop.feeding.feed import Feed
+from jaxloop.feeding.specification import Batch, signature_of, stacked
 from jaxloop.kinds import kind_name
-from jaxloop.parts import Parts
-from jaxloop.wire import Layout, Wire
+from jaxloop.programs.canonical import other_layouts
+from jaxloop.programs.flops import flops_of
+from jaxloop.programs.fusing import MOST_STEPS, Fusing, fixed, steps_ahead, steps_per_dispatch
+from jaxloop.programs.programs import Program, Programs
+from jaxloop.step_spec import StepSpec
+from jaxloop.wire import Wire, WireLayout
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Dispatches:
     """Sends the batches of one phase to the programs of its steps.
 
     Attributes:
-      parts: what the steps are made of.
+      spec: what the steps are made of.
       layout: of the wire.
       phase: the phase.
       feed: its batches.
@@ -45,8 +45,8 @@ class Dispatches:
       donates: whether steps write over the wire they are given, as they do unless they can raise while they run.
     """
 
-    parts: Parts
-    layout: Layout
+    spec: StepSpec
+    layout: WireLayout
     phase: Phase
     feed: Feed
     cancels: bool
@@ -69,7 +69,11 @@ class Dispatches:
         """
         known: dict[Any, Any] = {}  # all that each step needs at hand: here the host's time decides
         lap, check = self.ledger.lap, self.interrupts.check
-        many_kinds, resident, on_cpu = self.feed.many_kinds, self.feed.resident, self.feed.device.platform == "cpu"
+        many_signatures, resident, on_cpu = (
+            self.feed.many_signatures,
+            self.feed.resident,
+            self.feed.device.platform == "cpu",
+        )
         fused = self.prepared(wire, steps)
         deliver = self._delivery(wire, fused)
         chunks = self.feed.chunks(fused)
@@ -81,7 +85,7 @@ class Dispatches:
                 for count, batch in chunks:
                     reading = False
                     lap("data")
-                    key = (count, kind_of(batch)) if many_kinds else count
+                    key = (count, signature_of(batch)) if many_signatures else count
                     if key not in known:
                         known[key] = self._compiled(count, wire, batch).jitted
                     sent(after := known[key](wire, batch, resident))
@@ -111,9 +115,9 @@ class Dispatches:
         """How many steps a dispatch takes, and why; decided once for all phases alike."""
         if steps != "auto":
             return fixed(steps, "as given")
-        if self.feed.many_kinds or self.feed.short_last:
+        if self.feed.many_signatures or self.feed.short_last:
             return fixed(1, "batches of several shapes")
-        key = ("fusing", self.parts, self.layout, self.phase, self.feed.device, self.feed.prepare, len(self.feed))
+        key = ("fusing", self.spec, self.layout, self.phase, self.feed.device, self.feed.prepare, len(self.feed))
         return self.programs.get(key, lambda: self._decided(wire))
 
     def flops(self, wire: Wire, batch: Batch, count: int) -> float:
@@ -152,10 +156,10 @@ class Dispatches:
 
     def program(self, count: int, batch: Batch | None = None) -> Program:
         """The program of `count` steps, of those for batches of several shapes the one for `batch`."""
-        kind = kind_of(batch) if self.feed.many_kinds else None
+        kind = signature_of(batch) if self.feed.many_signatures else None
         device, prepare, packing = self.feed.device, self.feed.prepare, self.feed.packing if count == 1 else None
         return self.programs.steps(
-            self.parts,
+            self.spec,
             self.layout,
             self.phase,
             count,
@@ -179,7 +183,7 @@ class Dispatches:
 
         To turn to observers between two small steps costs a fifth of such a step, since nothing of them is in the
         processor's caches then. So single steps' rows wait for each other, as many as one dispatch would have at most,
-        where no compiled callback can cancel, so that each row might end the phase, and all observers are patient.
+        where no compiled callback can cancel, so that each row might end the phase, and no observer wants them at once.
         """
         host, phase = self.host, self.phase
         hand_over, read = host.delivery(phase), self.layout.reader(phase, self.feed.batch_size)
@@ -191,14 +195,14 @@ class Dispatches:
             stop |= host.requests
             return stop == 0 or bool(should_run(stop, phase))
 
-        if steps > 1 or self.cancels or not host.is_patient(phase):
+        if steps > 1 or self.cancels or not host.rows_may_wait(phase):
             return Prompt(tell, self.ledger.lap)
         return Patient(tell, self.ledger.lap, ahead=self._ahead(wire) if self.donates else 1, at_once=MOST_STEPS)
 
     def _ahead(self, wire: Wire) -> int:
         """How many single steps may be sent before the host waits for the first of them; decided once, from FLOPs."""
         feed = self.feed
-        if feed.many_kinds or feed.short_last:
+        if feed.many_signatures or feed.short_last:
             return 1
-        key = ("ahead", self.parts, self.layout, self.phase, feed.device, feed.prepare, feed.batch_size)
+        key = ("ahead", self.spec, self.layout, self.phase, feed.device, feed.prepare, feed.batch_size)
         return self.programs.get(key, lambda: steps_ahead(self.flops(wire, feed.first(), 1)))

@@ -13,7 +13,7 @@ from jaxloop.loop import Loop
 from jaxloop.phases import between_steps
 from jaxloop.telling import warn
 from jaxloop.views import Columns, LoopView
-from jaxloop.wire import handed_over, opened_by_copy
+from jaxloop.wire import on_device, own_copy
 
 
 class Host:
@@ -74,9 +74,9 @@ class Host:
             if Event.BATCH_END in callback.host_declaration.events - self._cuts(callback, phase)
         ]
 
-    def is_patient(self, phase: Phase) -> bool:
+    def rows_may_wait(self, phase: Phase) -> bool:
         """Whether every observer in `phase` can wait for rows, to have more of them at once."""
-        return all(getattr(callback, "patient", False) for callback in self.observes(phase))
+        return all(getattr(callback, "rows_may_wait", False) for callback in self.observes(phase))
 
     def delivery(self, phase: Phase) -> Callable[[Columns], None]:
         """What hands the rows of a dispatch in `phase` to the observers, each by row or all at once."""
@@ -128,7 +128,7 @@ class Host:
 
     def _call_with_loop(self, callback: Any, loop: Loop, event: Event, *, in_step: bool) -> Loop:
         with noted(callback, event):
-            result = callback(handed_over(opened_by_copy(loop, self.device), self.device), event)
+            result = callback(on_device(own_copy(loop, self.device), self.device), event)
         if result is None:
             return loop
         if not isinstance(result, Loop):
@@ -140,9 +140,9 @@ class Host:
             result = same_kind(callback, loop, result, event, new_stats=True)
         else:  # it may have been kept from the middle of a step
             result = between_steps(result, loop.phase)
-        own = opened_by_copy(result, self.device)
+        own = own_copy(result, self.device)
         own = own.replace(stop=own.stop | np.int32(loop.stop))  # what others have cancelled stays cancelled
-        return handed_over(own, self.device) if in_step else own
+        return on_device(own, self.device) if in_step else own
 
     def _call_with_view(self, callback: Any, loop: Loop, event: Event) -> Loop:
         with noted(callback, event):

@@ -9,7 +9,7 @@ import jax
 
 from jaxloop.loop import Loop
 from jaxloop.placement import Device
-from jaxloop.wire import Layout, Wire, handed_over, opened_by_copy
+from jaxloop.wire import Wire, WireLayout, on_device, own_copy
 
 _IN_FLIGHT = 3  # a dispatch that fails shows it when the next has been sent; the one before it is good
 
@@ -22,7 +22,7 @@ class Latest:
     """
 
     def __init__(self) -> None:
-        self._layout: Layout | None = None
+        self._layout: WireLayout | None = None
         self._held: deque[tuple[Any, Any]] = deque()
         self._place = ""
 
@@ -31,7 +31,7 @@ class Latest:
         self._layout, self._held = None, deque([(loop, None)])
         self._place = f"epoch {int(loop.epoch_index)}" if loop.phase is None else self._place
 
-    def phase(self, layout: Layout, wire: Wire, *, donated: bool) -> Callable[[tuple[Wire, Any]], None]:
+    def phase(self, layout: WireLayout, wire: Wire, *, donated: bool) -> Callable[[tuple[Wire, Any]], None]:
         """Holds the wire at a phase's start; gives what is called with what each dispatch gives, wire and rows."""
         self._layout, self._held = layout, deque([(wire, None)], 1 if donated else _IN_FLIGHT)
         return self._held.append
@@ -40,8 +40,8 @@ class Latest:
         """A copy of the newest loop that can be had, and whether it is the newest of all. Waits for the device."""
         for age, (held, _) in enumerate(reversed(self._held)):
             try:
-                loop = held if self._layout is None else self._layout.opened(held)
-                return jax.block_until_ready(handed_over(opened_by_copy(loop, device), device)), age == 0
+                loop = held if self._layout is None else self._layout.from_wire(held)
+                return jax.block_until_ready(on_device(own_copy(loop, device), device)), age == 0
             except (RuntimeError, ValueError):  # it failed, or came of one that did
                 continue
         return None, False

@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxloop.engine.programs import Program, Programs
 from jaxloop.engine.setup import Start
-from jaxloop.engine.specification import Batch, rows_of
+from jaxloop.feeding.specification import Batch, rows_of
 from jaxloop.loop import Loop
+from jaxloop.programs.programs import Program, Programs
 from jaxloop.step import output_of
 
 
@@ -23,15 +23,15 @@ def predicted(start: Start, programs: Programs, *, fresh: bool) -> Any:
     Raises:
       ValueError: the output is not one per example.
     """
-    feed, parts = start.feeds.validation, start.parts
+    feed, spec = start.feeds.validation, start.spec
     assert feed is not None
     prepare = feed.prepare
 
     def output(loop: Loop, batch: Batch, resident: Any) -> Any:
         batch = batch if prepare is None else prepare(resident, batch)
-        return output_of(parts, loop, batch, fresh=fresh)
+        return output_of(spec, loop, batch, fresh=fresh)
 
-    program = programs.get(("predict", parts, fresh, prepare), lambda: Program("predict", output))
+    program = programs.get(("predict", spec, fresh, prepare), lambda: Program("predict", output))
     outputs: list[Any] = []
     for rows, batch in feed.sized():
         if not outputs:

@@ -9,22 +9,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxloop.canonical import looks_into_values
 from jaxloop.engine.dispatch import Dispatches
-from jaxloop.engine.feed import Chunks, Feed, Feeds, OnRecompile
 from jaxloop.engine.host import Host
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.latest import Latest
 from jaxloop.engine.ledger import Ledger
-from jaxloop.engine.programs import Program, Programs
-from jaxloop.engine.source import EpochSource
 from jaxloop.events import Event, Phase, Plan, Scope, leave, should_run
+from jaxloop.feeding.feed import Chunks, Feed, Feeds, OnRecompile
+from jaxloop.feeding.source import EpochSource
 from jaxloop.forward import hold, with_model_state
 from jaxloop.loop import Loop
-from jaxloop.parts import Parts
 from jaxloop.phases import begin_epoch, enter, leave_epoch, leave_phase
 from jaxloop.placement import Device
-from jaxloop.wire import Layout, handed_over, layout_of, opened
+from jaxloop.programs.canonical import looks_into_values
+from jaxloop.programs.programs import Program, Programs
+from jaxloop.step_spec import StepSpec
+from jaxloop.wire import WireLayout, layout_of, on_device, with_host_scalars
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Run:
     unless a host callback cuts the step: then each stage is a program over the loop itself, one step at a time.
 
     Attributes:
-      parts: what the steps are made of.
+      spec: what the steps are made of.
       host: the host callbacks.
       programs: kept by the training loop.
       active: the events at which compiled callbacks do something.
@@ -50,7 +50,7 @@ class Run:
       latest: what is left of it if it fails.
     """
 
-    parts: Parts
+    spec: StepSpec
     host: Host
     programs: Programs
     active: frozenset[Event]
@@ -63,7 +63,7 @@ class Run:
     interrupts: Interrupts = field(default_factory=Interrupts)
     compile_seconds: dict[str, float] = field(default_factory=dict)
     latest: Latest = field(default_factory=Latest)
-    _layouts: dict[Phase, Layout] = field(default_factory=dict)
+    _layouts: dict[Phase, WireLayout] = field(default_factory=dict)
 
     def fit(self, loop: Loop, epochs: EpochSource, feeds: Feeds, plan: Plan) -> Loop:
         """`plan.epoch_count` epochs, from FIT_START to FIT_END; `stop` still holds FIT if that was cancelled."""
@@ -78,15 +78,15 @@ class Run:
 
     def walk(self, loop: Loop, epochs: EpochSource, feeds: Feeds) -> Iterator[tuple[Phase, Loop, Feed]]:
         """The phases of the first epoch, each with the loop at its start and its feed; no step is taken."""
-        loop = self.event(begin_epoch(self.parts, self.event(loop, Event.FIT_START)), Event.EPOCH_START)
+        loop = self.event(begin_epoch(self.spec, self.event(loop, Event.FIT_START)), Event.EPOCH_START)
         for phase, feed in ((Phase.TRAINING, feeds.training(epochs.at(int(loop.epoch) - 1))), *feeds.evaluated()):
-            loop = self.event(enter(self.parts, loop, phase, np.int32(len(feed))), phase.start)
+            loop = self.event(enter(self.spec, loop, phase, np.int32(len(feed))), phase.start)
             yield phase, loop, feed
             loop = leave_phase(self.event(loop, phase.end))
 
     def epoch(self, loop: Loop, epochs: EpochSource, feeds: Feeds) -> Loop:
         """One epoch, from EPOCH_START to EPOCH_END."""
-        loop = self.event(begin_epoch(self.parts, loop), Event.EPOCH_START)
+        loop = self.event(begin_epoch(self.spec, loop), Event.EPOCH_START)
         if should_run(loop.stop, None):
             feed = feeds.training(epochs.at(int(loop.epoch) - 1))
             _check_length(loop.plan, len(feed))
@@ -97,7 +97,7 @@ class Run:
 
     def phase(self, loop: Loop, phase: Phase, feed: Feed) -> Loop:
         """One phase, from its START to its END event."""
-        loop = self.event(enter(self.parts, loop, phase, np.int32(len(feed))), phase.start)
+        loop = self.event(enter(self.spec, loop, phase, np.int32(len(feed))), phase.start)
         if should_run(loop.stop, phase):
             cuts = self.host.cuts(phase)
             if cuts:
@@ -111,7 +111,7 @@ class Run:
         """An event between steps: the compiled callbacks, then those on the host. A cancelled BATCH is nothing here."""
         self.interrupts.check()
         if event in self.active:
-            loop = opened(self.programs.event(self.parts, layout_of(loop), event)(loop))
+            loop = with_host_scalars(self.programs.event(self.spec, layout_of(loop), event)(loop))
         self.latest.between(loop)
         self.ledger.lap("events")
         loop = self.host.fire(loop, event)
@@ -120,15 +120,15 @@ class Run:
     def _fused(self, loop: Loop, phase: Phase, feed: Feed) -> Loop:
         """The steps over the wire."""
         dispatches = self.dispatches(loop, phase, feed)
-        wire = dispatches.run(dispatches.layout.closed(loop), self.steps_per_dispatch)
-        loop = self.host.take_requests(dispatches.layout.opened(wire))
+        wire = dispatches.run(dispatches.layout.to_wire(loop), self.steps_per_dispatch)
+        loop = self.host.take_requests(dispatches.layout.from_wire(wire))
         self.ledger.lap("device")
         return loop
 
     def dispatches(self, loop: Loop, phase: Phase, feed: Feed) -> Dispatches:
         """What sends the batches of a phase from `loop` on."""
         return Dispatches(
-            parts=self.parts,
+            spec=self.spec,
             layout=self._layout(loop, phase),
             phase=phase,
             feed=feed,
@@ -142,7 +142,7 @@ class Run:
             donates=phase not in self.raises and not looks_into_values(),
         )
 
-    def _layout(self, loop: Loop, phase: Phase) -> Layout:
+    def _layout(self, loop: Loop, phase: Phase) -> WireLayout:
         """The loop's layout; that of the epoch before where nothing between steps can have changed it.
 
         Raises:
@@ -166,7 +166,7 @@ class Run:
         """The steps one by one, their stages apart, with the host callbacks in between."""
         layout = layout_of(loop)
         hand_over, read = self.host.delivery(phase), layout.reader(phase, feed.batch_size)
-        loop = handed_over(loop, self.device)
+        loop = on_device(loop, self.device)
         for _, batch in chunks:
             self.ledger.lap("data")
             if feed.prepare is not None:
@@ -181,13 +181,13 @@ class Run:
             if not should_run(int(loop.stop), phase):
                 break
             self.interrupts.check()
-        return opened(loop)
+        return with_host_scalars(loop)
 
     def _step_apart(self, loop: Loop, phase: Phase, batch: Any, cuts: frozenset[Event]) -> tuple[Loop, bool]:
         counted: Any = np.bool_(True)
         state = loop.model.state
         loop = hold(loop, batch)
-        for program, event in self.programs.stages(self.parts, phase, cuts):
+        for program, event in self.programs.stages(self.spec, phase, cuts):
             loop, counted = self._call(program, loop, counted)
             self.ledger.lap("dispatch")
             if event is None or (event is phase.step_event and not bool(counted["reached"])):

@@ -13,29 +13,29 @@ from jaxloop import placement
 from jaxloop.callback import Callbacks, bound, sort_out
 from jaxloop.data import Batches, in_batches, one_epoch
 from jaxloop.engine.arguments import check_seed
-from jaxloop.engine.checks import check_batches, check_epoch
-from jaxloop.engine.feed import Feed, Feeds, OnRecompile
 from jaxloop.engine.going_on import check_opt_state, hyperparameters_of, kept_hyperparameters
 from jaxloop.engine.host import Host
-from jaxloop.engine.inspection import Check, Inspection, Passed, epochs_in_memory
 from jaxloop.engine.interrupts import Interrupts
-from jaxloop.engine.prepare import Prepare
-from jaxloop.engine.probe import Findings, probe
-from jaxloop.engine.programs import Program, Programs, Same
 from jaxloop.engine.run import Run
-from jaxloop.engine.source import EpochSource, let_go, limited, looked_at
-from jaxloop.engine.specification import Batch, kind_of
-from jaxloop.engine.traced import TracedStep, calls_python
 from jaxloop.events import Phase, Plan
+from jaxloop.feeding.checks import check_batches, check_epoch
+from jaxloop.feeding.feed import Feed, Feeds, OnRecompile
+from jaxloop.feeding.inspection import Check, Inspection, Passed, epochs_in_memory
+from jaxloop.feeding.prepare import Prepare
+from jaxloop.feeding.source import EpochSource, close, limited, peekable
+from jaxloop.feeding.specification import Batch, signature_of
 from jaxloop.kinds import Widening, strong
 from jaxloop.loop import Loop, new_loop
 from jaxloop.measured import unmeasured
 from jaxloop.model import as_model
-from jaxloop.parts import Parts
 from jaxloop.phases import begin_fit, between_steps, enter
 from jaxloop.placement import Device
+from jaxloop.programs.fit_trace import TraceReport, trace_fit
+from jaxloop.programs.programs import ByIdentity, Program, Programs
+from jaxloop.programs.step_trace import TracedStep, calls_python
 from jaxloop.step import output_of
-from jaxloop.wire import handed_over, layout_of, opened, opened_by_copy
+from jaxloop.step_spec import StepSpec
+from jaxloop.wire import layout_of, on_device, own_copy, with_host_scalars
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Start:
       source: the epochs.
       feeds: what makes batches of them.
       plan: of the fit.
-      parts: what the steps are made of, the compiled callbacks bound.
+      spec: what the steps are made of, the compiled callbacks bound.
       loop: open, and the engine's own.
       findings: of the abstract trace.
       notices: what a person should know of it.
@@ -59,9 +59,9 @@ class Start:
     source: EpochSource
     feeds: Feeds
     plan: Plan
-    parts: Parts
+    spec: StepSpec
     loop: Loop
-    findings: Findings = Findings({}, frozenset(), False)
+    trace: TraceReport = TraceReport({}, frozenset(), False)
     notices: tuple[str, ...] = ()
 
 
@@ -72,7 +72,7 @@ class Setup:
     Attributes:
       training, validation, callbacks, batch_keys, report, steps_per_dispatch, on_recompile, check: as `TrainingLoop`
         was given them.
-      parts: of the steps, without callbacks.
+      spec: of the steps, without callbacks.
       programs: kept from fit to fit.
     """
 
@@ -83,7 +83,7 @@ class Setup:
     report: Literal["batch", "epoch"]
     steps_per_dispatch: int | Literal["auto"]
     on_recompile: OnRecompile
-    parts: Parts
+    spec: StepSpec
     programs: Programs
     check: Check = "memory"
 
@@ -114,15 +114,15 @@ class Setup:
         lengths = source.lengths(epoch, epochs)
         total = None if lengths is None else sum(min(length, limit or length) for length in lengths)
         plan = self._plan(epochs, len(feed), total)
-        parts = self.parts_for(kinds, plan)
-        start = Start(device, kinds, source, Feeds(training, validation), plan, parts, loop, notices=notices)
+        spec = self.spec_for(kinds, plan)
+        start = Start(device, kinds, source, Feeds(training, validation), plan, spec, loop, notices=notices)
         return self._begun(start, feed)
 
     def evaluation(self, given: Any, batches: Any, *, on: Any) -> Start:
         """What an evaluation of a model or a loop begins with; a loop stays in the fit that it is in."""
         check_batches(batches, "evaluate")
         start = self._on_batches(given, batches, on)
-        return self._probed(start, None) if isinstance(given, Loop) else self._begun(start, None)
+        return self._with_trace(start, None) if isinstance(given, Loop) else self._begun(start, None)
 
     def prediction(self, given: Any, batches: Any, *, on: Any) -> Start:
         """What predictions of a model or a loop begin with. Nothing is traced: there may be no target.
@@ -135,8 +135,8 @@ class Setup:
         start = self._on_batches(given, batches, on, inputs_alone=True)
         loop = start.loop if isinstance(given, Loop) else _in_new_fit(start)
         assert start.feeds.validation is not None
-        loop = enter(start.parts, loop, Phase.VALIDATION, np.int32(len(start.feeds.validation)))
-        return replace(start, loop=handed_over(loop, start.device))
+        loop = enter(start.spec, loop, Phase.VALIDATION, np.int32(len(start.feeds.validation)))
+        return replace(start, loop=on_device(loop, start.device))
 
     def run(
         self,
@@ -148,12 +148,12 @@ class Setup:
     ) -> Run:
         """The run that `start` begins."""
         return Run(
-            parts=start.parts,
+            spec=start.spec,
             host=host,
             programs=self.programs,
-            active=start.findings.active,
-            cancels=start.findings.cancels,
-            raises=start.findings.raises,
+            active=start.trace.active,
+            cancels=start.trace.cancels,
+            raises=start.trace.raises,
             device=start.device,
             steps_per_dispatch=self.steps_per_dispatch,
             on_recompile=self.on_recompile,
@@ -162,14 +162,14 @@ class Setup:
             compile_seconds={} if compile_seconds is None else compile_seconds,
         )
 
-    def parts_for(self, given: Callbacks, plan: Plan | None) -> Parts:
+    def spec_for(self, given: Callbacks, plan: Plan | None) -> StepSpec:
         """The parts with the compiled callbacks among `given`, bound; the same object for the same callbacks."""
         plan = plan if given.uses_plan else None
-        key = ("parts", tuple(map(Same, given.compiled)), plan)
-        return self.programs.get(key, lambda: replace(self.parts, callbacks=bound(given.compiled, plan)))
+        key = ("spec", tuple(map(ByIdentity, given.compiled)), plan)
+        return self.programs.get(key, lambda: replace(self.spec, callbacks=bound(given.compiled, plan)))
 
     def _plan(self, epochs: int, batch_count: int, total: int | None) -> Plan:
-        metrics = tuple(metric.name for metric in self.parts.metrics)
+        metrics = tuple(metric.name for metric in self.spec.metrics)
         return Plan(epochs, batch_count, metrics, self.report, total or 0, total is None)
 
     def _on_batches(self, given: Any, batches: Any, on: Any, *, inputs_alone: bool = False) -> Start:
@@ -182,22 +182,22 @@ class Setup:
         loop = self._loop(given, 0, device, feed).replace(stop=np.int32(0))
         plan = loop.plan or self._plan(1, len(feed), len(feed))
         feeds = Feeds(lambda batches: feed, feed)
-        return Start(device, kinds, EpochSource(()), feeds, plan, self.parts_for(kinds, plan), loop)
+        return Start(device, kinds, EpochSource(()), feeds, plan, self.spec_for(kinds, plan), loop)
 
     def _begun(self, start: Start, training: Feed | None) -> Start:
         """With a loop that begins a new fit."""
-        start = self._probed(replace(start, loop=_in_new_fit(start)), training)
-        dtypes = {name: value.dtype for name, value in start.loop.stats.items()} | dict(start.findings.stats)
+        start = self._with_trace(replace(start, loop=_in_new_fit(start)), training)
+        dtypes = {name: value.dtype for name, value in start.loop.stats.items()} | dict(start.trace.stats)
         stats = {name: unmeasured(dtype) for name, dtype in sorted(dtypes.items())}
         return replace(start, loop=start.loop.replace(stats=stats))
 
-    def _probed(self, start: Start, training: Feed | None) -> Start:
+    def _with_trace(self, start: Start, training: Feed | None) -> Start:
         """With what one abstract trace finds, and validation padded if it can be."""
         validation = start.feeds.validation
         feeds = [feed for feed in (training, validation) if feed is not None]
         firsts = {feed.where: feed.first() for feed in reversed(feeds)}  # training last, which goes on from there
         if training is not None and validation is not None:
-            let_go(validation.batches)  # it is read when an epoch of training is over
+            close(validation.batches)  # it is read when an epoch of training is over
         shown = {feed.where: self._shown(feed, firsts[feed.where]) for feed in feeds}
         inspection = self._inspection()
         looked_into = [(given, shown[feed.where], feed.where) for feed in feeds for given in self._given(feed)]
@@ -207,29 +207,29 @@ class Setup:
         raises = [
             phase for phase, feed in zip(Phase, (training, validation), strict=True) if self._prepare_raises(feed)
         ]
-        findings = replace(start.findings, raises=start.findings.raises.union(raises))
+        trace = replace(start.trace, raises=start.trace.raises.union(raises))
         for given, batch, where in looked_into:
-            inspection.targets(given, batch, findings.output, where)
-        return replace(start, findings=findings, feeds=self._found(start.feeds, inspection, findings))
+            inspection.targets(given, batch, trace.output, where)
+        return replace(start, trace=trace, feeds=self._found(start.feeds, inspection, trace))
 
     def _traced(self, start: Start, batches: Sequence[Batch | None]) -> Start:
         """With the findings of one abstract trace, and a loop whose floats are as wide as a step makes them."""
-        key = ("probe", start.parts, layout_of(start.loop), *map(kind_of, batches))
+        key = ("trace", start.spec, layout_of(start.loop), *map(signature_of, batches))
         steps: dict[Phase, TracedStep] = {}
 
-        def find() -> Findings:
-            findings, found = probe(start.parts, start.loop, *batches)
+        def find() -> TraceReport:
+            trace, found = trace_fit(start.spec, start.loop, *batches)
             steps.update(found)
-            return findings
+            return trace
 
         try:
-            findings = self.programs.get(key, find)
+            trace = self.programs.get(key, find)
         except Widening as widening:
             return self._traced(replace(start, loop=widening.apply(start.loop)), batches)
-        self.programs.hold(start.parts, steps)
-        return replace(start, findings=findings)
+        self.programs.hold(start.spec, steps)
+        return replace(start, trace=trace)
 
-    def look_into(self, parts: Parts, loop: Loop, batches: Batch, stacked: bool) -> None:
+    def look_into(self, spec: StepSpec, loop: Loop, batches: Batch, stacked: bool) -> None:
         """Refuses wild numbers in a batch of one's own, or in several stacked, where each batch is to be looked into.
 
         Not in one that is traced, in which there are no numbers.
@@ -241,11 +241,11 @@ class Setup:
             return
 
         def output(loop: Loop, batch: Batch) -> Any:
-            return output_of(parts, enter(parts, loop, Phase.VALIDATION, np.int32(1)), batch)
+            return output_of(spec, enter(spec, loop, Phase.VALIDATION, np.int32(1)), batch)
 
         count = len(leaves[0]) if stacked else 1
         first = jax.tree.map(lambda leaf: leaf[0], batches) if stacked else batches
-        key = ("output", parts, layout_of(loop), kind_of(first))
+        key = ("output", spec, layout_of(loop), signature_of(first))
         shape = self.programs.get(key, lambda: jax.eval_shape(output, loop, first))
         watch = self._inspection().watching(shape, "batches" if stacked else "batch", lambda batch: batch)
         assert watch is not None
@@ -254,22 +254,22 @@ class Setup:
     def _inspection(self) -> Inspection:
         """What looks into the data; what was looked into once is known from fit to fit."""
         passed = self.programs.get("passed", Passed)
-        return Inspection(self.check, self.parts.loss_fn, self.parts.metrics, self.batch_keys, passed)
+        return Inspection(self.check, self.spec.loss_fn, self.spec.metrics, self.batch_keys, passed)
 
     def _given(self, feed: Feed) -> list[Any]:
         """The batches of a feed as they were given; of training all epochs that are at hand."""
         return epochs_in_memory(self.training, feed.given) if feed.where == "training" else [feed.given]
 
-    def _found(self, feeds: Feeds, inspection: Inspection, findings: Findings) -> Feeds:
+    def _found(self, feeds: Feeds, inspection: Inspection, trace: TraceReport) -> Feeds:
         """The feeds with what was found: validation padded if it can be, all looked into as read if that was asked."""
 
         def found(feed: Feed, phase: Phase) -> Feed:
-            watch = inspection.watching(findings.output, feed.where, functools.partial(self._shown, feed))
-            return replace(feed, examples=findings.examples.get(phase)).watched(watch)
+            watch = inspection.watching(trace.output, feed.where, functools.partial(self._shown, feed))
+            return replace(feed, examples=trace.examples.get(phase)).watched(watch)
 
         validation = feeds.validation
         if validation is not None:
-            validation = found(validation.with_padding(findings.maskable), Phase.VALIDATION)
+            validation = found(validation.with_padding(trace.maskable), Phase.VALIDATION)
         return Feeds(lambda batches: found(feeds.training(batches), Phase.TRAINING), validation)
 
     def _prepare_raises(self, feed: Feed | None) -> bool:
@@ -290,18 +290,18 @@ class Setup:
         A model without parameters yet is initialized from the first batch of `feed`, as the step will see it.
         """
         if isinstance(given, Loop):
-            return opened_by_copy(between_steps(given, None), device)
+            return own_copy(between_steps(given, None), device)
         check_seed(seed)
         key = _key(seed, device)
         model = as_model(given, lambda: (key, self._shown(feed, feed.first())[0]))
         model = jax.device_put(jax.tree.map(strong, model), device, may_alias=False)
-        loop = opened(new_loop(model, self._begin(model.params), key))
+        loop = with_host_scalars(new_loop(model, self._begin(model.params), key))
         self.programs.get("hyperparameters", lambda: jax.tree.map(np.array, hyperparameters_of(loop.opt_state)))
         return loop
 
     def _begin(self, params: Any) -> Any:
         """The state that the optimizer begins with."""
-        init = self.parts.optimizer.init
+        init = self.spec.optimizer.init
 
         def begun(params: Any) -> Any:
             return jax.tree.map(strong, init(params))
@@ -311,11 +311,11 @@ class Setup:
     def _going_on(self, loop: Loop, optimizer: Literal["loop", "mine"]) -> tuple[Loop, tuple[str, ...]]:
         """An open loop of the engine's own with the optimizer's state to go on with, and what is to be told of it."""
         if optimizer == "mine":
-            return opened(loop.replace(opt_state=self._begin(loop.model.params))), ()
-        check_opt_state(self.parts.optimizer, loop, "fit")
+            return with_host_scalars(loop.replace(opt_state=self._begin(loop.model.params))), ()
+        check_opt_state(self.spec.optimizer, loop, "fit")
         if not hyperparameters_of(loop.opt_state):
             return loop, ()
-        init = self.parts.optimizer.init
+        init = self.spec.optimizer.init
         program = Program("hyperparameters", lambda params: hyperparameters_of(init(params)))
         made_with = self.programs.get("hyperparameters", lambda: jax.device_get(program(loop.model.params)))
         return loop, tuple(kept_hyperparameters(loop.opt_state, made_with))
@@ -332,7 +332,7 @@ class Setup:
     ) -> Feed:
         batches = batches if where == "training" else one_epoch(batches, where)
         feed = Feed(
-            limited(looked_at(batches), limit),
+            limited(peekable(batches), limit),
             where,
             self.batch_keys,
             padded,
@@ -373,5 +373,5 @@ def _key(seed: int, device: Device) -> jax.Array:
 
 def _in_new_fit(start: Start) -> Loop:
     """The loop at the start of a new fit, with the plan where a compiled callback is bound to it."""
-    loop = begin_fit(start.parts, start.loop, start.plan)
+    loop = begin_fit(start.spec, start.loop, start.plan)
     return loop.replace(plan=start.plan if start.callbacks.uses_plan else None)

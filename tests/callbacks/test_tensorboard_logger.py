@@ -262,8 +262,8 @@ def test_gradients_have_histograms_at_every_so_many_steps_and_every_row_is_there
 def test_looking_at_weights_and_gradients_changes_nothing_in_the_training(tmp_path):
     plain, _ = small.training_loop().fit(small.model(), 2)
     logger = TensorBoardLogger(tmp_path, weight_histograms=1, gradient_histograms=1)
-    looked_at, _ = small.training_loop(callbacks=[logger]).fit(small.model(), 2)
-    small.assert_trees_equal(plain.model.params, looked_at.model.params)
+    peekable, _ = small.training_loop(callbacks=[logger]).fit(small.model(), 2)
+    small.assert_trees_equal(plain.model.params, peekable.model.params)
 
 
 def test_images_are_made_of_the_loop_after_each_epoch(tmp_path):

@@ -129,7 +129,7 @@ def test_a_small_batch_that_goes_alone_does_so_in_one_array_and_trains_as_in_sev
         return (loop, dict(history.batches)), set(arrays)
 
     packed, one = fit()
-    monkeypatch.setattr("jaxloop.engine.first.packing_of", lambda batches: None)
+    monkeypatch.setattr("jaxloop.feeding.first.packing_of", lambda batches: None)
     several, two = fit()
     assert (one, two) == ({1}, {2})
     small.assert_trees_equal(packed, several)
@@ -150,7 +150,7 @@ def test_with_resident_samples_nothing_but_indices_and_the_wire_goes_to_the_devi
     training_loop = small.training_loop(training=data, validation=None, steps_per_dispatch=2)
     training_loop.fit(small.model(), 1)
     feeds: list[Any] = []
-    from jaxloop.engine.feed import Feed
+    from jaxloop.feeding.feed import Feed
 
     chunks = Feed.chunks
 
@@ -349,7 +349,7 @@ def test_a_dispatch_more_is_one_read_of_rows_more_and_nothing_else_waits(
 
 def test_between_dispatches_nothing_goes_to_the_device_unasked() -> None:
     """With resident data and indices that are sent as on an accelerator, guarded from the second dispatch on."""
-    from jaxloop.engine.feed import Feed
+    from jaxloop.feeding.feed import Feed
 
     @jl.on_host(jl.Event.BATCH_END, jl.Event.TRAINING_END)
     class Guard:

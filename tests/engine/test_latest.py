@@ -12,9 +12,9 @@ from jax.experimental import io_callback
 import jaxloop as jl
 from jaxloop import Event
 from jaxloop.engine.latest import Latest
-from jaxloop.engine.traced import calls_python
 from jaxloop.phases import enter
-from jaxloop.wire import layout_of, opened_by_copy
+from jaxloop.programs.step_trace import calls_python
+from jaxloop.wire import layout_of, own_copy
 from tests import small
 
 DEVICE = jax.devices()[0]
@@ -162,13 +162,13 @@ class Failed:
 
 
 @pytest.fixture
-def wires(loop, parts):
+def wires(loop, spec):
     """A layout and three wires of it, of steps 0, 1 and 2."""
-    made = parts()
-    own = opened_by_copy(enter(made, loop, jl.Phase.TRAINING, np.int32(3)), DEVICE)
+    made = spec()
+    own = own_copy(enter(made, loop, jl.Phase.TRAINING, np.int32(3)), DEVICE)
     layout = layout_of(own)
-    steps = [opened_by_copy(own.replace(step=np.int32(step), batch_index=np.int32(step)), DEVICE) for step in range(3)]
-    return layout, [layout.closed(step) for step in steps]
+    steps = [own_copy(own.replace(step=np.int32(step), batch_index=np.int32(step)), DEVICE) for step in range(3)]
+    return layout, [layout.to_wire(step) for step in steps]
 
 
 def delete(wire) -> None:
@@ -197,7 +197,7 @@ def test_where_later_dispatches_were_sent_the_newest_that_is_whole_is_left(wires
 def test_where_nothing_is_left_that_is_said(wires) -> None:
     layout, (start, first, _) = wires
     latest = Latest()
-    latest.between(layout.opened(start).replace(phase=None, epoch_index=np.int32(4)))
+    latest.between(layout.from_wire(start).replace(phase=None, epoch_index=np.int32(4)))
     latest.phase(layout, start, donated=True)((first, np.zeros(3)))
     delete(first)
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")

@@ -108,7 +108,7 @@ def test_an_observer_is_handed_every_row_in_order_and_one_dispatch_late() -> Non
 class Groups:
     """Writes down the steps of each group of rows that it is given."""
 
-    patient = True
+    rows_may_wait = True
 
     def __init__(self) -> None:
         self.steps: list[list[int]] = []
@@ -153,7 +153,7 @@ def test_beside_an_observer_by_row_each_row_comes_alone(groups_of) -> None:
 
 def test_beside_an_observer_that_is_not_patient_each_row_comes_alone_and_one_dispatch_late(groups_of) -> None:
     hurried = Groups()
-    hurried.patient = False
+    hurried.rows_may_wait = False
     assert groups_of(75, hurried) == [1] * 75
     assert [len(steps) for steps in hurried.steps] == [1] * 75
 
@@ -167,7 +167,7 @@ def test_where_a_compiled_callback_can_cancel_each_row_comes_alone(groups_of) ->
 
 def test_rows_come_exactly_one_dispatch_late(monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
-    from jaxloop.engine.feed import Feed
+    from jaxloop.feeding.feed import Feed
 
     chunks = Feed.chunks
 

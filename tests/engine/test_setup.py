@@ -8,8 +8,8 @@ from flax import linen
 
 import jaxloop as jl
 from jaxloop.callback import sort_out
-from jaxloop.engine.programs import Programs
 from jaxloop.engine.setup import Setup, Start
+from jaxloop.programs.programs import Programs
 from tests import small
 
 
@@ -47,16 +47,16 @@ def test_the_loop_holds_the_plan_only_where_a_compiled_callback_is_bound_to_it()
 def test_the_same_callbacks_share_their_parts_and_others_do_not() -> None:
     one, other = jl.callbacks.clip_by_global_norm(1.0), jl.callbacks.clip_by_global_norm(1.0)
     of = setup()
-    assert of.parts_for(sort_out([one]), None) is of.parts_for(sort_out([one]), None)
-    assert of.parts_for(sort_out([one]), None) is not of.parts_for(sort_out([other]), None)
+    assert of.spec_for(sort_out([one]), None) is of.spec_for(sort_out([one]), None)
+    assert of.spec_for(sort_out([one]), None) is not of.spec_for(sort_out([other]), None)
 
 
 def test_the_abstract_trace_is_kept_from_fit_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     traces = []
     import jaxloop.engine.setup as module
 
-    probe = module.probe
-    monkeypatch.setattr(module, "probe", lambda *arguments: traces.append(1) or probe(*arguments))
+    trace_fit = module.trace_fit
+    monkeypatch.setattr(module, "trace_fit", lambda *arguments: traces.append(1) or trace_fit(*arguments))
     of = setup()
     begun(of, small.model())
     begun(of, small.model(), epochs=5)

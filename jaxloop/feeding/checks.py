@@ -1,0 +1,219 @@
+"""What can be told of data by looking at their numbers: batches in place of epochs, wild labels, NaN."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxloop import losses
+from jaxloop.data.repeat import length_of
+from jaxloop.feeding.specification import Batch
+from jaxloop.metrics import Metric
+
+_OURS = (
+    *(losses.softmax_cross_entropy, losses.sigmoid_cross_entropy),
+    *(losses.mean_squared_error, losses.mean_absolute_error),
+)
+_AT_ONCE = 2**20  # numbers that are looked at together: what is made of them stays in the processor's caches
+_NEAR_ONE = 0.1  # by how much probabilities of reduced precision may miss it in sum
+
+
+def check_batches(batches: Any, where: str, *, inputs_alone: bool = False) -> None:
+    """Refuses samples where batches of them, or epochs, are expected: they would be taken apart row by row.
+
+    Args:
+      batches: what was given.
+      where: `"training"`, `"validation"`, `"evaluate"` or `"predict"`.
+      inputs_alone: whether a batch may be one array, so that only a tuple of arrays is taken for samples.
+
+    Raises:
+      TypeError: it is an array, or holds arrays in place of batches.
+    """
+    several = isinstance(batches, (tuple, Mapping) if inputs_alone else (tuple, list, Mapping))
+    parts = batches.values() if isinstance(batches, Mapping) else batches
+    if not hasattr(batches, "shape") and not (several and any(hasattr(part, "shape") for part in parts)):
+        return
+    what = "an array" if hasattr(batches, "shape") else f"a {type(batches).__name__} of arrays"
+    line = {
+        "training": "training=jaxloop.TrainingEpochs((inputs, targets), batch_size=64)",
+        "validation": "validation=jaxloop.in_batches((inputs, targets), 64)",
+        "evaluate": "evaluate(loop, jaxloop.in_batches((inputs, targets), 64))",
+        "predict": "predict(loop, inputs), or predict(loop, jaxloop.in_batches((inputs, targets), 64))",
+    }[where]
+    meant = "epochs of batches" if where == "training" else "batches"
+    raise TypeError(f"{where}: expected {meant}, got {what}. Write {line}.")
+
+
+def check_epoch(epoch: Any) -> None:
+    """Refuses a batch, or what has no length, where an epoch is expected.
+
+    Raises:
+      TypeError: `training` holds batches, or its epochs have no length.
+    """
+    if isinstance(epoch, (tuple, list)) and len(epoch) in (2, 3) and all(hasattr(part, "shape") for part in epoch):
+        raise TypeError(
+            "training: expected epochs of batches, but its first element is a batch, a tuple of arrays. "
+            "Write training=repeat(batches)."
+        )
+    if length_of(epoch) is None:
+        raise TypeError(
+            f"training: an epoch must be a sized iterable of batches, got {type(epoch).__name__}. "
+            "Write training=repeat(batches, batch_count=100)."
+        )
+
+
+def check_numbers(batch: Batch, loss_fn: Any, where: str) -> None:
+    """Refuses numbers that would go wrong in silence; what weighs nothing may be anything.
+
+    Args:
+      batch: (input, target, weight), on the host.
+      loss_fn: of our own the loss of a target that is NaN is known to be NaN too.
+      where: what the user calls the data, and which of them these are: "training: batch 3's".
+
+    Raises:
+      ValueError: an input or a target that counts is NaN, or an integer does not fit int32.
+    """
+    weight, ours = _on_host(batch[2]), any(loss_fn is known for known in _OURS)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        part = ("input", "target", "weight")[path[0].idx]
+        name = f"{where} {part}{jax.tree_util.keystr(path[1:])}"
+        leaf = _on_host(leaf)
+        if leaf is None:
+            continue
+        if (part == "input" or (part == "target" and ours)) and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            place = _first(leaf, _has_nan, _is_nan, weight)
+            if place is not None:
+                raise ValueError(f"{name} is NaN at {place}. Clean the data{_or_weigh(part)}.")
+        if leaf.dtype.kind in "iu" and jax.dtypes.canonicalize_dtype(leaf.dtype).itemsize < leaf.dtype.itemsize:
+            limits = np.iinfo(np.int32)
+            place = _beyond(leaf, limits.min, limits.max, weight if part == "target" else None)
+            if place is not None:
+                raise ValueError(
+                    f"{name} holds {leaf[place]}, which does not fit int32, in which JAX computes. Renumber it, or "
+                    "enable jax_enable_x64."
+                )
+
+
+def check_targets(batch: Batch, output: Any, loss_fn: Any, metrics: Sequence[Metric], where: str) -> None:
+    """Refuses targets that the loss or a metric would take for others; what weighs nothing may be anything.
+
+    Args:
+      batch: as `check_numbers` takes it; any number of examples.
+      output: shape and dtype of the model's output.
+      loss_fn: only `losses.softmax_cross_entropy` is known to take integers as labels.
+      metrics: those whose `one_class` is true take the largest of several targets for the class.
+      where: as `check_numbers` takes it.
+
+    Raises:
+      ValueError: a label is none of the output's classes, where the cross entropy would take another class, or NaN;
+        or an example is of several classes at once, where a metric takes one.
+    """
+    target, shape = _on_host(batch[1]), getattr(output, "shape", ())
+    if target is None or len(shape) < 2:
+        return
+    weight = _on_host(batch[2])
+    if loss_fn is losses.softmax_cross_entropy and target.dtype.kind in "iu" and target.ndim == len(shape) - 1:
+        place = _beyond(target, 0, shape[-1] - 1, weight)
+        if place is not None:
+            raise ValueError(
+                f"{where} target is {target[place]} at {place}; with an output of {shape[-1]} classes labels go from "
+                f"0 to {shape[-1] - 1}. Renumber the labels, or give what is to be left out weight 0."
+            )
+    names = [metric.name for metric in metrics if getattr(metric, "one_class", False)]
+    if names and target.ndim == len(shape) and target.shape[-1] == shape[-1] > 1:
+        place = _first(target, lambda rows: True, _of_several, weight)
+        if place is not None:
+            raise ValueError(
+                f"{where} target at {place} adds up to {np.sum(target[place], dtype=np.float64):g}: it is not of one "
+                f"class, but {names[0]!r} takes the largest for the class. Where each label is yes or no give "
+                "jaxloop.metrics.Accuracy(multilabel=True), and no metric of one class; else probabilities, or labels."
+            )
+
+
+def _on_host(leaf: Any) -> np.ndarray | None:
+    """An array of numbers in NumPy; None for anything else."""
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return None
+    array = np.asarray(leaf) if isinstance(leaf, (np.ndarray, jax.Array)) else None
+    return array if array is not None and array.ndim and array.size else None
+
+
+def _or_weigh(part: str) -> str:
+    return ", or give what is to be left out weight 0" if part == "target" else ""
+
+
+def _first(
+    leaf: np.ndarray,
+    suspicious: Callable[[np.ndarray], Any],
+    wild: Callable[[np.ndarray], np.ndarray],
+    weight: np.ndarray | None,
+) -> tuple[int, ...] | None:
+    """The index of the first place that is wild and weighs something; None if there is none.
+
+    Args:
+      leaf: [examples, ...].
+      suspicious: tells fast of a part of it whether there may be one.
+      wild: bool of its leading axes, or of fewer: which are.
+      weight: [examples, ...] or None.
+    """
+    for start, rows in _parts(leaf):
+        if not suspicious(rows):
+            continue
+        found = wild(rows)
+        if weight is not None:
+            found = found & _counts(weight[start : start + len(rows)], found.shape)
+        if found.any():
+            place = np.unravel_index(int(np.argmax(found)), found.shape)
+            return (start + int(place[0]), *map(int, place[1:]))
+    return None
+
+
+def _beyond(leaf: np.ndarray, least: int, most: int, weight: np.ndarray | None) -> tuple[int, ...] | None:
+    """The index of the first integer outside of `least` to `most` that weighs something."""
+    return _first(
+        leaf,
+        lambda rows: rows.min() < least or rows.max() > most,
+        lambda rows: (rows < least) | (rows > most),
+        weight,
+    )
+
+
+def _parts(leaf: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of an array, some at once, with the index of the first of them."""
+    at_once = max(1, _AT_ONCE * len(leaf) // leaf.size)
+    return ((start, leaf[start : start + at_once]) for start in range(0, len(leaf), at_once))
+
+
+def _counts(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Which places of something of `shape` weigh something, to be broadcast; as in `masks`."""
+    if shape[: weight.ndim] == weight.shape:
+        counts = weight != 0
+    elif shape[:1] == weight.shape[:1]:
+        counts = np.any(weight != 0, axis=tuple(range(1, weight.ndim)))
+    else:
+        return np.ones((1,) * len(shape), bool)
+    return counts.reshape(*counts.shape, *(1,) * (len(shape) - counts.ndim))
+
+
+def _has_nan(rows: np.ndarray) -> Any:
+    """Whether there is a NaN; the least of numbers is NaN if one is, and is found faster."""
+    if rows.dtype.name not in ("float32", "float64"):
+        return _is_nan(rows).any()
+    with np.errstate(invalid="ignore"):
+        return np.isnan(rows.min())
+
+
+def _is_nan(rows: np.ndarray) -> np.ndarray:
+    infinity = {"float16": 0x7C00, "bfloat16": 0x7F80}.get(rows.dtype.name)
+    if infinity is None:
+        return np.isnan(rows)
+    return (rows.view(np.uint16) & np.uint16(0x7FFF)) > infinity  # which is many times faster
+
+
+def _of_several(rows: np.ndarray) -> np.ndarray:
+    """Which rows along the last axis are answers from 0 to 1 that do not add up to 1."""
+    rows = rows.astype(np.float32)
+    sums = rows.sum(axis=-1)
+    return (np.abs(sums - 1) > _NEAR_ONE) & (rows >= 0).all(axis=-1) & (rows <= 1).all(axis=-1)

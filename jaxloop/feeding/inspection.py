@@ -1,0 +1,141 @@
+"""Which data are looked into before they are trained on: the first batch, what lies in memory, or all as it is read."""
+
+import mmap
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxloop.data import Batches
+from jaxloop.data.samples import is_source
+from jaxloop.feeding.checks import check_numbers, check_targets
+from jaxloop.feeding.specification import Batch, parts_of
+from jaxloop.metrics import Metric
+
+Check = Literal["first", "memory", "all"]
+
+
+class Passed:
+    """Arrays that have passed a check, known by identity; it keeps none of them alive."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[Hashable, tuple[weakref.ref[Any], ...]] = {}
+
+    def once(self, key: Hashable, arrays: Sequence[Any], check: Callable[[], None]) -> None:
+        """Does `check`, unless just these arrays have passed it under `key`."""
+        key = (key, *map(id, arrays))
+        known = self._arrays.get(key)
+        if known is not None and all(ref() is array for ref, array in zip(known, arrays, strict=True)):
+            return
+        check()
+
+        def forget(_: Any) -> None:
+            self._arrays.pop(key, None)
+
+        self._arrays[key] = tuple(weakref.ref(array, forget) for array in arrays)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Looks into the data of a training loop.
+
+    Attributes:
+      check: `"first"`: the first batch of each phase; `"memory"`: before that all that lies in memory as steps will see
+        it; `"all"`: each batch too, as it is read.
+      loss_fn, metrics: which decide what targets may be.
+      batch_keys: as `parts_of` takes them.
+      passed: what was looked into before.
+    """
+
+    check: Check
+    loss_fn: Any
+    metrics: tuple[Metric, ...]
+    batch_keys: Sequence[str] | None
+    passed: Passed
+
+    def numbers(self, batches: Any, first: Batch, where: str) -> None:
+        """Refuses wild numbers, before anything is traced.
+
+        Args:
+          batches: as they were given, or a list of epochs of them.
+          first: the first batch as the step will see it, on the host.
+          where: what the user calls them.
+        """
+        for what, batch in self._in_memory(batches, where):
+            self._once(("numbers",), batch, lambda what=what, batch=batch: check_numbers(batch, self.loss_fn, what))
+        check_numbers(first, self.loss_fn, f"{where}: the first batch's")
+
+    def targets(self, batches: Any, first: Batch, output: Any, where: str) -> None:
+        """Refuses wild targets, once the model's output is known; as `numbers`."""
+
+        def check(what: str, batch: Batch) -> None:
+            check_targets(batch, output, self.loss_fn, self.metrics, what)
+
+        key = ("targets", *np.shape(output)[1:]) if hasattr(output, "shape") else ("targets",)
+        for what, batch in self._in_memory(batches, where):
+            self._once(key, batch, lambda what=what, batch=batch: check(what, batch))
+        check(f"{where}: the first batch's", first)
+
+    def watching(
+        self, output: Any, where: str, shown: Callable[[Batch], Batch]
+    ) -> Callable[[int, int, Any], None] | None:
+        """What looks into the batches of a dispatch as they are read; None where they are not looked into.
+
+        It is called with the index of the first, with how many there are, and with the batch, or several stacked.
+
+        Args:
+          output: shape and dtype of the model's output.
+          where: what the user calls the data.
+          shown: makes of a batch that travels what the step will see, on the host.
+        """
+        if self.check != "all":
+            return None
+
+        def watch(index: int, count: int, batches: Any) -> None:
+            for place in range(count):
+                batch = batches if count == 1 else jax.tree.map(lambda leaf, place=place: leaf[place], batches)
+                what, batch = f"{where}: batch {index + place}'s", shown(batch)
+                check_numbers(batch, self.loss_fn, what)
+                check_targets(batch, output, self.loss_fn, self.metrics, what)
+
+        return watch
+
+    def _once(self, key: Hashable, batch: Batch, check: Callable[[], None]) -> None:
+        self.passed.once(key, jax.tree.leaves(batch), check)
+
+    def _in_memory(self, batches: Any, where: str) -> Iterator[tuple[str, Batch]]:
+        """What lies in memory just as steps will see it, with what to call it: samples, or batches of a list."""
+        if self.check == "first":
+            return
+        if isinstance(batches, Batches):
+            as_they_are = not (batches.transforms or batches.compiled or is_source(batches.samples))
+            listed = [("the samples'", batches.samples)] if as_they_are else []
+        elif isinstance(batches, (list, tuple)):
+            listed = [(f"batch {index}'s", batch) for index, batch in enumerate(batches)]
+        else:
+            return
+        for what, batch in listed:
+            parts = parts_of(batch, self.batch_keys, where)
+            if all(map(_is_in_memory, jax.tree.leaves(parts))):
+                yield f"{where}: {what}", parts
+
+
+def epochs_in_memory(training: Any, first: Any) -> list[Any]:
+    """The epochs that can be looked into without reading data: the first, and those of a list."""
+    epochs = training if isinstance(training, (list, tuple)) else [first]
+    return list({id(epoch): epoch for epoch in epochs}.values())
+
+
+def _is_in_memory(leaf: Any) -> bool:
+    """Whether it is an array of NumPy's that is not mapped from a file."""
+    if not isinstance(leaf, np.ndarray):
+        return False
+    base: Any = leaf
+    while base is not None:
+        if isinstance(base, (np.memmap, mmap.mmap)):
+            return False
+        base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
+    return True

@@ -1,0 +1,87 @@
+"""The arrays of a batch in one: to hand several to a small step takes longer than to take them apart in its program."""
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloop.feeding.specification import Specification
+
+_WORDS = frozenset(np.dtype(name) for name in ("int32", "uint32", "float32"))
+_HALVED = frozenset(np.dtype(name) for name in ("int64", "uint64", "float64"))  # in a program, as JAX has it by default
+_ALIGNMENT = 64  # bytes: where an array begins at a multiple, XLA's CPU backend takes it in place, else it copies it
+_MOST_BYTES = 100_000  # in larger batches the program's copies take longer than arrays' ways into it
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the arrays of a batch lie behind one another in an int32 array. Equal for batches of one kind.
+
+    Attributes:
+      tree: structure of the batch, (input, target, weight).
+      shapes: of its arrays.
+      dtypes: of its arrays in a program, of 4 bytes each.
+    """
+
+    tree: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[np.dtype, ...]
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Length of the int32 array."""
+        return sum(map(math.prod, self.shapes))
+
+    @property
+    def abstract(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of the array."""
+        return jax.ShapeDtypeStruct((self.size,), np.int32)
+
+    def pack(self, leaves: Sequence[np.ndarray], rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """A batch in memory that nobody else has: int32[size].
+
+        Args:
+          leaves: its arrays, or those of all samples.
+          rows: which of the samples; indices must be in range.
+        """
+        memory = np.empty(self.size * 4 + _ALIGNMENT, np.uint8)
+        begin = -memory.ctypes.data % _ALIGNMENT
+        for leaf, (shape, dtype, start) in zip(leaves, self._places, strict=True):
+            place = np.ndarray(shape, dtype, memory, begin + start * 4)
+            if isinstance(rows, slice):
+                place[...] = leaf[rows]
+            elif leaf.dtype == dtype:
+                leaf.take(rows, 0, place, "clip")  # as "raise" they would go through a further array
+            else:
+                place[...] = leaf.take(rows, 0)
+        return np.ndarray((self.size,), np.int32, memory, begin)
+
+    def unpack(self, words: jax.Array) -> Any:
+        """The batch in a traced int32[size]."""
+        parts = (
+            jax.lax.bitcast_convert_type(words[start : start + math.prod(shape)], dtype).reshape(shape)
+            for shape, dtype, start in self._places
+        )
+        return self.tree.unflatten(parts)
+
+    @functools.cached_property
+    def _places(self) -> list[tuple[tuple[int, ...], np.dtype, int]]:
+        starts = itertools.accumulate(map(math.prod, self.shapes), initial=0)
+        return list(zip(self.shapes, self.dtypes, starts, strict=False))
+
+
+def packing_of(batches: Specification) -> Packing | None:
+    """How such batches are packed; None where that is of no use, or their numbers are not of 4 bytes in a program."""
+    if len(batches.leaves) < 2:
+        return None
+    _, shapes, dtypes = zip(*batches.leaves, strict=True)
+    if not (_WORDS | _HALVED).issuperset(dtypes):
+        return None
+    words = tuple(np.dtype(jax.dtypes.canonicalize_dtype(dtype)) for dtype in dtypes)
+    packing = Packing(batches.tree, shapes, words)
+    return packing if _WORDS.issuperset(words) and packing.size * 4 <= _MOST_BYTES else None

@@ -1,0 +1,42 @@
+"""What a step's program begins with where a batch does not travel as it is: the gather, and the compiled maps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxloop.feeding.specification import Batch, parts_of
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """What makes a batch of what travels to the device, traced into the program of the step.
+
+    It is called as `prepare(resident, (travelling, None, padding))`. Equal ones share their programs.
+
+    Attributes:
+      gathers: whether `travelling` are the indices of samples in `resident`.
+      transforms: the compiled ones, see `Batches.map`.
+      batch_keys: as `parts_of` takes them.
+      where: what the user calls the data.
+      inputs_alone: whether a batch may be the input alone, as for predictions.
+    """
+
+    gathers: bool
+    transforms: tuple[Callable[[Any], Any], ...]
+    batch_keys: tuple[str, ...] | None
+    where: str
+    inputs_alone: bool = False
+
+    def __call__(self, resident: Any, batch: Batch) -> Batch:
+        travelling, _, padding = batch
+        if self.gathers:
+            indices = travelling
+            travelling = jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), resident)
+        for transform in self.transforms:
+            travelling = transform(travelling)
+        input, target, weight = parts_of(travelling, self.batch_keys, self.where, inputs_alone=self.inputs_alone)
+        if padding is None or weight is None:
+            return input, target, padding if weight is None else weight
+        return input, target, weight * padding.reshape(-1, *[1] * (weight.ndim - 1)).astype(weight.dtype)

@@ -1,0 +1,167 @@
+"""What batches are like: their parts, and the structure, shapes and dtypes that all of them share."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Batch = tuple[Any, Any, Any]
+
+
+def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str, *, inputs_alone: bool = False) -> Batch:
+    """(input, target, weight) of a batch as a user gives it; the weight may be None.
+
+    Args:
+      batch: what was given.
+      batch_keys: names of the parts where it is a mapping.
+      where: what the user calls the data.
+      inputs_alone: whether what is neither a tuple nor a list, nor a mapping that has `batch_keys`, is the input.
+
+    Raises:
+      ValueError: it is neither (input, target), (input, target, weight), nor a mapping that has `batch_keys`.
+    """
+    if inputs_alone and not isinstance(batch, (tuple, list)) and not (batch_keys and isinstance(batch, Mapping)):
+        return batch, None, None
+    if type(batch) is not tuple and isinstance(batch, Mapping):
+        if batch_keys is None:
+            raise ValueError(
+                f"{where}: a batch is a mapping of {', '.join(map(str, batch))}; say which of them are input and "
+                "target, as TrainingLoop(..., batch_keys=('image', 'label'))."
+            )
+        missing = [key for key in batch_keys if key not in batch]
+        if missing:
+            raise ValueError(f"{where}: a batch has no {missing[0]!r}; it has {', '.join(map(str, batch))}.")
+        batch = tuple(batch[key] for key in batch_keys)
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        what = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise ValueError(f"{where}: a batch must be (input, target) or (input, target, weight), got {what}.")
+    return (*batch, None) if len(batch) == 2 else tuple(batch)
+
+
+def rows_of(batch: Any, axes: int = 1) -> int | None:
+    """How many examples are stacked in a batch, along the last of its leading `axes`; None where its arrays differ.
+
+    So it is with several graphs in one batch, whose nodes, edges and targets each have an axis of their own.
+    """
+    counts = {leaf.shape[axes - 1] for leaf in jax.tree.leaves(batch)}
+    return counts.pop() if len(counts) == 1 else None
+
+
+class Weak(NamedTuple):
+    """The dtype of an array of weak type, which another program would take."""
+
+    dtype: Any
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"weakly typed {self.dtype.name}"
+
+
+class Specification(NamedTuple):
+    """What batches have in common: the structure of their parts; path, shape and dtype of each array."""
+
+    tree: Any
+    leaves: tuple[tuple[str, tuple[int, ...], Any], ...]
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in a batch: of the weight, else of the target, since several graphs in one have fewer than nodes.
+
+        One where a batch holds nothing.
+        """
+        counting = (
+            shape for part in ("weight", "target", "input") for path, shape, _ in self.leaves if path.startswith(part)
+        )
+        return next(counting, (1,))[0]
+
+    def resized(self, batch_size: int) -> "Specification":
+        """The same of batches of another size, where all arrays have one."""
+        sizes = {shape[0] for _, shape, _ in self.leaves}
+        if len(sizes) != 1:
+            return self
+        resized = ((path, (batch_size, *shape[1:]), dtype) for path, shape, dtype in self.leaves)
+        return Specification(self.tree, tuple(resized))
+
+    def is_bucketed_as(self, other: "Specification", lengths: tuple[int, ...] | None) -> bool:
+        """Whether the two differ in nothing but axes whose lengths are among `lengths`."""
+        if lengths is None or self.tree != other.tree:
+            return False
+
+        def alike(one: int, another: int) -> bool:
+            return one == another or (one in lengths and another in lengths)
+
+        return all(
+            dtype == other_dtype
+            and len(shape) == len(other_shape)
+            and shape[0] == other_shape[0]
+            and all(map(alike, shape[1:], other_shape[1:]))
+            for (_, shape, dtype), (_, other_shape, other_dtype) in zip(self.leaves, other.leaves, strict=True)
+        )
+
+
+def specification(batch: Any, where: str = "batch", axes: int = 1) -> Specification:
+    """The specification of (input, target[, weight]), or of several of them stacked along further leading axes.
+
+    Raises:
+      ValueError: something in it is no array with a leading axis of examples.
+    """
+    names = ("input", "target", "weight")
+    paths, tree = jax.tree_util.tree_flatten_with_path(batch)
+    leaves = []
+    for path, leaf in paths:
+        name = names[path[0].idx] + jax.tree_util.keystr(path[1:])
+        if np.ndim(leaf) < axes:
+            raise ValueError(
+                f"{where}: {name} must be an array whose first axis counts examples, got {type(leaf).__name__} "
+                f"{leaf!r:.60}. Make lists into arrays, by numpy.asarray."
+            )
+        dtype = Weak(leaf.dtype) if getattr(leaf, "weak_type", False) else leaf.dtype
+        leaves.append((name, leaf.shape[axes - 1 :], dtype))
+    return Specification(tree, tuple(leaves))
+
+
+def difference(found: Specification, expected: Specification, first: Specification) -> str:
+    """What makes a batch another than it must be: its structure, or the first leaf that differs, as `first` has it."""
+    if found.tree != expected.tree:
+        return f"its structure was {expected.tree} there, now it is {found.tree}"
+    triples = zip(found.leaves, expected.leaves, first.leaves, strict=True)
+    (path, shape, dtype), _, (_, full, first_dtype) = next(triple for triple in triples if triple[0] != triple[1])
+    return f"{path} was {first_dtype.name}{list(full)} there, now it is {dtype.name}{list(shape)}"
+
+
+def of_lengths(batch: Batch, lengths: Sequence[int]) -> list[Batch]:
+    """A batch of each length, abstract, like `batch`, which is of one of them.
+
+    What is padded to a length is the second axis of every array in which it is as long as in the first that it can be.
+    """
+    seconds = [leaf.shape[1] for leaf in jax.tree.leaves(batch) if leaf.ndim > 1 and leaf.shape[1] in lengths]
+    if not seconds:
+        return []
+
+    def resized(leaf: Any, length: int) -> jax.ShapeDtypeStruct:
+        padded = leaf.ndim > 1 and leaf.shape[1] == seconds[0]
+        shape = (leaf.shape[0], length, *leaf.shape[2:]) if padded else leaf.shape
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    return [jax.tree.map(functools.partial(resized, length=length), abstract(batch)) for length in lengths]
+
+
+def signature_of(batch: Batch | None) -> Any:
+    """What a program depends on in a batch: structure, shapes and dtypes."""
+    leaves, tree = jax.tree.flatten(batch)
+    return tree, tuple((leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
+
+
+def abstract(batch: Batch) -> Batch:
+    """The shapes and dtypes of a batch, as programs take it."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), batch)
+
+
+def stacked(batch: Batch, count: int) -> Batch:
+    """An abstract batch, or `count` of them along a new leading axis."""
+    if count == 1:
+        return batch
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), batch)

@@ -1,0 +1,1 @@
+"""The compiled programs of a training loop, and what is known before one is compiled."""

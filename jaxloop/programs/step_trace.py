@@ -1,0 +1,95 @@
+"""A step as tracing left it, to be put into the programs that hold it without tracing it anew."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
+
+from jaxloop.loop import Loop
+from jaxloop.programs.canonical import rewritten
+from jaxloop.step import step
+from jaxloop.step_spec import StepSpec
+
+
+@dataclass(frozen=True, eq=False)
+class TracedStep:
+    """What `step.step` did with a loop and a batch of one kind.
+
+    What it is called with must be of that kind, as `takes` says. The loop may have more statistics, which it keeps.
+
+    Attributes:
+      jaxpr: from the leaves of loop and batch to those of the loop, and whether the step counted.
+      tree: structure of loop and batch.
+      result: the loop behind the step, as shapes and dtypes.
+      stats: the names in `loop.stats` before it.
+      counts: whether the step counts whatever happens.
+    """
+
+    jaxpr: Any
+    tree: Any
+    result: Loop
+    stats: frozenset[str]
+    counts: bool
+
+    def takes(self, loop: Loop, batch: Any) -> bool:
+        """Whether it is what tracing a step with these would give."""
+        if not self.stats <= loop.stats.keys() >= self.result.stats.keys():
+            return False
+        if not self.counts and loop.stats.keys() != self.stats:  # what is cancelled keeps statistics as they were
+            return False
+        leaves, tree = jax.tree.flatten((self._entering(loop), batch))
+        return tree == self.tree and all(map(_alike, leaves, self.jaxpr.in_avals))
+
+    def __call__(self, loop: Loop, batch: Any) -> tuple[Loop, Any]:
+        """As `step`, for a loop and a batch that are traced."""
+        return self._evaluated(self.jaxpr, loop, batch)
+
+    def canonical(self, loop: Loop, batch: Any) -> tuple[Loop, Any]:
+        """The same with its convolutions in canonical layout."""
+        return self._evaluated(rewritten(self.jaxpr), loop, batch)
+
+    def _evaluated(self, jaxpr: Any, loop: Loop, batch: Any) -> tuple[Loop, Any]:
+        results = jaxpr_as_fun(jaxpr)(*jax.tree.leaves((self._entering(loop), batch)))
+        # A result that no input takes part in comes as a Python number: the program takes it as the step gave it.
+        *leaves, counted = map(_as_traced, results, jaxpr.out_avals)
+        after = jax.tree.unflatten(jax.tree.structure(self.result), leaves)
+        return after.replace(stats=loop.stats | after.stats), True if self.counts else counted
+
+    def _entering(self, loop: Loop) -> Loop:
+        return loop.replace(stats={name: value for name, value in loop.stats.items() if name in self.stats})
+
+
+def traced_step(spec: StepSpec, loop: Loop, batch: Any) -> TracedStep:
+    """The step of a loop in a phase, over a batch; both may be abstract."""
+    counts: list[bool] = []
+
+    def flat(loop: Loop, batch: Any) -> tuple[Loop, Any]:
+        after, counted = step(spec, loop, batch)
+        counts.append(counted is True)
+        return after, counted
+
+    jaxpr, (result, _) = jax.make_jaxpr(flat, return_shape=True)(loop, batch)
+    return TracedStep(jaxpr, jax.tree.structure((loop, batch)), result, frozenset(loop.stats), counts[0])
+
+
+def _as_traced(leaf: Any, aval: Any) -> Any:
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, aval.dtype)
+
+
+def calls_python(program: Any) -> bool:
+    """Whether a traced program calls Python while it runs, as `equinox.error_if` does, and so can raise.
+
+    `jax.debug.print` does not count.
+    """
+    jaxpr = getattr(program, "jaxpr", program)
+    return any(
+        ("callback" in equation.primitive.name) or any(map(calls_python, jaxprs_in_params(equation.params)))
+        for equation in jaxpr.eqns
+    )
+
+
+def _alike(leaf: Any, aval: Any) -> bool:
+    found = jax.typeof(leaf)
+    return (found.shape, found.dtype, found.weak_type) == (aval.shape, aval.dtype, aval.weak_type)

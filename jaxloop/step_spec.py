@@ -1,0 +1,59 @@
+"""`Parts`: what the steps of a run are made of."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxloop.callback import Callback, fire
+from jaxloop.events import Event
+from jaxloop.loop import Loop
+from jaxloop.measured import as_statistic
+from jaxloop.metrics import Metric
+from jaxloop.model import Model
+
+LossFn = Callable[[Any, Any], jax.Array]
+DifferentiableStep = Callable[[Model, Loop], tuple[jax.Array, Loop]]
+
+
+@dataclass(frozen=True, eq=False)
+class StepSpec:
+    """What the steps of a run are made of. All static: constants of the programs.
+
+    Attributes:
+      optimizer: the optax transformation.
+      loss_fn: `loss_fn(output, target)`, one loss per example or token, or a scalar.
+      differentiable_step: in place of forward pass and `loss_fn`, or None.
+      metrics: what is measured.
+      callbacks: the compiled ones, bound to the plan.
+      new_stats: whether callbacks may record names that are not in `loop.stats` yet.
+    """
+
+    optimizer: optax.GradientTransformation
+    loss_fn: LossFn | None
+    differentiable_step: DifferentiableStep | None
+    metrics: tuple[Metric, ...]
+    callbacks: tuple[Callback, ...] = ()
+    new_stats: bool = False
+
+    def fire(self, loop: Loop, event: Event) -> Loop:
+        """What the compiled callbacks make of `loop` at `event`."""
+        return fire(self.callbacks, loop, event, new_stats=self.new_stats)
+
+    @functools.cached_property
+    def stat_dtypes(self) -> dict[str, Any]:
+        """The dtype of each metric's statistic, by the metric's name; nothing runs on a device."""
+
+        def empty(metric: Metric) -> Any:
+            return statistic_of(metric, jax.tree.map(jnp.asarray, metric.init()))
+
+        return {metric.name: jax.eval_shape(lambda metric=metric: empty(metric)).dtype for metric in self.metrics}
+
+
+def statistic_of(metric: Metric, state: Any, known: Any = None) -> Any:
+    """What a metric gives for its accumulator, as the scalar that `loop.stats` keeps."""
+    return as_statistic("metrics", metric.name, metric.compute(state), known)
