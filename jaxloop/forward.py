@@ -1,20 +1,60 @@
-"""The forward pass of the batch at hand, its loss and its gradient, as pure functions of a loop. No I/O."""
+"""The forward pass of the batch at hand, from input to loss, as pure functions of a loop. No I/O."""
 
 import functools
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxloop.events import Phase
-from jaxloop.loop import FIELDS, Loop
-from jaxloop.losses import weighted_mean
+from jaxloop.loop import Loop
 from jaxloop.masks import with_stand_ins, without_wild
-from jaxloop.model import overwritten_state
-from jaxloop.optimizer import asked_for, known_in_step
-from jaxloop.step_spec import StepSpec
+from jaxloop.model import Model
+from jaxloop.step_spec import DifferentiableStep, LossFn, StepSpec
+
+
+class ForwardPass(NamedTuple):
+    """How a batch goes through the model, in two halves: evaluation has INFERENCE_PREDICTION_END between them.
+
+    Attributes:
+      to_output: sets `output` and the `model` that the pass leaves; it is given the model to use and the loop.
+      to_loss: sets `loss`, unless the first half did.
+      takes_target: whether the first half is given the target too.
+    """
+
+    to_output: Callable[[Model, Loop], Loop]
+    to_loss: Callable[[Loop], Loop]
+    takes_target: bool
+
+
+def forward_pass(spec: StepSpec) -> ForwardPass:
+    """The forward pass of a run: by the user's `differentiable_step`, or by the model and `loss_fn`."""
+    if spec.differentiable_step is not None:
+        return ForwardPass(functools.partial(_own_output_and_loss, spec.differentiable_step), _unchanged, True)
+    assert spec.loss_fn is not None
+    return ForwardPass(_model_output, functools.partial(_loss_of_output, spec.loss_fn), False)
+
+
+def forward(spec: StepSpec, model: Model, loop: Loop) -> Loop:
+    """The first half of the forward pass, in training and evaluation: sets `output`, and `model` to what it leaves.
+
+    Args:
+      spec: what the step is made of.
+      model: what the batch goes through; its mode is that of the loop's phase.
+      loop: in a phase, with a batch at hand.
+    """
+    return forward_pass(spec).to_output(model.replace(training=loop.phase is Phase.TRAINING), loop)
+
+
+def with_loss(spec: StepSpec, loop: Loop) -> Loop:
+    """The second half: sets `loss` from the output, unless a `differentiable_step` has done so."""
+    return forward_pass(spec).to_loss(loop)
+
+
+def predict(spec: StepSpec, loop: Loop) -> Loop:
+    """The first half in evaluation, which leaves the model as it was."""
+    return forward(spec, loop.model, loop).replace(model=loop.model)
 
 
 def hold(loop: Loop, batch: tuple[Any, ...]) -> Loop:
@@ -22,51 +62,18 @@ def hold(loop: Loop, batch: tuple[Any, ...]) -> Loop:
     return loop.replace(**dict(zip(("input", "target", "weight"), batch, strict=True)))
 
 
-def differentiate(spec: StepSpec, loop: Loop) -> Loop:
-    """Forward pass, loss and gradient: sets `output`, `loss`, `gradient` and the model's `state`."""
-    mean_loss = functools.partial(_mean_loss, spec, loop)
-    old = overwritten_state(loop.model)
-    (gradient, new), changed = jax.grad(mean_loss, argnums=(0, 1), has_aux=True)(loop.model.params, old)
-    gradient = _rising(gradient)
-    state = changed.pop("model")
-    return with_model_state(loop.replace(gradient=gradient, **changed), state | new if new else state)
+def cleaned(spec: StepSpec, loop: Loop) -> Loop:
+    """The loop without what is not finite and weighs nothing, in whatever the model is given.
 
-
-def _rising(gradient: Any) -> Any:
-    """The gradient in the direction in which the loss rises: of complex parameters `jax.grad` gives its conjugate."""
-    return jax.tree.map(lambda leaf: leaf.conj() if jnp.iscomplexobj(leaf) else leaf, gradient)
-
-
-def _mean_loss(
-    spec: StepSpec, loop: Loop, params: Any, overwritten: Mapping[str, Any] = MappingProxyType({})
-) -> tuple[jax.Array, dict[str, Any]]:
-    """The mean loss of the batch at hand in training, and what the loop's fields become; of the model, its state."""
-    model = loop.model.replace(params=params, training=True)
-    model = model.replace(state=model.state | overwritten) if overwritten else model
-    if spec.differentiable_step is None:
-        output, model = model.forward(loop.input, loop.step_key("model"))
-        after = loop.replace(output=output, model=model)
-        after = after.replace(loss=_masked_loss(spec, after))
-    else:
-        loss, after = spec.differentiable_step(model, loop)
-        after = after.replace(loss=loss)
-    changed = {name: getattr(after, name) for name in FIELDS if getattr(after, name) is not getattr(loop, name)}
-    changed["model"] = after.model.state
-    return weighted_mean(after.loss, loop.weight), changed
-
-
-def predict(spec: StepSpec, loop: Loop) -> Loop:
-    """Forward pass in inference mode: sets `output`; a `differentiable_step` sets `loss` too."""
-    model = loop.model.replace(training=False)
-    if spec.differentiable_step is None:
-        return loop.replace(output=model.forward(loop.input, loop.step_key("model"))[0])
-    loss, after = spec.differentiable_step(model, loop)
-    return after.replace(loss=loss, model=loop.model)
-
-
-def evaluation_loss(spec: StepSpec, loop: Loop) -> Loop:
-    """Sets `loss` from the output, unless a `differentiable_step` has done so."""
-    return loop if spec.differentiable_step is not None else loop.replace(loss=_loss(spec, loop))
+    In evaluation nothing is differentiated, so a NaN stays in its own example, whose loss is masked: only the tokens
+    of an example reach each other there.
+    """
+    if loop.weight is None or (loop.phase is Phase.VALIDATION and jnp.ndim(loop.weight) < 2):
+        return loop
+    loop = loop.replace(input=without_wild(loop.input, loop.weight))
+    if not forward_pass(spec).takes_target:
+        return loop
+    return loop.replace(target=without_wild(loop.target, loop.weight))
 
 
 def with_model_state(loop: Loop, state: Any) -> Loop:
@@ -74,73 +81,29 @@ def with_model_state(loop: Loop, state: Any) -> Loop:
     return loop.replace(model=loop.model.replace(state=state))
 
 
-def left_behind(spec: StepSpec, before: Loop, after: Loop) -> dict[str, Any]:
-    """What the optimizer may ask for and `differentiate`, or a callback behind it, has replaced.
-
-    Args:
-      spec: what the step is made of.
-      before: the loop that was differentiated.
-      after: the same with its gradient.
-    """
-    if not asked_for(spec.optimizer):
-        return {}
-    changed = [name for name in FIELDS if getattr(after, name) is not getattr(before, name)]
-    fields = {name: before.model.state if name == "model" else getattr(before, name) for name in changed}
-    return {"fields": fields, "gradient": after.gradient}
+def _own_output_and_loss(differentiable_step: DifferentiableStep, model: Model, loop: Loop) -> Loop:
+    loss, after = differentiable_step(model, loop)
+    return after.replace(loss=loss)
 
 
-def known_of(spec: StepSpec, loop: Loop, behind: Mapping[str, Any]) -> dict[str, Any]:
-    """What an optimizer may ask for. The functions run the batch again from the loop before, and leave no change."""
-    fields = dict(behind["fields"])
-    state = fields.pop("model", loop.model.state)
-    again = with_model_state(loop.replace(**fields), state)
-
-    def loss_at(params: Any) -> jax.Array:
-        return _mean_loss(spec, again, params)[0]
-
-    return known_in_step(
-        weighted_mean(loop.loss, loop.weight),
-        behind["gradient"],
-        loss_at,
-        lambda params: _rising(jax.grad(loss_at)(params)),
-        functools.partial(_example_gradients, spec, again),
-    )
+def _unchanged(loop: Loop) -> Loop:
+    return loop
 
 
-def _example_gradients(spec: StepSpec, loop: Loop, params: Any) -> Any:
-    """The gradient of each example by itself, as a batch of one under a key of its own: a leading axis of examples."""
-
-    def of_one(index: Any, batch: Any) -> Any:
-        alone = hold(loop, jax.tree.map(lambda leaf: leaf[None], batch))
-        alone = alone.replace(key=jax.random.fold_in(loop.key, index))
-        return _rising(jax.grad(lambda params: _mean_loss(spec, alone, params)[0])(params))
-
-    batch = (loop.input, loop.target, loop.weight)
-    return jax.vmap(of_one)(jnp.arange(jax.tree.leaves(batch)[0].shape[0]), batch)
+def _model_output(model: Model, loop: Loop) -> Loop:
+    output, model = model.forward(loop.input, loop.step_key("model"))
+    return loop.replace(output=output, model=model)
 
 
-def _loss(spec: StepSpec, loop: Loop) -> jax.Array:
-    assert spec.loss_fn is not None
-    return spec.loss_fn(loop.output, loop.target)
+def _loss_of_output(loss_fn: LossFn, loop: Loop) -> Loop:
+    output, target = loop.output, loop.target
+    if loop.phase is Phase.TRAINING and loop.weight is not None and _is_per_example(loss_fn, output, target):
+        # The gradient must know nothing of what weighs nothing. In evaluation masking the losses is enough.
+        output, target = with_stand_ins((output, target), loop.weight)
+    return loop.replace(loss=loss_fn(output, target))
 
 
-def _masked_loss(spec: StepSpec, loop: Loop) -> jax.Array:
-    """The loss, whose gradient knows nothing of what weighs nothing; a scalar cannot be masked."""
-    assert spec.loss_fn is not None
-    if loop.weight is None or not jax.eval_shape(spec.loss_fn, loop.output, loop.target).ndim:
-        return _loss(spec, loop)
-    output, target = with_stand_ins((loop.output, loop.target), loop.weight)
-    return _loss(spec, loop.replace(output=output, target=target))
-
-
-def cleaned(spec: StepSpec, loop: Loop) -> Loop:
-    """The loop without what is not finite and weighs nothing in the input, and in the target where a step takes it.
-
-    In evaluation nothing is differentiated, and examples are taken each by itself, as padding has it, but not tokens.
-    """
-    if loop.weight is None or (loop.phase is Phase.VALIDATION and jnp.ndim(loop.weight) < 2):
-        return loop
-    loop = loop.replace(input=without_wild(loop.input, loop.weight))
-    if spec.differentiable_step is None:
-        return loop
-    return loop.replace(target=without_wild(loop.target, loop.weight))
+def _is_per_example(loss_fn: LossFn, output: Any, target: Any) -> bool:
+    """Whether there is one loss per example or token; a scalar cannot be masked."""
+    loss = jax.eval_shape(loss_fn, output, target)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
+    return bool(loss.ndim)

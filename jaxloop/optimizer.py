@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import optax
+import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
 #: What a step knows beside gradient, state and parameters; see `TrainingLoop`.
 KNOWN = ("value", "grad", "value_fn", "obj_fn", "grad_fn", "per_example_grad_fn")

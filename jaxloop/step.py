@@ -1,24 +1,17 @@
 """The training step and the evaluation step, as pure functions composed of stages. No I/O."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import optax
+import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
 from jaxloop.events import Event, Phase, Scope, leave, should_run
-from jaxloop.forward import (
-    cleaned,
-    differentiate,
-    evaluation_loss,
-    hold,
-    known_of,
-    left_behind,
-    predict,
-    with_model_state,
-)
+from jaxloop.extra_args import Saved, extra_args, save
+from jaxloop.forward import cleaned, hold, predict, with_loss, with_model_state
+from jaxloop.gradient import differentiate
 from jaxloop.kinds import Widening, kept, widenings
 from jaxloop.loop import STEP_FIELDS, Loop, find_hyperparameters
 from jaxloop.measured import unmeasured
@@ -26,14 +19,16 @@ from jaxloop.optimizer import updated
 from jaxloop.step_spec import StepSpec, statistic_of
 
 Tree = TypeVar("Tree")
+#: See `stages`.
+Stage = Callable[[StepSpec, Loop, Any, Any], tuple[Loop, Any]]
 
 
 def step(spec: StepSpec, loop: Loop, batch: tuple[Any, ...]) -> tuple[Loop, Any]:
     """One step of the phase that `loop` is in, from the loop between steps to the loop between steps.
 
-    If no callback can cancel, seen by `stop` being the same object all along, the program holds no trace of
-    cancelling. Otherwise new values are selected against old ones, with no branch: XLA's CPU backend runs
-    convolutions inside a `cond` many times slower.
+    If no callback can cancel, the program holds no trace of cancelling; `stop` then stays the same object throughout.
+    Otherwise each value is selected, new or old, with no branch: XLA's CPU backend runs convolutions inside a `cond`
+    many times slower.
 
     Args:
       spec: what the step is made of.
@@ -67,18 +62,26 @@ def run_steps(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, batches: 
       The carry, and the rows stacked along a leading axis of `count`.
     """
     if count == 1:
-        carry, row = step(carry, jax.tree.map(lambda leaf: leaf[0], batches))
-        return carry, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], row)
-    return jax.lax.scan(step, carry, batches, length=count)  # batches may hold nothing
+        carry, row = step(carry, jax.tree.map(_first, batches))
+        return carry, jax.tree.map(_alone, row)
+    return jax.lax.scan(step, carry, batches, length=count)  # the length is said, since batches may hold no array
 
 
-def stages(phase: Phase | None) -> tuple[Callable[..., tuple[Loop, Any]], ...]:
-    """The stages of a step, cut behind its three events.
+def _first(leaf: Any) -> Any:
+    return leaf[0]
 
-    Each is `stage(spec, loop, counted, untouched_stop) -> (loop, counted)`, where `untouched_stop` is the
-    `stop` that shows, by identity, that nothing can have been cancelled; `None` if that is not known. `counted` is
-    whether the step counts, as far as that is known. The middle stage gives in its place a mapping: whether its event
-    was `reached`, and of training what the optimizer may ask for of the loop before.
+
+def _alone(leaf: Any) -> jax.Array:
+    return _as_array(leaf)[None]
+
+
+def stages(phase: Phase | None) -> tuple[Stage, ...]:
+    """The stages of a step, cut after each of its three events.
+
+    Each is `stage(spec, loop, counted, untouched_stop) -> (loop, counted)`. If nothing has been cancelled, `loop.stop`
+    is the very object `untouched_stop`, which is `None` if that cannot be known. `counted` is whether the step counts,
+    as far as that is known. The middle stage gives a mapping in its place: `reached`, whether its event came, and in
+    training `saved`, what the optimizer's extra arguments need.
     """
     middle = _forward_and_gradient if phase is Phase.TRAINING else _predict
     settle = _update_and_measure if phase is Phase.TRAINING else _evaluate_and_measure
@@ -86,7 +89,7 @@ def stages(phase: Phase | None) -> tuple[Callable[..., tuple[Loop, Any]], ...]:
 
 
 def output_of(spec: StepSpec, loop: Loop, batch: tuple[Any, ...], *, fresh: bool = False) -> Any:
-    """The output of an evaluation step, as it stands behind INFERENCE_PREDICTION_END.
+    """The output of an evaluation step, as it is after INFERENCE_PREDICTION_END.
 
     Args:
       spec: what the step is made of.
@@ -112,8 +115,10 @@ _MAKERS = {
 }
 
 
-def _keeping_kinds(stage: Callable[..., tuple[Loop, Any]]) -> Callable[..., tuple[Loop, Any]]:
-    """`stage`, once what it carries on is of the kind that it was: else its bits would be taken for another number's.
+def _keeping_kinds(stage: Stage) -> Stage:
+    """`stage`, checked: what it carries on keeps its structure, shapes and dtypes.
+
+    The next step runs the same program, which would take the bits of another dtype for another number.
 
     Raises:
       TypeError: model, optimizer, metric or callback have changed a leaf's structure, shape or dtype.
@@ -152,13 +157,12 @@ def _begin(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tup
 def _forward_and_gradient(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     before = loop
     loop = differentiate(spec, loop)
-    behind = left_behind(spec, before, loop)
-    behind["reached"] = _counts(loop, untouched_stop)
+    middle = {"reached": _counts(loop, untouched_stop), "saved": save(spec, before, loop)}
     loop = _unless_cancelled(loop, untouched_stop, lambda loop: spec.fire(loop, Event.UPDATE_START))
     if loop.stop is not untouched_stop:
         state = _select(should_run(loop.stop, loop.phase), loop.model.state, before.model.state)
         loop = with_model_state(loop, state)
-    return loop, behind
+    return loop, middle
 
 
 def _predict(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
@@ -168,15 +172,15 @@ def _predict(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> t
     return _unless_cancelled(loop, untouched_stop, lambda loop: spec.fire(loop, event)), {"reached": reached}
 
 
-def _update_and_measure(spec: StepSpec, loop: Loop, behind: Any, untouched_stop: Any) -> tuple[Loop, Any]:
+def _update_and_measure(spec: StepSpec, loop: Loop, middle: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     counts = _counts(loop, untouched_stop)
-    loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(spec, update(spec, loop, behind)))
+    loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(spec, update(spec, loop, middle["saved"])))
     return spec.fire(loop, Event.BATCH_END), counts
 
 
 def _evaluate_and_measure(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     counts = _counts(loop, untouched_stop)
-    loop = evaluation_loss(spec, loop)
+    loop = with_loss(spec, loop)
     loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(spec, loop))
     return spec.fire(loop, Event.BATCH_END), counts
 
@@ -191,16 +195,16 @@ def _finish(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tu
     ), counted
 
 
-def update(spec: StepSpec, loop: Loop, behind: Mapping[str, Any]) -> Loop:
+def update(spec: StepSpec, loop: Loop, saved: Saved | None) -> Loop:
     """The optimizer's step: sets the parameters, `opt_state` and the learning rate that was applied.
 
     Args:
       spec: what the step is made of.
       loop: with its gradient.
-      behind: what `left_behind` kept for the optimizer.
+      saved: what `extra_args.save` gave in this step.
     """
     params = loop.model.params
-    known = known_of(spec, loop, behind) if "fields" in behind else {}
+    known = extra_args(spec, loop, saved)
     updates, opt_state = updated(spec.optimizer, loop.gradient, loop.opt_state, params, known)
     params = optax.apply_updates(params, updates)
     loop = loop.replace(opt_state=opt_state, model=loop.model.replace(params=params))
@@ -230,7 +234,7 @@ def _counts(loop: Loop, untouched_stop: Any) -> Any:
 
 
 def _unless_cancelled(loop: Loop, untouched_stop: Any, stage: Callable[[Loop], Loop]) -> Loop:
-    """`stage(loop)`, or `loop` where a cancel that came before skips the step."""
+    """`stage(loop)`, or `loop` where an earlier cancel skips the step."""
     after = stage(loop)
     if loop.stop is untouched_stop:
         return after
@@ -238,17 +242,22 @@ def _unless_cancelled(loop: Loop, untouched_stop: Any, stage: Callable[[Loop], L
 
 
 def _with_stats_of(after: Loop, before: Loop) -> Loop:
-    """`before` with what was recorded since for the first time unmeasured, as happens while names are found out."""
-    missing = {
-        name: jnp.asarray(unmeasured(new.dtype)) for name, new in after.stats.items() if name not in before.stats
-    }
+    """`before` with the names that `after` records for the first time, not measured yet.
+
+    Both must have the same names to be selected. New ones come up only while a trace finds out which there are.
+    """
+    missing = {name: _as_array(unmeasured(new.dtype)) for name, new in after.stats.items() if name not in before.stats}
     return before.replace(stats=before.stats | missing) if missing else before
 
 
 def _select(condition: Any, new: Tree, old: Tree) -> Tree:
-    """`new` where `condition` holds, else `old`, leaf by leaf; leaves that are the same are left alone."""
+    """`new` where `condition` holds, else `old`, leaf by leaf. Leaves that are the same object stay as they are."""
 
     def pick(new_leaf: Any, old_leaf: Any) -> Any:
         return new_leaf if new_leaf is old_leaf else jnp.where(condition, new_leaf, old_leaf)
 
     return jax.tree.map(pick, new, old)
+
+
+def _as_array(value: Any) -> jax.Array:
+    return jnp.asarray(value)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open

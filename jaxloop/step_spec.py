@@ -1,4 +1,4 @@
-"""`Parts`: what the steps of a run are made of."""
+"""`StepSpec`: what the steps of a run are made of."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
 from jaxloop.callback import Callback, fire
 from jaxloop.events import Event
@@ -22,12 +22,13 @@ DifferentiableStep = Callable[[Model, Loop], tuple[jax.Array, Loop]]
 
 @dataclass(frozen=True, eq=False)
 class StepSpec:
-    """What the steps of a run are made of. All static: constants of the programs.
+    """What the steps of a run are made of: constants of its programs, compared by identity.
 
     Attributes:
       optimizer: the optax transformation.
       loss_fn: `loss_fn(output, target)`, one loss per example or token, or a scalar.
-      differentiable_step: in place of forward pass and `loss_fn`, or None.
+      differentiable_step: `differentiable_step(model, loop) -> (loss, loop)`, in place of forward pass and `loss_fn`;
+        None if there is none.
       metrics: what is measured.
       callbacks: the compiled ones, bound to the plan.
       new_stats: whether callbacks may record names that are not in `loop.stats` yet.
@@ -48,12 +49,20 @@ class StepSpec:
     def stat_dtypes(self) -> dict[str, Any]:
         """The dtype of each metric's statistic, by the metric's name; nothing runs on a device."""
 
-        def empty(metric: Metric) -> Any:
-            return statistic_of(metric, jax.tree.map(jnp.asarray, metric.init()))
+        def of_nothing(metric: Metric) -> Any:
+            return statistic_of(metric, jax.tree.map(_as_array, metric.init()))
 
-        return {metric.name: jax.eval_shape(lambda metric=metric: empty(metric)).dtype for metric in self.metrics}
+        def dtype_of(metric: Metric) -> Any:
+            shape = jax.eval_shape(functools.partial(of_nothing, metric))  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
+            return shape.dtype
+
+        return {metric.name: dtype_of(metric) for metric in self.metrics}
 
 
 def statistic_of(metric: Metric, state: Any, known: Any = None) -> Any:
     """What a metric gives for its accumulator, as the scalar that `loop.stats` keeps."""
     return as_statistic("metrics", metric.name, metric.compute(state), known)
+
+
+def _as_array(value: Any) -> jax.Array:
+    return jnp.asarray(value)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open

@@ -17,6 +17,8 @@ FLOORS = [
     {"callback", "views"},
     {"step_spec"},
     {"forward"},
+    {"gradient"},
+    {"extra_args"},
     {"console", "feeding", "files", "history", "phases", "step", "wire"},
     {"callbacks", "programs"},
     {"engine"},

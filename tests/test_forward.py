@@ -1,5 +1,6 @@
-"""Forward passes: the loss and the gradient of a batch equal those written by hand."""
+"""Forward passes: from a batch to its output and its loss, in training and in evaluation."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,7 +10,11 @@ import optax
 import pytest
 
 import jaxloop as jl
+from jaxloop import Event, Phase
+from jaxloop.forward import cleaned, forward, hold, predict, with_loss
 from tests import small
+
+INPUT, TARGET = np.ones((2, 3), np.float32), np.array([0, 1], np.int32)
 
 
 def test_a_differentiable_step_replaces_forward_pass_and_loss() -> None:
@@ -34,94 +39,72 @@ def test_a_differentiable_step_replaces_forward_pass_and_loss() -> None:
     np.testing.assert_allclose(own.stats["validation_accuracy"], reference.stats["validation_accuracy"])
 
 
-def test_weights_of_examples_count_in_the_gradient_and_in_the_statistics() -> None:
-    input, target = small.samples(12)
-    weight = np.array([1, 0, 1, 1] * 3, np.float32)
-    input[1::4] = np.nan  # what weighs nothing is not even looked at in the statistics
-    kept = weight == 1
-    weighted, history = small.training_loop(
-        training=[[(np.where(np.isnan(input), 0, input), target, weight)]], validation=[(input, target, weight)]
-    ).fit(small.model(), 1)
-    plain, plain_history = small.training_loop(
-        training=[[(input[kept], target[kept])]], validation=[(input[kept], target[kept])]
-    ).fit(small.model(), 1)
-    for left, right in zip(jax.tree.leaves(weighted.model), jax.tree.leaves(plain.model), strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-6)
-    for name in ("loss", "accuracy", "validation_loss", "validation_accuracy"):
-        np.testing.assert_allclose(history.epochs[name], plain_history.epochs[name], rtol=1e-6)
+def own_step(model: jl.Model, loop: jl.Loop) -> tuple[jax.Array, jl.Loop]:
+    output, model = model.forward(loop.input, loop.step_key("model"))
+    return jl.losses.softmax_cross_entropy(output, loop.target), loop.replace(output=output, model=model)
 
 
-def complex_targets() -> tuple[np.ndarray, np.ndarray]:
-    """Inputs float32[12, 4], and a target for each by weights and biases that are complex."""
-    input, _ = small.samples(12)
-    return input, (input @ np.array([1 + 2j, -1j, 0.5, 3 - 1j]) + (2 - 2j)).astype(np.complex64)
+def telling_mode(params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
+    """An output that says the mode, and a state that counts passes in both."""
+    return jnp.full((2, 2), float(training)), {"passes": state["passes"] + 1}
 
 
-def complex_output(params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
-    return input @ params["weight"] + params["bias"] * params["scale"], state
+@pytest.fixture
+def told(loop: jl.Loop) -> jl.Loop:
+    """A loop with a batch at hand, whose model is `telling_mode`."""
+    model = loop.model.replace(apply=telling_mode, state={"passes": np.int32(0)})
+    return hold(loop.replace(model=model), (INPUT, TARGET, None))
 
 
-def squared_distance(output: Any, target: Any) -> Any:
-    return jnp.abs(output - target) ** 2
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("phase", "mode"), [(Phase.TRAINING, 1.0), (Phase.VALIDATION, 0.0)])
+def test_the_mode_of_the_model_is_that_of_the_phase(spec: Any, told: jl.Loop, phase: Phase, mode: float, own: bool):
+    made = replace(spec(), differentiable_step=own_step if own else None)
+    after = forward(made, told.model, told.replace(phase=phase))
+    assert np.unique(after.output) == mode
+    assert int(after.model.state["passes"]) == 1
 
 
-@pytest.mark.parametrize("steps_per_dispatch", [1, 3])
-def test_complex_parameters_train_as_their_real_and_imaginary_parts(steps_per_dispatch: int) -> None:
-    params = {"weight": np.zeros(4, np.complex64), "bias": np.complex64(0.5j), "scale": np.float32(1)}
-    epochs = jl.TrainingEpochs(complex_targets(), batch_size=4)
-    training_loop = small.training_loop(
-        training=epochs,
-        validation=None,
-        optimizer=optax.sgd(0.05),
-        loss_fn=squared_distance,
-        metrics=(),
-        steps_per_dispatch=steps_per_dispatch,
-    )
-    loop, history = training_loop.fit(jl.Model(complex_output, params, {}), 8)
-
-    def together(parts: Any) -> Any:
-        return jax.tree.map(lambda one, other: one if other is None else one + 1j * other, *parts, is_leaf=_is_none)
-
-    def mean_loss(parts: Any, input: Any, target: Any) -> Any:
-        return squared_distance(complex_output(together(parts), {}, input, training=True, key=None)[0], target).mean()
-
-    parts = tuple({name: part(params[name]) for name in ("weight", "bias")} for part in (np.real, np.imag))
-    parts = (parts[0] | {"scale": params["scale"]}, parts[1] | {"scale": None})
-    gradient = jax.jit(jax.grad(mean_loss))
-    for epoch in range(8):
-        for batch in epochs[epoch]:
-            parts = jax.tree.map(lambda value, slope: value - 0.05 * slope, parts, gradient(parts, *batch))
-    for name, value in together(parts).items():
-        np.testing.assert_allclose(loop.model.params[name], value, rtol=1e-4, atol=1e-6)
-    assert history.epochs["loss"][-1] < 0.1 * history.epochs["loss"][0]
+@pytest.mark.parametrize("own", [False, True])
+def test_evaluation_leaves_the_model_as_it_was(spec: Any, told: jl.Loop, own: bool):
+    told = told.replace(phase=Phase.VALIDATION)
+    assert predict(replace(spec(), differentiable_step=own_step if own else None), told).model is told.model
 
 
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
+def test_a_step_of_ones_own_has_its_loss_with_the_output_and_the_model_after_it(spec: Any, told: jl.Loop):
+    told = told.replace(phase=Phase.VALIDATION)
+    own = predict(replace(spec(), loss_fn=None, differentiable_step=own_step), told)
+    assert with_loss(replace(spec(), loss_fn=None, differentiable_step=own_step), own) is own
+    plain = predict(spec(), told)
+    assert plain.loss is None
+    np.testing.assert_allclose(with_loss(spec(), plain).loss, own.loss)
 
 
-def test_complex_parameters_train_under_adam_as_optax_says_of_them() -> None:
-    """Optax asks for the conjugate of what `jax.grad` gives."""
-    params = {"weight": np.zeros(4, np.complex64), "bias": np.complex64(0.5j), "scale": np.float32(1)}
-    epochs, optimizer = jl.TrainingEpochs(complex_targets(), batch_size=4), optax.adam(0.1)
-    training_loop = small.training_loop(
-        training=epochs, validation=None, optimizer=optimizer, loss_fn=squared_distance, metrics=()
-    )
-    loop, _ = training_loop.fit(jl.Model(complex_output, params, {}), 2)
-    opt_state = optimizer.init(params)
+def test_evaluation_measures_the_output_that_callbacks_have_made() -> None:
+    """INFERENCE_PREDICTION_END comes between the output and the loss."""
 
-    @jax.jit
-    def step(params: Any, opt_state: Any, input: Any, target: Any) -> Any:
-        gradient = jax.grad(
-            lambda params: squared_distance(
-                complex_output(params, {}, input, training=True, key=None)[0], target
-            ).mean()
-        )(params)
-        updates, opt_state = optimizer.update(jax.tree.map(jnp.conj, gradient), opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+    def zeros(loop: jl.Loop, event: Event) -> jl.Loop:
+        is_predicted = event is Event.INFERENCE_PREDICTION_END
+        return loop.replace(output=jnp.zeros_like(loop.output)) if is_predicted else loop
 
-    for epoch in range(2):
-        for batch in epochs[epoch]:
-            params, opt_state = step(params, opt_state, *batch)
-    for name, value in params.items():
-        np.testing.assert_allclose(loop.model.params[name], value, rtol=1e-4, atol=1e-6)
+    loop, _ = small.training_loop(callbacks=[zeros]).fit(small.model(), 1)
+    np.testing.assert_allclose(loop.stats["validation_loss"], np.log(3), rtol=1e-6)
+
+
+WEIGHT = np.array([1, 0], np.float32)
+WILD = np.array([[1, 1, 1], [1, np.nan, np.inf]], np.float32)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_target_is_cleaned_only_where_the_model_is_given_it(spec: Any, loop: jl.Loop, own: bool):
+    made = replace(spec(), differentiable_step=own_step if own else None)
+    loop = hold(loop.replace(phase=Phase.TRAINING), (WILD, WILD, WEIGHT))
+    after = cleaned(made, loop)
+    np.testing.assert_array_equal(after.input, [[1, 1, 1], [1, 0, 0]])
+    np.testing.assert_array_equal(after.target, [[1, 1, 1], [1, 0, 0]] if own else WILD)
+
+
+@pytest.mark.parametrize("changes", [{"phase": Phase.VALIDATION}, {"phase": Phase.TRAINING, "weight": None}])
+def test_nothing_is_cleaned_where_no_example_reaches_another(spec: Any, loop: jl.Loop, changes: Any):
+    loop = hold(loop, (WILD, WILD, WEIGHT)).replace(**changes)
+    assert cleaned(spec(), loop) is loop

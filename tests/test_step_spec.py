@@ -32,7 +32,7 @@ def test_the_dtype_of_each_statistic_is_found_without_a_step():
     }
 
 
-def test_parts_fire_their_callbacks_in_order():
+def test_a_spec_fires_its_callbacks_in_order():
     def adding(number):
         return lambda loop, event: loop.record("sum", loop.stats.get("sum", 0) * 10 + number)
 
