@@ -40,12 +40,19 @@ def differentiate(spec: StepSpec, loop: Loop) -> Loop:
     return with_model_state(loop, loop.model.state | gradient.overwritten) if gradient.overwritten else loop
 
 
-def value_and_gradient(mean_loss: MeanLoss, variables: Variables, loop: Loop) -> tuple[jax.Array, Changes, Variables]:
+def value_and_gradient(
+    mean_loss_fn: MeanLoss, variables: Variables, loop: Loop
+) -> tuple[jax.Array, Changes, Variables]:
     """The mean loss of the batch at hand, what its forward pass changes, and the gradient.
 
     Every gradient of a step is taken here: the one that the optimizer is given, and those that it asks for besides.
+
+    Args:
+      mean_loss_fn: what is differentiated, by its first argument.
+      variables: where.
+      loop: in training, with the batch.
     """
-    differentiated = jax.value_and_grad(mean_loss, has_aux=True)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
+    differentiated: Any = jax.value_and_grad(mean_loss_fn, has_aux=True)  # pyright: ignore[reportUnknownMemberType] JAX's
     (value, changes), gradient = differentiated(variables, loop)
     return value, changes, Variables(_rising(gradient.params), gradient.overwritten)
 

@@ -14,7 +14,10 @@ from jaxloop.step_spec import StepSpec
 
 
 def between_steps(loop: Loop, phase: Phase | None) -> Loop:
-    """The loop in `phase` with no step at hand: callbacks hand out, and users keep, loops from the middle of one."""
+    """The loop in `phase` with no step at hand.
+
+    Users may give back a loop from the middle of a step, since callbacks hand those out.
+    """
     at_hand = any(getattr(loop, name) is not None for name in STEP_FIELDS)
     stats = without_nan(loop.stats)
     if not at_hand and loop.phase is phase and stats is loop.stats:
@@ -23,7 +26,7 @@ def between_steps(loop: Loop, phase: Phase | None) -> Loop:
 
 
 def begin_fit(spec: StepSpec, loop: Loop, plan: Plan) -> Loop:
-    """The loop at the start of a new fit: position, statistics, `stop` and what is not lasting begin anew.
+    """The loop at the start of a new fit: position, statistics, `stop` and what is not lasting start again.
 
     Args:
       spec: what the steps are made of.
@@ -47,7 +50,7 @@ def begin_fit(spec: StepSpec, loop: Loop, plan: Plan) -> Loop:
 
 
 def begin_epoch(spec: StepSpec, loop: Loop) -> Loop:
-    """The loop at the start of its next epoch, in which nothing is measured yet, nor what a callback monitors."""
+    """The loop at the start of its next epoch: no metric, nor what a callback monitors, is measured yet."""
     monitored = {name for callback in spec.callbacks for name in getattr(callback, "monitors", ())}
     again = {name: unmeasured(loop.stats[name].dtype) for name in sorted(monitored & loop.stats.keys())}
     return loop.replace(epoch=loop.epoch + 1, stats=loop.stats | again | _unmeasured(spec, *Phase))
@@ -83,7 +86,7 @@ def open_epoch(spec: StepSpec, loop: Loop, batch_count: Any) -> Loop:
 
 
 def in_phase(spec: StepSpec, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
-    """The loop in `phase`: as it is if it is there, else past the END of its own and the START of the other."""
+    """The loop in `phase`: as it is if it is there, else after the END of its own phase and the START of the other."""
     loop = between_steps(loop, loop.phase)
     if loop.phase is phase:
         return loop
@@ -125,7 +128,10 @@ def run_phase(spec: StepSpec, loop: Loop, batch_count: Any, batches: Any) -> tup
 
 
 def _measurable(spec: StepSpec, loop: Loop) -> Loop:
-    """The loop; refused where a metric has no accumulator in its phase. While it is traced, so a step pays nothing."""
+    """The loop; refused where a metric has no accumulator in its phase.
+
+    This is checked while the step is traced, so no step pays for it.
+    """
     missing = [metric.name for metric in spec.metrics if metric.name not in loop.metrics]
     if missing:
         raise ValueError(

@@ -63,7 +63,7 @@ def run_steps(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, batches: 
     """
     if count == 1:
         carry, row = step(carry, jax.tree.map(_first, batches))
-        return carry, jax.tree.map(_alone, row)
+        return carry, jax.tree.map(_stacked, row)
     return jax.lax.scan(step, carry, batches, length=count)  # the length is said, since batches may hold no array
 
 
@@ -71,7 +71,7 @@ def _first(leaf: Any) -> Any:
     return leaf[0]
 
 
-def _alone(leaf: Any) -> jax.Array:
+def _stacked(leaf: Any) -> jax.Array:
     return _as_array(leaf)[None]
 
 

@@ -12,7 +12,7 @@ EVERY_SCOPE = np.int32(sum(Scope))
 
 @pytest.fixture
 def old(loop):
-    """A loop with a life behind it."""
+    """A loop that has run before."""
     loop = loop.replace(
         **{name: np.int32(5) for name in ("step", "epoch", "epoch_index", "epoch_count", "batch_index", "batch_count")},
         stop=EVERY_SCOPE,
@@ -109,13 +109,13 @@ def test_closing_an_epoch_sends_the_end_of_its_phase_and_its_own(spec, loop):
     assert (closed.epoch_index, closed.phase) == (1, None)
 
 
-def test_closing_an_epoch_between_phases_sends_its_own_end_alone(spec, loop):
+def test_closing_an_epoch_between_phases_sends_only_its_own_end(spec, loop):
     seen = []
     close_epoch(spec(recorder(seen)), loop)
     assert seen == [(Event.EPOCH_END, None)]
 
 
-def test_a_loop_that_is_in_the_phase_is_left_alone(spec, loop):
+def test_a_loop_that_is_in_the_phase_stays_as_it_is(spec, loop):
     training = loop.replace(phase=Phase.TRAINING)
     assert in_phase(spec(), training, Phase.TRAINING, np.int32(4)) is training
 

@@ -1,8 +1,8 @@
 """One abstract trace of a whole fit, before anything is compiled: what callbacks record, and where they act."""
 
-import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from jaxloop.step_spec import StepSpec
 
 @dataclass(frozen=True)
 class TraceReport:
-    """What an abstract trace shows.
+    """What an abstract trace shows of a fit.
 
     Attributes:
       stats: every name in `loop.stats` by the end, with its dtype.
@@ -33,12 +33,12 @@ class TraceReport:
       effects: the events between steps at which a compiled callback prints or calls Python.
     """
 
-    stats: Mapping[str, np.dtype]
+    stats: Mapping[str, np.dtype[Any]]
     acts: frozenset[tuple[int, Event]]
     maskable: bool
     output: Any = None
     cancels: frozenset[Phase] = frozenset(Phase)
-    examples: Mapping[Phase, int] = dataclasses.field(default_factory=dict)
+    examples: Mapping[Phase, int] = field(default_factory=dict[Phase, int])
     raises: frozenset[Phase] = frozenset()
     effects: frozenset[Event] = frozenset()
 
@@ -54,165 +54,215 @@ def trace_fit(
     """Traces one epoch with one step in each phase that has a batch, callbacks included. Nothing runs on a device.
 
     Errors in callbacks, model or loss that tracing can show come from here, before the first compile. Without a
-    training batch, as for an evaluation, no epoch begins or ends; without one of validation, its statistics, which
-    nothing will measure, are not there for callbacks to wait for.
+    training batch, as for an evaluation, no epoch begins or ends. Without one of validation, callbacks see no
+    statistics of it, which nothing will measure.
 
     Returns:
-      What that shows, and the step of each phase.
+      What the trace shows, and the step of each phase.
     """
-    widened: dict[str, np.dtype] = {}
+    wider: dict[str, np.dtype[Any]] = {}
     while True:
         try:
-            return _traced_fit_(spec, loop, batch, validation_batch, widened)
-        except _Widened as found:
-            widened[found.name] = found.dtype
+            return _trace_once(spec, loop, batch, validation_batch, wider)
+        except _WiderStatistic as found:
+            wider[found.name] = found.dtype
 
 
-class _Widened(Exception):
-    """A statistic was recorded in another dtype, after one that it cannot stay in: it has the wider one everywhere."""
+class _WiderStatistic(Exception):
+    """A statistic was recorded in a wider dtype than before: it must have that one from the start."""
 
-    def __init__(self, name: str, dtype: np.dtype):
+    def __init__(self, name: str, dtype: np.dtype[Any]):
         super().__init__(name, dtype)
         self.name = name
         self.dtype = dtype
 
 
-def _traced_fit_(
-    spec: StepSpec, loop: Loop, batch: Any | None, validation_batch: Any | None, widened: Mapping[str, np.dtype]
-) -> tuple[TraceReport, dict[Phase, TracedStep]]:
-    """As `trace_fit`, with room from the start for the statistics in `widened`."""
-    acts: set[tuple[int, Event]] = set()
-    steps: dict[Phase, TracedStep] = {}
-    seen: dict[Phase, tuple[Any, Any]] = {}
-    owners: dict[tuple[str, str], int] = {}
-    effects: set[Event] = set()
-    owned = [_owning(place, spec.callbacks, owners, acts, widened) for place in range(len(spec.callbacks))]
-    spec = replace(spec, new_stats=True, callbacks=(*owned, _looking(seen)))
+@dataclass
+class _Trace:
+    """One trace, and what it has shown so far; it is filled while callbacks are traced.
 
-    def fired(loop: Loop, event: Event, before: Callable[[Loop], Loop] = lambda loop: loop) -> Loop:
-        traced, loop = jax.make_jaxpr(lambda loop: spec.fire(before(loop), event), return_shape=True)(loop)
-        if traced.effects:
-            effects.add(event)
-        return loop
-
-    def one_phase(loop: Loop, phase: Phase, batch: Any) -> Loop:
-        loop = fired(loop, phase.start, lambda loop: enter(spec, loop, phase, np.int32(1)))
-        steps[phase] = traced_step(spec, loop, batch)
-        return jax.eval_shape(leave_phase, fired(steps[phase].result, phase.end))
-
-    if validation_batch is None:
-        without = {Phase.VALIDATION.stat(metric.name) for metric in spec.metrics}
-        loop = loop.replace(stats={name: value for name, value in loop.stats.items() if name not in without})
-
-    room = {name: unmeasured(dtype) for name, dtype in widened.items()}
-    loop = fired(loop.replace(stats=loop.stats | room), Event.FIT_START)
-    if batch is not None:
-        loop = one_phase(fired(loop, Event.EPOCH_START), Phase.TRAINING, batch)
-    if validation_batch is not None:
-        loop = one_phase(loop, Phase.VALIDATION, validation_batch)
-    if batch is not None:
-        loop = fired(fired(loop, Event.EPOCH_END), Event.FIT_END)
-    maskable = bool(seen[Phase.VALIDATION][1].ndim) if Phase.VALIDATION in seen else False
-    output = next(iter(seen.values()))[0] if seen else None
-    cancels = frozenset(phase for phase, step in steps.items() if not step.counts)
-    trace = TraceReport(
-        stats={name: value.dtype for name, value in loop.stats.items()},
-        acts=frozenset(acts),
-        maskable=maskable,
-        output=output,
-        cancels=cancels,
-        examples={phase: loss.shape[0] for phase, (_, loss) in seen.items() if loss.ndim},
-        raises=frozenset(phase for phase, step in steps.items() if calls_python(step.jaxpr)),
-        effects=frozenset(effects),
-    )
-    return trace, steps
-
-
-def _owning(
-    place: int,
-    callbacks: tuple[Callback, ...],
-    owners: dict[tuple[str, str], int],
-    acts: set[tuple[int, Event]],
-    widened: Mapping[str, np.dtype],
-) -> Callback:
-    """The callback at `place`, watched.
-
-    Args:
-      place: of the callback among `callbacks`.
-      callbacks: all of them.
-      owners: is filled with whose each name is that is recorded or remembered under.
-      acts: is filled with the place and each event at which the callback does something.
-      widened: the statistics that are known to need another dtype than their first.
-
-    Raises:
-      ValueError: two callbacks write one name, or what evaluation depends on cannot be put back.
-      _Widened: a statistic has become of another dtype.
+    Attributes:
+      given: what the steps of the fit are made of.
+      wider: statistics that have the dtype given here from the start.
+      acts, effects: as in `TraceReport`.
+      owners: whose each name is that is recorded or remembered under: from field of the loop and name to the
+        callback's place.
+      steps: the step of each phase.
+      outputs: shapes and dtypes of output and loss in each phase.
     """
-    callback = callbacks[place]
-    copies = getattr(callback, "copies_memory", False)
 
-    def watched(loop: Loop, event: Event) -> Loop:
-        after = callback(loop, event)
-        if after is not loop:
-            acts.add((place, event))
-        if not isinstance(after, Loop):
-            return after
-        for field, verb in (("stats", "record"), ("callback_state", "remember")):
-            before_names, after_names = getattr(loop, field), getattr(after, field)
-            for name in after_names:
-                if after_names[name] is before_names.get(name) or (copies and name in loop.evaluated):
-                    continue
-                owner = owners.setdefault((field, name), place)
-                if owner != place:
-                    raise ValueError(
-                        f"callbacks: {name_of(callbacks[owner])!r} and {name_of(callback)!r} both {verb} {name!r}, and "
-                        "would overwrite each other. Leave one out, or give it another name."
-                    )
-        for name in after.stats.keys() & loop.stats.keys() - widened.keys():
-            if is_wider(after.stats[name], loop.stats[name]):
-                raise _Widened(name, after.stats[name].dtype)
-        if loop.phase is Phase.VALIDATION and after.model.params is not loop.model.params:
-            memory = {name for (field, name), owner in owners.items() if (field, owner) == ("callback_state", place)}
-            _check_evaluated(callback, memory - loop.evaluated, callbacks)
-        return after
+    given: StepSpec
+    wider: Mapping[str, np.dtype[Any]]
+    acts: set[tuple[int, Event]] = field(default_factory=set[tuple[int, Event]])
+    effects: set[Event] = field(default_factory=set[Event])
+    owners: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    steps: dict[Phase, TracedStep] = field(default_factory=dict[Phase, TracedStep])
+    outputs: dict[Phase, tuple[Any, Any]] = field(default_factory=dict[Phase, tuple[Any, Any]])
 
-    watched.__name__ = watched.__qualname__ = name_of(callback)
-    watched.copies_memory = copies  # type: ignore[attr-defined]
-    return watched
+    @functools.cached_property
+    def spec(self) -> StepSpec:
+        """What is given, with all that callbacks do noted here."""
+        watched = [_watched(self, place) for place in range(len(self.given.callbacks))]
+        return replace(self.given, new_stats=True, callbacks=(*watched, _noting_outputs(self)))
 
-
-def _check_evaluated(callback: Callback, memory: set[str], callbacks: tuple[Callback, ...]) -> None:
-    """Refuses parameters that stand in for others in evaluation, where the best could not be restored with them."""
-    restoring = [name_of(other) for other in callbacks if getattr(other, "copies_memory", False)]
-    if memory and restoring:
-        raise ValueError(
-            f"callbacks: {name_of(callback)!r} puts other parameters in place in validation, so that {restoring[0]!r} "
-            f"cannot bring back the best without {sorted(memory)[0]!r}, which it remembers. Let it write "
-            "loop.remember(..., evaluated=True)."
+    def report(self, loop: Loop) -> TraceReport:
+        """What it has shown, given the loop at the end of the fit."""
+        losses = {phase: loss for phase, (_, loss) in self.outputs.items()}
+        return TraceReport(
+            stats={name: value.dtype for name, value in loop.stats.items()},
+            acts=frozenset(self.acts),
+            maskable=Phase.VALIDATION in losses and bool(losses[Phase.VALIDATION].ndim),
+            output=next((output for output, _ in self.outputs.values()), None),
+            cancels=frozenset(phase for phase, step in self.steps.items() if not step.counts),
+            examples={phase: loss.shape[0] for phase, loss in losses.items() if loss.ndim},
+            raises=frozenset(phase for phase, step in self.steps.items() if calls_python(step.jaxpr)),
+            effects=frozenset(self.effects),
         )
 
 
-def _looking(seen: dict[Phase, tuple[Any, Any]]) -> Callback:
-    """A callback that changes nothing, and notes the output and the loss of each phase's step.
+def _trace_once(
+    spec: StepSpec, loop: Loop, batch: Any | None, validation_batch: Any | None, wider: Mapping[str, np.dtype[Any]]
+) -> tuple[TraceReport, dict[Phase, TracedStep]]:
+    """As `trace_fit`, with the statistics in `wider` in those dtypes from the start.
+
+    Raises:
+      _WiderStatistic: another statistic has become of a wider dtype.
+    """
+    trace = _Trace(spec, wider)
+    if validation_batch is None:
+        unmeasurable = {Phase.VALIDATION.stat(metric.name) for metric in spec.metrics}
+        loop = loop.replace(stats={name: value for name, value in loop.stats.items() if name not in unmeasurable})
+    room = {name: unmeasured(dtype) for name, dtype in wider.items()}
+    loop = _fired(trace, loop.replace(stats=loop.stats | room), Event.FIT_START)
+    if batch is not None:
+        loop = _fired(trace, loop, Event.EPOCH_START)
+        loop = _phase_of_one_step(trace, loop, Phase.TRAINING, batch)
+    if validation_batch is not None:
+        loop = _phase_of_one_step(trace, loop, Phase.VALIDATION, validation_batch)
+    if batch is not None:
+        loop = _fired(trace, loop, Event.EPOCH_END)
+        loop = _fired(trace, loop, Event.FIT_END)
+    return trace.report(loop), trace.steps
+
+
+def _phase_of_one_step(trace: _Trace, loop: Loop, phase: Phase, batch: Any) -> Loop:
+    """The loop after `phase`, as shapes and dtypes."""
+
+    def entered(loop: Loop) -> Loop:
+        return enter(trace.spec, loop, phase, np.int32(1))
+
+    step = trace.steps[phase] = traced_step(trace.spec, _fired(trace, loop, phase.start, entered), batch)
+    loop = _fired(trace, step.result, phase.end)
+    return jax.eval_shape(leave_phase, loop)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
+
+
+def _fired(trace: _Trace, loop: Loop, event: Event, before: Callable[[Loop], Loop] | None = None) -> Loop:
+    """The loop after an event between steps, and after `before` that, as shapes and dtypes."""
+
+    def fire(loop: Loop) -> Loop:
+        return trace.spec.fire(loop if before is None else before(loop), event)
+
+    tracing = jax.make_jaxpr(fire, return_shape=True)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
+    program, loop = tracing(loop)
+    if program.effects:
+        trace.effects.add(event)
+    return loop
+
+
+def _watched(trace: _Trace, place: int) -> Callback:
+    """The callback at `place`, which does what it did, and is noted in `trace`.
+
+    Raises:
+      ValueError: two callbacks write one name, or what evaluation depends on cannot be put back.
+      _WiderStatistic: a statistic has become of a wider dtype.
+    """
+    callback = trace.given.callbacks[place]
+
+    def watched(loop: Loop, event: Event) -> Loop:
+        after: Any = callback(loop, event)
+        if after is not loop:
+            trace.acts.add((place, event))
+        if isinstance(after, Loop):  # `fire` refuses anything else, and says where it came from
+            _claim_names(trace, place, loop, after)
+            _check_widths(trace, loop, after)
+            _check_evaluated(trace, place, loop, after)
+        return after
+
+    named: Any = watched
+    named.__name__ = named.__qualname__ = name_of(callback)
+    named.copies_memory = _copies_memory(callback)
+    return named
+
+
+def _copies_memory(callback: Callback) -> bool:
+    return getattr(callback, "copies_memory", False)
+
+
+def _claim_names(trace: _Trace, place: int, loop: Loop, after: Loop) -> None:
+    """Notes which names the callback at `place` has written; a name belongs to the first callback that writes it."""
+    callbacks = trace.given.callbacks
+    copies = _copies_memory(callbacks[place])
+    for part, verb in (("stats", "record"), ("callback_state", "remember")):
+        old, new = getattr(loop, part), getattr(after, part)
+        for name in new:
+            if new[name] is old.get(name) or (copies and name in loop.evaluated):
+                continue
+            owner = trace.owners.setdefault((part, name), place)
+            if owner != place:
+                raise ValueError(
+                    f"callbacks: {name_of(callbacks[owner])!r} and {name_of(callbacks[place])!r} both {verb} "
+                    f"{name!r}, and would overwrite each other. Leave one out, or give it another name."
+                )
+
+
+def _check_widths(trace: _Trace, loop: Loop, after: Loop) -> None:
+    for name in after.stats.keys() & loop.stats.keys() - trace.wider.keys():
+        if is_wider(after.stats[name], loop.stats[name]):
+            raise _WiderStatistic(name, after.stats[name].dtype)
+
+
+def _check_evaluated(trace: _Trace, place: int, loop: Loop, after: Loop) -> None:
+    """Refuses parameters that stand in for others in evaluation, where the best could not be restored with them."""
+    if loop.phase is not Phase.VALIDATION or after.model.params is loop.model.params:
+        return
+    memory = {name for (part, name), owner in trace.owners.items() if (part, owner) == ("callback_state", place)}
+    missing = memory - loop.evaluated
+    callbacks = trace.given.callbacks
+    restoring = [name_of(other) for other in callbacks if _copies_memory(other)]
+    if missing and restoring:
+        raise ValueError(
+            f"callbacks: {name_of(callbacks[place])!r} puts other parameters in place in validation, so that "
+            f"{restoring[0]!r} cannot bring back the best without {sorted(missing)[0]!r}, which it remembers. Let it "
+            "write loop.remember(..., evaluated=True)."
+        )
+
+
+def _noting_outputs(trace: _Trace) -> Callback:
+    """A callback that changes nothing, and notes output and loss of each phase's step.
 
     Raises:
       ValueError: the loss is neither a scalar nor one per example.
     """
 
-    def look(loop: Loop, event: Event) -> Loop:
-        if event not in (Event.UPDATE_START, Event.BATCH_END) or loop.phase is None:
-            return loop
-        batch = (loop.weight,) if loop.weight is not None else (loop.target, loop.input)
-        counts = dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(batch))
-        if len(counts) > 1:  # several graphs in one batch, which their outputs count too
-            counts |= dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(loop.output) if leaf.ndim)
-        if counts and jnp.ndim(loop.loss) and loop.loss.shape[0] not in counts:  # steps without data count nothing
-            examples = " or ".join(map(str, counts))
-            raise ValueError(
-                f"loss_fn: its shape must be () or begin with the batch's {examples} examples, got "
-                f"{list(loop.loss.shape)}. Give one loss per example or token; jaxloop takes the mean."
-            )
-        seen[loop.phase] = jax.tree.map(jax.typeof, (loop.output, loop.loss))  # a tracer must not outlive its trace
+    def note(loop: Loop, event: Event) -> Loop:
+        if event in (Event.UPDATE_START, Event.BATCH_END) and loop.phase is not None:
+            _check_loss(loop)
+            # A tracer must not outlive its trace.
+            trace.outputs[loop.phase] = jax.tree.map(jax.typeof, (loop.output, loop.loss))
         return loop
 
-    return look
+    return note
+
+
+def _check_loss(loop: Loop) -> None:
+    """Refuses a loss whose first axis is none that the batch has; steps without data have none to compare."""
+    batch = (loop.weight,) if loop.weight is not None else (loop.target, loop.input)
+    counts = dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(batch))
+    if len(counts) > 1:  # several graphs in one batch, which their outputs count too
+        counts |= dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(loop.output) if leaf.ndim)
+    if counts and jnp.ndim(loop.loss) and loop.loss.shape[0] not in counts:
+        examples = " or ".join(map(str, counts))
+        raise ValueError(
+            f"loss_fn: its shape must be () or begin with the batch's {examples} examples, got "
+            f"{list(loop.loss.shape)}. Give one loss per example or token; jaxloop takes the mean."
+        )

@@ -1,4 +1,4 @@
-"""A step as tracing left it, to be put into the programs that hold it without tracing it anew."""
+"""A step that was traced once, to be put into all programs that hold it without tracing it again."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,12 @@ from jaxloop.step_spec import StepSpec
 class TracedStep:
     """What `step.step` did with a loop and a batch of one kind.
 
-    What it is called with must be of that kind, as `takes` says. The loop may have more statistics, which it keeps.
+    It may be called only with what `takes` accepts. The loop may have more statistics, which it keeps.
 
     Attributes:
       jaxpr: from the leaves of loop and batch to those of the loop, and whether the step counted.
       tree: structure of loop and batch.
-      result: the loop behind the step, as shapes and dtypes.
+      result: the loop after the step, as shapes and dtypes.
       stats: the names in `loop.stats` before it.
       counts: whether the step counts whatever happens.
     """
@@ -34,7 +34,7 @@ class TracedStep:
     counts: bool
 
     def takes(self, loop: Loop, batch: Any) -> bool:
-        """Whether it is what tracing a step with these would give."""
+        """Whether tracing the step with these would give the same."""
         if not self.stats <= loop.stats.keys() >= self.result.stats.keys():
             return False
         if not self.counts and loop.stats.keys() != self.stats:  # what is cancelled keeps statistics as they were

@@ -16,7 +16,7 @@ MEASURED = {"loss", "accuracy", "validation_loss", "validation_accuracy", "learn
 
 @pytest.fixture
 def find(loop, spec):
-    """What a probe finds of the compiled callbacks it is given."""
+    """What a trace shows of the compiled callbacks it is given."""
 
     def find(*callbacks, training=BATCH, validation=BATCH, **options):
         made = spec(*callbacks, **options)
@@ -68,13 +68,13 @@ def test_events_in_steps_need_no_program_of_their_own(find):
     assert find(at(Event.BATCH_END, lambda loop: loop.record("norm", 1.0))).active == frozenset()
 
 
-def test_validation_is_not_probed_where_there_is_none(find):
+def test_validation_is_not_traced_where_there_is_none(find):
     found = find(at(Event.VALIDATION_START, lambda loop: loop.record("norm", 1.0)), validation=None)
     assert found.active == frozenset()
     assert not found.maskable
 
 
-def test_training_is_not_probed_where_there_is_none(find):
+def test_training_is_not_traced_where_there_is_none(find):
     assert find(at(Event.TRAINING_START, lambda loop: loop.record("norm", 1.0)), training=None).active == frozenset()
 
 
@@ -85,7 +85,7 @@ def test_statistics_of_a_validation_that_there_is_none_of_are_hidden_from_callba
     assert found.stats.keys() == seen[0]
 
 
-def test_no_epoch_is_probed_where_there_is_no_training(find):
+def test_no_epoch_is_traced_where_there_is_no_training(find):
     seen = []
     find(lambda loop, event: seen.append(event) or loop, training=None)
     step = [Event.BATCH_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END]
