@@ -15,11 +15,11 @@ from jaxloop.step_spec import DifferentiableStep, LossFn, StepSpec
 
 
 class ForwardPass(NamedTuple):
-    """How a batch goes through the model, in two halves: evaluation has INFERENCE_PREDICTION_END between them.
+    """How a batch goes through the model, in two halves: in evaluation INFERENCE_PREDICTION_END comes between them.
 
     Attributes:
-      to_output: sets `output` and the `model` that the pass leaves; it is given the model to use and the loop.
-      to_loss: sets `loss`, unless the first half did.
+      to_output: from the model to use, and the loop, to the loop with `output` and with the model that the pass leaves.
+      to_loss: from that loop to the loop with `loss`; does nothing if the first half has set it.
       takes_target: whether the first half is given the target too.
     """
 

@@ -17,7 +17,7 @@ Changes = dict[str, Any]
 
 
 class Variables(NamedTuple):
-    """What the loss is a function of; and its gradient by that.
+    """What the loss is differentiated by, or the gradient by each.
 
     Attributes:
       params: the model's parameters.
@@ -67,7 +67,10 @@ def mean_loss(spec: StepSpec, variables: Variables, loop: Loop) -> tuple[jax.Arr
 
 
 def changes_between(old: Loop, new: Loop) -> Changes:
-    """The fields of `new` that are not the very ones of `old`; under `model` only its state, which a pass changes."""
+    """The fields of `new` that are not the same objects as in `old`.
+
+    Of the model there is only the state: parameters are what is differentiated, and no pass changes them.
+    """
     changed = [name for name in FIELDS if getattr(new, name) is not getattr(old, name)]
     return {name: new.model.state if name == "model" else getattr(new, name) for name in changed}
 
@@ -80,7 +83,7 @@ def with_changes(loop: Loop, changes: Changes) -> Loop:
 
 
 def _rising(gradient: Any) -> Any:
-    """The gradient in the direction in which the loss rises: of complex parameters `jax.grad` gives its conjugate."""
+    """The gradient in the direction in which the loss rises; for complex parameters `jax.grad` gives its conjugate."""
 
     def rising(leaf: Any) -> Any:
         return leaf.conj() if jnp.iscomplexobj(leaf) else leaf

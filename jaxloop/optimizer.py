@@ -1,4 +1,4 @@
-"""What an optimizer's update is given beside the gradient: what its signature takes and a step knows, no more."""
+"""What an optimizer's update is given beside the gradient: only what its signature takes, and a step knows."""
 
 import inspect
 import re
@@ -38,13 +38,13 @@ def check_update(optimizer: Any) -> None:
 def updated(optimizer: Any, gradient: Any, opt_state: Any, params: Any, known: Mapping[str, Any]) -> tuple[Any, Any]:
     """The updates and the state that the optimizer makes of a gradient.
 
-    A chain takes any keyword and hands it to each of its parts, of which some take only their own, such as
-    `optax.contrib.sam`: what one of them does not expect is left out for all.
+    A chain takes any keyword and hands it to each of its parts. Some of those, such as `optax.contrib.sam`, take only
+    their own keywords: what one part does not expect is left out for all.
 
     Args:
       optimizer: an optax transformation.
       gradient, opt_state, params: as its update takes them.
-      known: what it can be given beside, by the names of `KNOWN`.
+      known: what it can be given besides, by the names of `KNOWN`.
 
     Raises:
       TypeError: it requires what is not known, pairs of parameters, or the gradient of each example.

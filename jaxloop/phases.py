@@ -79,7 +79,10 @@ def leave_epoch(loop: Loop) -> Loop:
 
 
 def open_epoch(spec: StepSpec, loop: Loop, batch_count: Any) -> Loop:
-    """EPOCH_START and TRAINING_START, with the compiled callbacks; before them the END of the phase at hand."""
+    """The loop after EPOCH_START and TRAINING_START, with the compiled callbacks.
+
+    A phase that is still at hand ends before that.
+    """
     loop = _out_of_phase(spec, between_steps(loop, loop.phase))
     loop = _fired(spec, begin_epoch(spec, loop), Event.EPOCH_START)
     return in_phase(spec, loop, Phase.TRAINING, batch_count)
@@ -94,7 +97,7 @@ def in_phase(spec: StepSpec, loop: Loop, phase: Phase, batch_count: Any) -> Loop
 
 
 def close_epoch(spec: StepSpec, loop: Loop) -> Loop:
-    """The END of the phase at hand, and EPOCH_END, with the compiled callbacks."""
+    """The loop after the END of the phase at hand and EPOCH_END, with the compiled callbacks."""
     loop = _out_of_phase(spec, between_steps(loop, loop.phase))
     return leave_epoch(_fired(spec, loop, Event.EPOCH_END))
 
@@ -110,7 +113,10 @@ def eval_step(spec: StepSpec, loop: Loop, batch_count: Any, batch: Any) -> Loop:
 
 
 def run_phase(spec: StepSpec, loop: Loop, batch_count: Any, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
-    """Steps of the phase at hand over stacked batches, in training if there is none; the loop and the rows."""
+    """The loop and the rows after one step for each of the stacked batches.
+
+    The steps are of the phase at hand, or of training if there is none.
+    """
 
     def one(loop: Loop, batch: Any) -> tuple[Loop, dict[str, Any]]:
         position = {name: getattr(loop, name) for name in ("step", "epoch_index", "batch_index")}

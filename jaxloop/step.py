@@ -81,7 +81,7 @@ def stages(phase: Phase | None) -> tuple[Stage, ...]:
     Each is `stage(spec, loop, counted, untouched_stop) -> (loop, counted)`. If nothing has been cancelled, `loop.stop`
     is the very object `untouched_stop`, which is `None` if that cannot be known. `counted` is whether the step counts,
     as far as that is known. The middle stage gives a mapping in its place: `reached`, whether its event came, and in
-    training `saved`, what the optimizer's extra arguments need.
+    training `saved`, what `extra_args` needs.
     """
     middle = _forward_and_gradient if phase is Phase.TRAINING else _predict
     settle = _update_and_measure if phase is Phase.TRAINING else _evaluate_and_measure
