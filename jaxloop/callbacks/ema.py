@@ -1,6 +1,7 @@
-"""An exponential moving average of the parameters, which evaluation may use in their place."""
+"""An exponential moving average of the parameters. Evaluation may use it in their place."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,30 +16,31 @@ _EVALUATED = "evaluated_average"
 
 
 def ema(decay: float, *, evaluate: bool = False, debias: bool = True, name: str = "ema") -> Callback:
-    """Keeps an exponential moving average of the parameters, moved at the end of each update.
+    """Keeps an exponential moving average of the parameters, and moves it at the end of each update.
 
-    After update t, counted from 1, `average += w (params - average)` with `w = (1 - decay) / (1 - decay**t)`: the
-    mean of the parameters behind each update so far, of weight `decay**age`, as `optax.ema` gives it. With
-    `debias=False` it is `w = 1 - decay`, as in `optax.incremental_update`, and the parameters that the run began with
-    count too, which a short run never forgets. Polyak, Juditsky: Acceleration of stochastic approximation by
+    After update t, counted from 1, `average += w (params - average)` with `w = (1 - decay) / (1 - decay**t)`. This is
+    the mean of the parameters after each update so far, weighted by `decay**age`, as `optax.ema` gives it. With
+    `debias=False` it is `w = 1 - decay`, as in `optax.incremental_update`. Then the parameters that the run began with
+    count too, and a short run never forgets them. Polyak, Juditsky: Acceleration of stochastic approximation by
     averaging, 1992; the correction is Adam's (Kingma, Ba, 2015).
 
-    The average and the count of updates last from fit to fit. A batch that was cancelled does not move it, nor does one
-    at whose BATCH_END a callback earlier in the list cancels something: put `ema` before such. Parameters of less than
-    32 bits are averaged in float32, where small steps are not lost, and take the room of a copy besides. The model's
-    state, such as batch statistics, is not averaged. With `optax.MultiSteps` every batch counts as an update.
+    The average and the count of updates last from fit to fit. A cancelled batch does not move the average. Nor does a
+    batch at whose BATCH_END an earlier callback in the list cancels anything: put `ema` before such a callback.
+    Parameters of less than 32 bits are averaged in float32, which keeps small steps, and take the memory of one more
+    copy. The model's state, such as batch statistics, is not averaged. With `optax.MultiSteps` every batch counts as an
+    update.
 
     The averaged model:
 
     >>> averaged = loop.model.replace(params=loop.callback_state["ema"]["average"])
 
     Args:
-      decay: how much of the average an update leaves, above 0 and below 1: 0.999 averages about 1,000 updates.
-      evaluate: whether validation, `evaluate` and `predict` run on the average, which then is `loop.model.params`
-        from BATCH_START to BATCH_END of each of their steps; between steps the model is always the trained one.
-        `early_stopping(restore_best=True)` then brings back the average of the best epoch with the parameters.
-      debias: whether the average forgets at once what the parameters were before the first update.
-      name: in `loop.callback_state`; a second average needs its own.
+      decay: how much of the average an update keeps, above 0 and below 1: 0.999 averages about 1,000 updates.
+      evaluate: whether validation, `evaluate` and `predict` run on the average. It is then `loop.model.params` from
+        BATCH_START to BATCH_END of each of their steps. Between steps the model is always the trained one.
+        `early_stopping(restore_best=True)` then restores the average of the best epoch together with the parameters.
+      debias: whether the average leaves out the parameters before the first update.
+      name: the key in `loop.callback_state`; a second average needs its own.
 
     Raises:
       ValueError: `decay` is not between 0 and 1. When a fit begins: two averages are to be evaluated.
@@ -48,28 +50,44 @@ def ema(decay: float, *, evaluate: bool = False, debias: bool = True, name: str 
     """
     if not 0 < decay < 1:
         raise ValueError(f"ema: `decay` must be above 0 and below 1, got {decay}. 0.999 averages about 1,000 updates.")
-    decay = float(decay)  # a NumPy number has a dtype, which could become the average's
+    # A NumPy number has a dtype, which could become the average's.
+    return _Average(float(decay), evaluate, debias, name)
 
-    def average(loop: Loop, event: Event) -> Loop:
+
+@dataclass(frozen=True)
+class _Average:
+    """The callback of `ema`."""
+
+    decay: float
+    evaluate: bool
+    debias: bool
+    name: str
+    __name__ = "ema"
+
+    def __call__(self, loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
-            return _with_room(_evaluated_alone(loop, name) if evaluate else loop, name, evaluate)
+            loop = _evaluated_alone(loop, self.name) if self.evaluate else loop
+            return _with_room(loop, self.name, self.evaluate)
         if event is Event.BATCH_END and loop.phase is Phase.TRAINING:
-            return _moved(loop, name, decay, debias)
-        if evaluate and loop.phase is Phase.VALIDATION and event in (Event.BATCH_START, Event.BATCH_END):
-            return _exchanged(loop, name, back=event is Event.BATCH_END)
+            return _moved(loop, self.name, self.decay, self.debias)
+        if self.evaluate and loop.phase is Phase.VALIDATION and event in (Event.BATCH_START, Event.BATCH_END):
+            return _exchanged(loop, self.name, back=event is Event.BATCH_END)
         return loop
-
-    return average
 
 
 def _with_room(loop: Loop, name: str, evaluate: bool) -> Loop:
-    """The loop that remembers the average, the updates in it, and parameters narrower than their average."""
+    """The loop that remembers the average, its count of updates, and the parameters narrower than their average."""
     params = loop.model.params
     memory = {"average": jax.tree.map(_wide, params), "updates": 0, "set_aside": _narrow(params)}
     return loop.remember(name, memory, lasting=True, evaluated=evaluate)
 
 
 def _evaluated_alone(loop: Loop, name: str) -> Loop:
+    """The loop that remembers which average is evaluated.
+
+    Raises:
+      ValueError: another average is evaluated too.
+    """
     loop = loop.remember(_EVALUATED, {name: ()}, evaluated=True)
     others = sorted(set(loop.callback_state[_EVALUATED]) - {name})
     if others:
@@ -85,6 +103,7 @@ def _moved(loop: Loop, name: str, decay: float, debias: bool) -> Loop:
     memory = _memory(loop, name)
     updates = memory["updates"] + 1
     age = updates.astype(jnp.result_type(float))
+    # expm1, since 1 - decay**t would lose most of its digits for a decay near 1.
     weight = (1 - decay) / -jnp.expm1(age * math.log(decay)) if debias else jnp.full((), 1 - decay, age.dtype)
     counts = should_run(loop.stop, loop.phase)
 
@@ -96,7 +115,11 @@ def _moved(loop: Loop, name: str, decay: float, debias: bool) -> Loop:
 
 
 def _exchanged(loop: Loop, name: str, *, back: bool) -> Loop:
-    """The loop with parameters and average in each other's place; what is too wide for that goes by way of a copy."""
+    """The loop with parameters and average swapped.
+
+    A swap needs no copy where both have one dtype. A narrow parameter cannot hold its wide average: it is kept in
+    `set_aside` meanwhile, and the model gets the average rounded to the narrow dtype.
+    """
     memory = _memory(loop, name)
     average, tree = jax.tree.flatten(memory["average"])
     pairs = list(zip(average, jax.tree.leaves(loop.model.params), strict=True))
@@ -130,5 +153,5 @@ def _wide(param: Any) -> jax.Array:
 
 
 def _narrow(params: Any) -> list[Any]:
-    """The leaves whose average has another dtype."""
+    """The leaves whose average has a wider dtype."""
     return [leaf for leaf in jax.tree.leaves(params) if wide_dtype(leaf.dtype) != leaf.dtype]

@@ -1,4 +1,4 @@
-"""Patience with a statistic: once it has stopped improving, training ends or the learning rate falls."""
+"""Patience with a statistic: when it stops improving, training ends or the learning rate falls."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,62 +24,36 @@ def early_stopping(
     restore_best: bool = False,
     name: str = "early_stopping",
 ) -> Callback:
-    """Ends the fit once `patience` epochs in a row have brought no improvement.
+    """Ends the fit after `patience` epochs in a row without improvement.
 
-    It looks at EPOCH_END. An epoch improves if its statistic is finite, and better than the best so far by more than
-    `min_delta`; NaN is never the best, and as much without an improvement as any other. An epoch in which the statistic
-    was not measured, as where validation was cancelled, is not counted at all. `loop.callback_state["early_stopping"]`
-    holds the `best`, and how many epochs have `waited` since. Nothing lasts: a fit that goes on from a loop is patient
-    anew.
+    It looks at EPOCH_END. An epoch improves if its statistic is finite and better than the best so far by more than
+    `min_delta`. NaN is never the best, and counts as no improvement. An epoch that did not measure the statistic is not
+    counted at all, for example where validation was cancelled. `loop.callback_state["early_stopping"]` holds the
+    `best`, and how many epochs have `waited` since. Nothing lasts: the next fit on the loop begins to count again.
 
     Args:
-      monitor: a statistic: of a metric, as `loss` or `validation_loss`, or recorded by a callback. What is recorded
-        counts in the epochs in which it is: to that end it is unmeasured again when an epoch begins.
+      monitor: the name of a statistic: of a metric, such as `loss` or `validation_loss`, or one that a callback
+        records. The latter counts only in epochs that record it: it is reset to unmeasured when an epoch begins.
       patience: how many epochs, at least 1.
-      min_delta: what counts as an improvement must be more than this, at least 0, in the statistic's own unit.
-      mode: `"min"` if less is better, `"max"` if more is; `"auto"` knows it of losses, errors and perplexities, and
-        of accuracies and Matthews coefficients.
-      restore_best: whether the fit, however it ends, gives what was evaluated in the best epoch in place of the last:
-        the model, parameters and state, and what others remember as `evaluated`, such as the average of
-        `ema(evaluate=True)`; if no epoch was finite, the last. Optimizer, counters, statistics and averages that are
-        not evaluated stay the last, and so does `loop.step`, from which evaluation draws if it draws at random. It
-        keeps a copy of all that comes back.
-      name: in `loop.callback_state`; a second one needs its own.
+      min_delta: an improvement must be larger than this; at least 0, in the statistic's own unit.
+      mode: `"min"` if less is better, `"max"` if more is better. `"auto"` finds it in the name: losses, errors and
+        perplexities are minimized, accuracies and Matthews coefficients are maximized.
+      restore_best: whether the fit, however it ends, gives what was evaluated in the best epoch, not in the last: the
+        model with its parameters and state, and what callbacks remember as `evaluated`, such as the average of
+        `ema(evaluate=True)`. If no epoch was finite, it gives the last. Optimizer, counters, statistics and averages
+        that are not evaluated stay the last. So does `loop.step`, which seeds an evaluation that draws random numbers.
+        It keeps a copy of all that it brings back.
+      name: the key in `loop.callback_state`; a second one needs its own.
 
     Raises:
-      ValueError: an argument is not what it must be; `mode` must be said. When a fit begins: nothing is measured
-        under the name `monitor`.
+      ValueError: an argument is outside of its bounds, or `mode` cannot be found in the name. When a fit begins:
+        nothing is measured under the name `monitor`.
 
     Example:
       >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.early_stopping(patience=3, restore_best=True)])
     """
     watched = _watched("early_stopping", monitor, mode, min_delta)
-    patience = _whole("early_stopping", "patience", patience, least=1)
-
-    def stop(loop: Loop, event: Event) -> Loop:
-        if event is Event.FIT_START:
-            memory = {"best": watched.worst, "waited": np.int32(0)}
-            return loop.remember(name, memory | (_evaluated(loop) if restore_best else {}))
-        if event is Event.EPOCH_END:
-            return judged(loop)
-        if event is Event.FIT_END and restore_best:
-            memory = loop.callback_state[name]
-            best = {field: memory[field] for field in ("model", "evaluated")}
-            best = _where(jnp.isfinite(memory["best"]), best, _evaluated(loop))
-            return loop.replace(model=best["model"], callback_state=loop.callback_state | best["evaluated"])
-        return loop
-
-    def judged(loop: Loop) -> Loop:
-        memory = loop.callback_state[name]
-        measured, improved, best = watched.judge(loop, memory["best"])
-        waited = jnp.where(improved, 0, memory["waited"] + measured)
-        memory = memory | {"best": best, "waited": waited}
-        if restore_best:
-            memory |= {field: _where(improved, now, memory[field]) for field, now in _evaluated(loop).items()}
-        loop = loop.replace(callback_state=loop.callback_state | {name: memory})
-        return loop.cancel(Scope.FIT, when=waited >= patience)
-
-    return _with_traits(stop, monitor, copies_memory=restore_best)
+    return _EarlyStopping(name, watched, _whole("early_stopping", "patience", patience, least=1), restore_best)
 
 
 def reduce_on_plateau(
@@ -94,28 +68,27 @@ def reduce_on_plateau(
     hyperparameter: str = "learning_rate",
     name: str = "reduce_on_plateau",
 ) -> Callback:
-    """Multiplies the learning rate by `factor` once `patience` epochs in a row have brought no improvement.
+    """Multiplies the learning rate by `factor` after `patience` epochs in a row without improvement.
 
-    It looks at EPOCH_END, with improvement as in `early_stopping`, and then begins to count again; for `cooldown` more
-    epochs it does not count at all. Epochs without a measurement belong to neither. `patience` and `cooldown` are those
-    of `optax.contrib.reduce_on_plateau`, for which `min_delta` is `atol`; PyTorch's ReduceLROnPlateau waits one epoch
-    more. The rate stays reduced in the next fit, the patience begins again. A schedule of the same hyperparameter would
-    overwrite it.
+    It looks at EPOCH_END, and an epoch improves as in `early_stopping`. After a reduction it counts from 0 again, and
+    first leaves out `cooldown` epochs. Epochs without a measurement count for neither. `patience` and `cooldown` are
+    those of `optax.contrib.reduce_on_plateau`, and `min_delta` is its `atol`. PyTorch's ReduceLROnPlateau waits one
+    epoch longer. The next fit keeps the reduced rate, and counts from 0. Do not schedule the same hyperparameter: the
+    schedule would overwrite the reduced rate.
 
     Args:
       monitor: as in `early_stopping`.
       factor: above 0 and below 1.
       patience: how many epochs, at least 1.
-      min_delta: what counts as an improvement must be more than this, at least 0, in the statistic's own unit.
+      min_delta: an improvement must be larger than this; at least 0, in the statistic's own unit.
       mode: as in `early_stopping`.
       cooldown: how many epochs after a reduction are not counted, at least 0.
       min_rate: the rate is not reduced below this.
-      hyperparameter: what `optax.inject_hyperparams` exposes, in place of the learning rate.
-      name: in `loop.callback_state`; a second one needs its own.
+      hyperparameter: one that `optax.inject_hyperparams` exposes, in place of the learning rate.
+      name: the key in `loop.callback_state`; a second one needs its own.
 
     Raises:
-      ValueError: an argument is not what it must be; `mode` must be said. When a fit begins: nothing is measured
-        under the name `monitor`, or the optimizer exposes no such hyperparameter.
+      ValueError: as `early_stopping`. When a fit begins: also if the optimizer exposes no such hyperparameter.
 
     Example:
       >>> optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
@@ -125,43 +98,109 @@ def reduce_on_plateau(
     watched = _watched("reduce_on_plateau", monitor, mode, min_delta)
     patience = _whole("reduce_on_plateau", "patience", patience, least=1)
     cooldown = _whole("reduce_on_plateau", "cooldown", cooldown, least=0)
-    if not 0 < factor < 1:
-        raise ValueError(f"reduce_on_plateau: `factor` must be above 0 and below 1, got {factor}.")
-    if not min_rate >= 0:
-        raise ValueError(f"reduce_on_plateau: `min_rate` must be at least 0, got {min_rate}.")
-    factor, min_rate = float(factor), float(min_rate)
+    return _ReduceOnPlateau(name, watched, patience, _factor(factor), cooldown, _least_rate(min_rate), hyperparameter)
 
-    def reduce(loop: Loop, event: Event) -> Loop:
+
+@dataclass(frozen=True)
+class _EarlyStopping:
+    """The callback of `early_stopping`. The engine reads `monitors` and `copies_memory`."""
+
+    name: str
+    watched: "_Watched"
+    patience: int
+    restore_best: bool
+    __name__ = "early_stopping"
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """The statistics that are reset when an epoch begins; see `phases.begin_epoch`."""
+        return (self.watched.stat,)
+
+    @property
+    def copies_memory(self) -> bool:
+        """Whether it keeps a copy of what others remember, and so comes last at FIT_START; see `callback.fire`."""
+        return self.restore_best
+
+    def __call__(self, loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
-            return loop.remember(name, {"best": watched.worst, "waited": np.int32(0), "cooldown": np.int32(0)})
+            memory = {"best": self.watched.worst, "waited": np.int32(0)}
+            return loop.remember(self.name, memory | (_evaluated(loop) if self.restore_best else {}))
+        if event is Event.EPOCH_END:
+            return self._judged(loop)
+        if event is Event.FIT_END and self.restore_best:
+            return self._restored(loop)
+        return loop
+
+    def _judged(self, loop: Loop) -> Loop:
+        memory = loop.callback_state[self.name]
+        measured, improved, best = self.watched.judge(loop, memory["best"])
+        waited = jnp.where(improved, 0, memory["waited"] + measured)
+        memory = memory | {"best": best, "waited": waited}
+        if self.restore_best:
+            memory |= {field: _where(improved, now, memory[field]) for field, now in _evaluated(loop).items()}
+        loop = loop.replace(callback_state=loop.callback_state | {self.name: memory})
+        return loop.cancel(Scope.FIT, when=waited >= self.patience)
+
+    def _restored(self, loop: Loop) -> Loop:
+        memory = loop.callback_state[self.name]
+        best = {field: memory[field] for field in ("model", "evaluated")}
+        # Until an epoch was finite the copies are those of FIT_START: then the last model stays.
+        best = _where(jnp.isfinite(memory["best"]), best, _evaluated(loop))
+        return loop.replace(model=best["model"], callback_state=loop.callback_state | best["evaluated"])
+
+
+@dataclass(frozen=True)
+class _ReduceOnPlateau:
+    """The callback of `reduce_on_plateau`. The engine reads `monitors`."""
+
+    name: str
+    watched: "_Watched"
+    patience: int
+    factor: float
+    cooldown: int
+    min_rate: float
+    hyperparameter: str
+    __name__ = "reduce_on_plateau"
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """The statistics that are reset when an epoch begins; see `phases.begin_epoch`."""
+        return (self.watched.stat,)
+
+    def __call__(self, loop: Loop, event: Event) -> Loop:
+        if event is Event.FIT_START:
+            return loop.remember(
+                self.name, {"best": self.watched.worst, "waited": np.int32(0), "cooldown": np.int32(0)}
+            )
         if event is not Event.EPOCH_END:
             return loop
-        memory = loop.callback_state[name]
-        measured, improved, best = watched.judge(loop, memory["best"])
+        memory = loop.callback_state[self.name]
+        measured, improved, best = self.watched.judge(loop, memory["best"])
         waited = jnp.where(improved | (memory["cooldown"] > 0), 0, memory["waited"] + measured)
-        reduced = waited >= patience
-        rate = loop.hyperparameter(hyperparameter)
-        lower = jnp.maximum(rate * factor, jnp.minimum(rate, min_rate))
+        reduced = waited >= self.patience
         memory = {
             "best": best,
             "waited": jnp.where(reduced, 0, waited),
-            "cooldown": jnp.where(reduced, cooldown, jnp.maximum(memory["cooldown"] - measured, 0)),
+            "cooldown": jnp.where(reduced, self.cooldown, jnp.maximum(memory["cooldown"] - measured, 0)),
         }
-        loop = loop.replace(callback_state=loop.callback_state | {name: memory})
-        return loop.with_hyperparameter(hyperparameter, jnp.where(reduced, lower, rate))
+        loop = loop.replace(callback_state=loop.callback_state | {self.name: memory})
+        rate = loop.hyperparameter(self.hyperparameter)
+        return loop.with_hyperparameter(self.hyperparameter, jnp.where(reduced, self._lower(rate), rate))
 
-    return _with_traits(reduce, monitor)
+    def _lower(self, rate: Any) -> Any:
+        # A rate that is below `min_rate` already stays as it is: a reduction must never raise it.
+        return jnp.maximum(rate * self.factor, jnp.minimum(rate, self.min_rate))
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """A statistic, in which direction it improves, and by how much it must.
+    """A statistic, the direction in which it improves, and how much better an improvement must be.
 
     Attributes:
       owner: the callback, for messages.
       stat: the statistic's name.
       sign: 1 if less is better, -1 if more is.
-      min_delta: an improvement is more than this.
+      min_delta: an improvement must be larger than this.
     """
 
     owner: str
@@ -171,11 +210,11 @@ class _Watched:
 
     @property
     def worst(self) -> np.float32:
-        """What any finite value improves on."""
+        """The best before any epoch: every finite value improves on it."""
         return np.float32(self.sign * np.inf)
 
     def judge(self, loop: Loop, best: Any) -> tuple[Any, Any, Any]:
-        """1 or 0 for whether the statistic was measured, whether it has improved on `best`, and the best now."""
+        """(measured, improved, best now): 1 or 0 for whether it was measured, and whether it improves on `best`."""
         if self.stat not in loop.stats:
             hint = " give the training loop `validation`, or" if self.stat.startswith("validation_") else ""
             raise ValueError(
@@ -189,14 +228,8 @@ class _Watched:
 
 
 def _evaluated(loop: Loop) -> dict[str, Any]:
-    """What an evaluation of the loop depends on: the model, and what is remembered as evaluated."""
+    """What an evaluation of the loop depends on: the model, and what callbacks remember as evaluated."""
     return {"model": loop.model, "evaluated": {name: loop.callback_state[name] for name in sorted(loop.evaluated)}}
-
-
-def _with_traits(callback: Any, monitor: str, *, copies_memory: bool = False) -> Callback:
-    """The callback with what the engine asks of it: see `phases.begin_epoch` and `callback.fire`."""
-    callback.monitors, callback.copies_memory = (monitor,), copies_memory
-    return callback
 
 
 def _watched(owner: str, monitor: str, mode: Mode, min_delta: float) -> _Watched:
@@ -222,6 +255,18 @@ def _whole(owner: str, name: str, value: Any, *, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{owner}: `{name}` must be a whole number of epochs, at least {least}, got {value!r}.")
     return int(value)
+
+
+def _factor(factor: float) -> float:
+    if not 0 < factor < 1:
+        raise ValueError(f"reduce_on_plateau: `factor` must be above 0 and below 1, got {factor}.")
+    return float(factor)  # a NumPy number has a dtype, which could become the rate's
+
+
+def _least_rate(min_rate: float) -> float:
+    if not min_rate >= 0:
+        raise ValueError(f"reduce_on_plateau: `min_rate` must be at least 0, got {min_rate}.")
+    return float(min_rate)
 
 
 def _where(condition: Any, one: Any, other: Any) -> Any:
