@@ -1,4 +1,4 @@
-"""What a callback is: compiled or on the host, bound to the plan of a fit, called at an event."""
+"""What a callback is: compiled or on the host, bound to the plan of a fit, and called at events."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +21,10 @@ _CONVERT = "Convert it, by `.astype(...)` or `.reshape(...)`."
 class Callback(Protocol):
     """A pure function `loop, event -> loop`, traced at all twelve events into the programs of the run.
 
-    It may have `bind(plan) -> callback`, which is called once per fit, before anything is traced; and `companion`, a
-    host callback that belongs to it and does what compiled code cannot: raise, print, write. Companions come after
-    all host callbacks of the list, in list order; all that passes from callback to companion is in the loop.
+    It may have a method `bind(plan) -> callback`, which is called once per fit, before anything is traced. It may also
+    have an attribute `companion`: a host callback that does what compiled code cannot, such as raise, print or write.
+    Companions are called after all host callbacks of the list, in list order. A callback tells its companion things
+    only through the loop.
 
     Example:
       >>> @jl.on_host(jl.Event.FIT_END, reads="loop")
@@ -42,13 +43,13 @@ class Callback(Protocol):
 
 @dataclass(frozen=True)
 class HostDeclaration:
-    """What a host callback says of itself: the events it is called at, and what it reads there.
+    """What a host callback declares: the events at which it is called, and what it reads there.
 
     Attributes:
-      events: all of them.
-      reads: at each event that is not among `deeper`.
-      deeper: single events at which it reads more. So who observes rows may see the loop between two phases, or a
-        gradient, and pays for that event alone.
+      events: all events at which it is called.
+      reads: what it reads at each event that is not in `deeper`.
+      deeper: single events at which it reads more. An observer of rows can so read the loop between two phases, or a
+        gradient, and pays only for that event.
     """
 
     events: frozenset[Event]
@@ -63,18 +64,24 @@ class HostDeclaration:
 def on_host(*events: Event, reads: Reads = "stats") -> Callable[[Target], Target]:
     """Declares a function `(loop, event)`, or a class with such a `__call__`, as a host callback.
 
-    It runs in Python. At `BATCH_END` with `reads="stats"` it is an observer: it is handed every step's row, in
-    order, one dispatch late, and the device never waits for it; a class that defines `rows(columns)` is given
-    a dispatch's rows at once instead, and with `rows_may_wait = True` those of many small single steps, up to a tenth
-    of a second later. At other step events, or with more to read, the run takes one step per dispatch and cuts
-    the step's program where asked. A class may further define `bind(plan)`, which gives the callback of one fit;
-    `notice(text, seconds)`, a line for a person; and `close()`, called once when the fit is over, however it ends. What
-    `close` raises never hides why a fit ended: it is noted on that; where the fit has ended well, it is warned of.
+    It runs in Python. At `BATCH_END` with `reads="stats"` it is an observer. An observer gets the row of every step, in
+    order, one dispatch late, and the device never waits for it. At other step events, or if it reads more, the run
+    takes one step per dispatch, and cuts the step's program at the events that the callback asks for.
+
+    A class may define further methods and attributes:
+
+    - `rows(columns)`: gets all rows of a dispatch at once, as NumPy columns, in place of the calls at `BATCH_END`.
+    - `rows_may_wait = True`: `rows` then gets the rows of up to 32 small single steps together, up to a tenth of a
+      second later.
+    - `bind(plan)`: gives the callback of one fit.
+    - `notice(text, seconds)`: gets a line that is meant for a person, and how long its cause took.
+    - `close()`: is called once after the fit, however the fit ends. An exception from `close` never hides why the fit
+      ended: it becomes a note on that exception, or a warning if the fit has ended well.
 
     Args:
       *events: where it is called.
-      reads: `"stats"`, counters and statistics; `"step"`, also input, target, weight, output, loss and
-        gradient; `"loop"`, the `Loop` itself, and what is returned takes its place (`None`: unchanged).
+      reads: `"stats"`: counters and statistics. `"step"`: also input, target, weight, output, loss and gradient.
+        `"loop"`: the `Loop` itself; what the callback returns replaces it, and `None` leaves it unchanged.
 
     Example:
       >>> @jl.on_host(jl.Event.EPOCH_END)
@@ -115,7 +122,7 @@ class _HostFunction:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """The callbacks of a fit, in list order, the compiled apart from those on the host, companions last."""
+    """The callbacks of a fit, in list order: the compiled ones, and those on the host with the companions last."""
 
     compiled: tuple[Callback, ...]
     host: tuple[Any, ...]
@@ -127,16 +134,16 @@ class Callbacks:
 
 
 def bound(callbacks: Sequence[Any], plan: Plan | None) -> tuple[Any, ...]:
-    """The callbacks, each bound to `plan` if it can be."""
+    """The callbacks, each bound to `plan` if it has a method `bind`."""
     return tuple(callback.bind(plan) if plan and hasattr(callback, "bind") else callback for callback in callbacks)
 
 
 def sort_out(callbacks: Sequence[Any]) -> Callbacks:
-    """Tells compiled callbacks from host callbacks, to which it adds the companions.
+    """Separates compiled callbacks from host callbacks, and adds the companions to the latter.
 
     Raises:
-      TypeError: one is not callable, is a class that was not called, or is given as a single callback; a companion
-        is no host callback.
+      TypeError: `callbacks` is a single callback, not a list; or one of them is not callable, or is a class that was
+        not called; or a companion is not a host callback.
     """
     if callable(callbacks) or isinstance(callbacks, str):
         raise TypeError(f"callbacks: expected a list of callbacks, got {name_of(callbacks)}. Put it in brackets.")
@@ -164,7 +171,10 @@ def _companion(callback: Any) -> Any:
 
 
 def within_steps(callback: Any) -> Any:
-    """A compiled callback at FIT_START and at the events of steps alone, without its companion: for trial runs."""
+    """A compiled callback that acts only at FIT_START and at the events of steps, without its companion.
+
+    This is for trial runs, such as a search for the learning rate: they have steps, but no epochs and no validation.
+    """
 
     def call(loop: Loop, event: Event) -> Loop:
         return callback(loop, event) if event.in_step or event is Event.FIT_START else loop
@@ -184,7 +194,7 @@ def name_of(callback: Any) -> str:
 
 @contextmanager
 def noted(callback: Any, event: Event) -> Iterator[None]:
-    """Notes on an exception which callback raised it, and at which event; it stays what it is."""
+    """Adds a note to an exception: which callback raised it, and at which event. The exception stays the same."""
     try:
         yield
     except Exception as error:
@@ -193,15 +203,16 @@ def noted(callback: Any, event: Event) -> Iterator[None]:
 
 
 def add_note(error: Exception, callback: Any, event: Event) -> None:
-    """Notes on `error` that `callback` raised it at `event`."""
+    """Adds to `error` the note that `callback` raised it at `event`."""
     error.add_note(f"jaxloop: in callback {name_of(callback)!r} at {event.name}")
 
 
 def fire(callbacks: Sequence[Callback], loop: Loop, event: Event, *, new_stats: bool = False) -> Loop:
-    """Calls the compiled `callbacks` in order and gives what became of the loop; at FIT_START some come last.
+    """Calls the compiled `callbacks` in order and gives the loop that results; at FIT_START some are called last.
 
     Inside a step every field must keep its structure, shapes and dtypes, or the step would compile again. Between
-    steps a field may change its structure and shapes, as when something is remembered, but not a dtype alone.
+    steps a field may change its structure and shapes, for example when something is remembered. It may not change only
+    its dtype.
 
     Args:
       callbacks: bound to the plan.
@@ -210,10 +221,10 @@ def fire(callbacks: Sequence[Callback], loop: Loop, event: Event, *, new_stats: 
       new_stats: whether a callback may record a name that is not in `loop.stats` yet.
 
     Raises:
-      TypeError: a callback gave something that is no loop, changed the kind of a field inside a step, or
-        asked for the value of a traced array. The message names callback, event and field.
+      TypeError: a callback gave something that is not a loop, changed the kind of a field inside a step, or asked for
+        the value of a traced array. The message names callback, event and field.
     """
-    if event is Event.FIT_START:  # what others remember must be there for those that keep a copy of it
+    if event is Event.FIT_START:  # a callback that copies what others remember must come after them
         callbacks = sorted(callbacks, key=lambda callback: getattr(callback, "copies_memory", False))
     for callback in callbacks:
         result = _call(callback, loop, event)
@@ -249,7 +260,7 @@ def _call(callback: Callback, loop: Loop, event: Event) -> Loop:
 
 
 def same_kind(callback: Any, before: Loop, after: Loop, event: Event, *, new_stats: bool) -> Loop:
-    """`after`, with Python numbers made arrays, once each field is of the kind that it was before."""
+    """`after` with Python numbers as arrays, after a check that each field has kept its kind."""
     changed = {}
     for field in sorted(FIELDS):
         old, new = getattr(before, field), getattr(after, field)

@@ -1,4 +1,4 @@
-"""`compile_cache`: compiled programs kept in a folder of one's own, so that the next process need not compile them."""
+"""`compile_cache`: compiled programs are kept in a private folder, so that the next process need not compile them."""
 
 import os
 import stat
@@ -9,24 +9,24 @@ from jax.experimental.compilation_cache import compilation_cache
 
 
 def compile_cache(path: str | Path | None = "~/.cache/jaxloop/compiled") -> Path | None:
-    """Keeps every program that is compiled from now on in a folder, and takes from there what it holds already.
+    """Keeps every program that is compiled from now on in a folder, and loads the programs that are there already.
 
-    It is JAX's persistent compilation cache, without the thresholds below which that keeps nothing: small programs
-    make up most of the time to a first step. It is off unless this is called. Call it at the start of a script; it
-    starts no backend. Nobody cleans the folder up: delete it at any time.
+    This is JAX's persistent compilation cache without its thresholds, which leave out small programs: they take most
+    of the time to the first step. The cache is off unless this is called. Call it at the start of a script; it starts
+    no backend. Nothing ever cleans the folder: you may delete it at any time.
 
-    Whoever can write into the folder can make this process run any code, and nothing would tell. So the folder is made
-    with access for the user alone, and one that others may write to is refused.
+    Whoever can write to the folder can make this process run any code, unnoticed. So the folder is made accessible only
+    for the user, and a folder that others may write to is refused.
 
     Args:
-      path: of a local folder, which is made if need be; `~` is the home folder. None turns the cache off.
+      path: a local folder, which is made if it is missing; `~` is the home folder. None turns the cache off.
 
     Returns:
-      The folder, absolute; None where it was turned off.
+      The absolute path of the folder; None if the cache was turned off.
 
     Raises:
-      PermissionError: the folder is another user's, others may write to it or put another in its place, or this user
-        may not write there.
+      PermissionError: the folder belongs to another user, or others may write to it or replace it, or this user may not
+        write to it.
       NotADirectoryError: there is something else at that path, or above it.
       ValueError: the path is empty or remote.
 
@@ -44,7 +44,7 @@ def compile_cache(path: str | Path | None = "~/.cache/jaxloop/compiled") -> Path
 
 
 def _private(path: str | Path) -> Path:
-    """The folder at `path`, made if it is not there, once nobody else may change what is in it."""
+    """The folder at `path`, made if it is missing, after a check that nobody else can change what is in it."""
     if not str(path) or "://" in str(path):
         raise ValueError(
             f"compile_cache: `path` must be a local folder, got {str(path)!r}. Who may write to a remote one cannot be "
@@ -79,10 +79,11 @@ def _check(folder: Path) -> None:
         fault = f"is below {str(open_to_all[0])!r}, where anyone may replace it" if open_to_all else None
     if fault is not None:
         raise PermissionError(
-            f"compile_cache: the folder {str(folder)!r} {fault}. It must be this user's alone, since whoever can write "
-            f"there can run code in this process. Give another path, or, if you trust what it holds, chmod 700 it."
+            f"compile_cache: the folder {str(folder)!r} {fault}. It must be private to this user, since whoever can "
+            "write there can run code in this process. Give another path, or, if you trust what it holds, chmod 700 it."
         )
 
 
 def _anyone_may_replace_in(mode: int) -> bool:
+    # With the sticky bit, as on /tmp, only the owner of a folder may rename or delete it.
     return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX

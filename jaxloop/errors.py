@@ -2,10 +2,10 @@
 
 
 class NonFiniteError(FloatingPointError):
-    """A fit met a NaN or an infinity, and stopped; raised for `callbacks.stop_on_non_finite`.
+    """A fit has met a NaN or an infinity, and has stopped; raised for `callbacks.stop_on_non_finite`.
 
-    The message names the step and the first array that is not finite. `error.loop` is the loop behind FIT_END, to
-    look into or to go on from.
+    The message names the step and the first array that is not finite. `error.loop` is the loop after FIT_END: inspect
+    it, or continue from it.
 
     Example:
       >>> try:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 
 class Event(enum.Enum):
-    """The twelve places of a fit at which callbacks are called.
+    """The twelve places in a fit at which callbacks are called.
 
     ```
     fit:    FIT_START ( EPOCH_START
@@ -16,6 +16,19 @@ class Event(enum.Enum):
     train step:  BATCH_START -> differentiate -> UPDATE_START -> update -> measure -> BATCH_END
     eval step:   BATCH_START -> predict -> INFERENCE_PREDICTION_END -> loss -> measure -> BATCH_END
     ```
+
+    | event | what the loop holds then |
+    | --- | --- |
+    | `FIT_START` | a new position: `epoch_index` 0, and `epoch_count` |
+    | `EPOCH_START` | `epoch_index`; the metrics are unmeasured again |
+    | `TRAINING_START`, `VALIDATION_START` | `phase`, `batch_count`, empty accumulators |
+    | `BATCH_START` | `input`, `target`, `weight`, `batch_index` |
+    | `UPDATE_START` (training) | also `output`, `loss`, `gradient`; the optimizer comes next |
+    | `INFERENCE_PREDICTION_END` (validation) | also `output` |
+    | `BATCH_END` | all of the step, the new parameters, and `stats` that include this batch |
+    | `TRAINING_END`, `VALIDATION_END` | the statistics of the whole phase; in validation as `validation_loss`, ... |
+    | `EPOCH_END` | all statistics of the epoch |
+    | `FIT_END` | the result |
     """
 
     FIT_START = "fit_start"
@@ -54,7 +67,7 @@ class Scope(enum.IntFlag):
 
 
 class Phase(enum.Enum):
-    """The two halves of an epoch. `loop.phase` is `None` outside of both."""
+    """The two phases of an epoch. `loop.phase` is `None` outside of both."""
 
     TRAINING = "training"
     VALIDATION = "validation"
@@ -81,19 +94,19 @@ class Phase(enum.Enum):
         return Event.UPDATE_START if training else Event.INFERENCE_PREDICTION_END
 
     def stat(self, metric: str) -> str:
-        """The key in `loop.stats` under which this phase reports `metric`."""
+        """The name in `loop.stats` of `metric` in this phase."""
         return metric if self is Phase.TRAINING else f"validation_{metric}"
 
 
 def should_run(stop: Any, phase: Phase | None) -> Any:
-    """Whether work in `phase` goes on, given the scopes that are cancelled.
+    """Whether work in `phase` goes on, given the cancelled scopes.
 
-    In training a step is skipped by `BATCH`, `TRAINING`, `EPOCH` or `FIT`; a cancelled `VALIDATION` is
-    kept for later. Outside of a phase (`None`) only `EPOCH` and `FIT` count.
+    In training `BATCH`, `TRAINING`, `EPOCH` and `FIT` end it. A `VALIDATION` that is cancelled there is kept for the
+    validation that follows. Outside of both phases (`None`) only `EPOCH` and `FIT` count.
 
     Args:
       stop: int32[], `Loop.stop`: an array, a tracer or a number.
-      phase: the phase at hand.
+      phase: the current phase.
 
     Returns:
       bool[] of the same kind as `stop`.
@@ -109,23 +122,24 @@ _SKIPPED_BY = {
 
 
 def leave(stop: Any, scope: Scope) -> Any:
-    """`stop` once `scope` has been left: its bit is cleared, with those of the scopes inside of it."""
+    """`stop` after `scope` was left: its bit and the bits of the scopes inside of it are cleared."""
     inside = {Scope.EPOCH: Scope.BATCH | Scope.TRAINING | Scope.VALIDATION, Scope.FIT: ~Scope.FIT}
     return stop & int(~(scope | inside.get(scope, Scope.BATCH)))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is fixed for one fit, as Python values; a callback with `bind(plan)` is given it.
+    """What is fixed for one fit, as Python values. A callback with a method `bind(plan)` gets it.
 
     Attributes:
-      epoch_count: epochs of this fit.
-      batch_count: training batches in the first epoch of this fit.
-      metrics: names of the metrics, in the order given, `"loss"` first.
-      report: `"batch"` if statistics are reported at each batch, `"epoch"` if at the last of a phase.
-      total_steps: training steps of this fit, if nothing is cancelled: the batches of all its epochs together. Left
-        out, all epochs are as long as the first.
-      assumed: whether that is an assumption, since the epochs come one by one and do not tell their lengths ahead.
+      epoch_count: the number of epochs in this fit.
+      batch_count: the number of training batches in the first epoch of this fit.
+      metrics: the names of the metrics, in the order given, `"loss"` first.
+      report: `"batch"` if statistics are reported at each batch, `"epoch"` if only at the last batch of a phase.
+      total_steps: the number of training steps in this fit if nothing is cancelled: the batches of all its epochs
+        together. If it is left out, all epochs are as long as the first.
+      assumed: whether `total_steps` is an assumption, because the epochs come one by one and do not tell their lengths
+        ahead.
     """
 
     epoch_count: int

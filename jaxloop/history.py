@@ -1,4 +1,4 @@
-"""`History`: what a fit measured, by column; and the observer that writes it down."""
+"""`History`: what a fit measured, by column; and the observer that collects it."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -25,21 +25,21 @@ Stopped = Literal["completed", "cancelled", "preempted"]
 class History:
     """What a fit measured.
 
-    What was recorded as an integer is a column of int32 or uint32, exact; all other statistics are floats. NaN is what
-    has diverged, and `jaxloop.measured.is_measured(column)` is False where nothing was measured: a NaN of its own, the
-    least int32 and the largest uint32.
+    An integer that a callback records has an exact column of int32 or uint32. All other statistics are floats. A NaN
+    means that the statistic has diverged. A place where nothing was measured holds a special value: one particular
+    NaN, the least int32, or the largest uint32. `jaxloop.measured.is_measured(column)` is False there.
 
     Attributes:
-      epochs: a row per epoch: `epoch` (over the loop's life, from 1), each metric, each `validation_<metric>`,
-        `learning_rate`, what callbacks recorded, `seconds` of the epoch, and `examples_per_second` of its training,
-        compilation left out.
-      batches: a row per training batch that was reported: `epoch`, `batch` (from 1), `step`, each metric as it
-        stood (a mean over the phase so far), `learning_rate`, what callbacks recorded.
+      epochs: one row per epoch: `epoch` (over the loop's life, counted from 1), each metric, each
+        `validation_<metric>`, `learning_rate`, what callbacks recorded, `seconds` of the epoch, and
+        `examples_per_second` of its training, without the time of compiling.
+      batches: one row per training batch that was reported: `epoch`, `batch` (counted from 1), `step`, each metric (a
+        mean over the phase so far), `learning_rate`, and what callbacks recorded.
       stopped: `"completed"` or `"cancelled"`.
       compile_seconds: tracing and compiling of each program that this fit was the first to use.
-      timing: seconds of the whole fit by what they went into, without a gap: `"setup"` (reading the first batches,
-        tracing once), `"compile"`, `"data"` (waiting for batches), `"dispatch"`, `"device"` (waiting for it),
-        `"events"` (compiled callbacks between steps), and `"callback <name>"` for each on the host.
+      timing: where the seconds of the fit went; together they are the whole fit. `"setup"` (reading the first batches,
+        tracing once), `"compile"`, `"data"` (waiting for batches), `"dispatch"`, `"device"` (waiting for the device),
+        `"events"` (compiled callbacks between steps), and `"callback <name>"` for each host callback.
     """
 
     epochs: Mapping[str, np.ndarray]
@@ -55,8 +55,8 @@ class History:
           rows: `"epochs"` or `"batches"`: which of the two.
 
         Returns:
-          A DataFrame of its own, numbered from 0. What was not measured is missing; a column of integers is one of
-          pandas' `Int32` or `UInt32` then, which have room for that.
+          A new DataFrame, numbered from 0. What was not measured is a missing value. An integer column with missing
+          values has pandas' dtype `Int32` or `UInt32`, which allow them.
 
         Raises:
           ValueError: `rows` is neither.
@@ -75,7 +75,7 @@ class History:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 "History.to_pandas: it needs pandas, which is not installed. Install jaxloop with its extra `data`, "
-                "as in `pip install 'jaxloop[data]'`, or pandas alone."
+                "as in `pip install 'jaxloop[data]'`, or only pandas."
             ) from error
 
         def made(column: np.ndarray) -> Any:
@@ -86,19 +86,19 @@ class History:
         return pandas.DataFrame({name: made(column) for name, column in getattr(self, rows).items()})
 
     def plot(self, path: str | Path | None = None, *, names: Sequence[str] | None = None) -> "Figure":
-        """A figure with a panel for each metric over the epochs, and a lower one for the learning rate if it is known.
+        """A figure with a panel for each metric over the epochs, and a lower panel for a learning rate that is known.
 
-        Training and validation are drawn side by side, lightly behind them training batch by batch, where each batch
-        was reported: batch b of n in epoch e at e - 1 + b / n. A dotted line marks the best epoch, that of the lowest
-        validation loss, or without one of the lowest loss; each panel's title says what was measured there.
+        Each panel shows training and validation. If each batch was reported, a lighter curve shows training batch by
+        batch: batch b of n in epoch e is at e - 1 + b / n. A dotted line marks the best epoch, and each panel's title
+        gives the values in it. The best epoch has the lowest validation loss, or the lowest loss without validation.
 
         Args:
-          path: where it is saved too, in the format that its ending names, such as `.png`; folders are made.
+          path: where to save the figure too, in the format of the file's ending, such as `.png`. Folders are made.
           names: the columns to draw, such as `["loss", "gradient_norm"]`: metrics, or what callbacks recorded. None
-            for every metric.
+            draws every metric.
 
         Returns:
-          A matplotlib figure of its own, which pyplot does not know of: nothing pops up.
+          A matplotlib figure that pyplot does not know, so that no window opens.
 
         Raises:
           ValueError: there is no epoch to draw, or no such column.
@@ -124,7 +124,7 @@ class History:
 
 @on_host(Event.BATCH_END, Event.EPOCH_START, Event.TRAINING_START, Event.TRAINING_END, Event.EPOCH_END)
 class Recorder:
-    """Writes down the rows of one fit; `history(...)` gives them."""
+    """Collects the rows of one fit; `history(...)` gives them."""
 
     rows_may_wait = True
 
@@ -136,7 +136,7 @@ class Recorder:
         self._began = self._training_began = 0.0
         self._compiling = 0.0
         self._by_batch = plan.report == "batch"
-        self._counted = 0  # training rows of this epoch
+        self._counted = 0  # training rows in this epoch so far
         self._rate = float(UNMEASURED)
         self._last: Columns | None = None  # the latest training rows
 
@@ -166,7 +166,7 @@ class Recorder:
             self._epochs.append(row)
 
     def history(self, stopped: Stopped) -> History:
-        """What was written down."""
+        """What was collected."""
         epochs = {name: np.array([row[name] for row in self._epochs]) for name in (self._epochs or [{}])[0]}
         return History(epochs, self._batches(), stopped, dict(self._compile_seconds))
 
@@ -185,12 +185,12 @@ def _said(statistic: Any) -> str:
 
 
 def _kept(statistic: Any) -> Any:
-    """A statistic of an epoch: an integer in its own dtype, anything else as Python's float, which is float64."""
+    """A statistic of an epoch: an integer in its own dtype, anything else as a Python float."""
     number = np.asarray(statistic)
     return number[()] if number.dtype.kind in "iu" else as_number(number)
 
 
 def _in_order(plan: Plan, stats: Any) -> list[str]:
-    """Names of statistics: the metrics in their order, those of validation, then the others."""
+    """The names of the statistics: the metrics in their order, then those of validation, then the others."""
     metrics = [phase.stat(name) for phase in Phase for name in plan.metrics]
     return [*metrics, *sorted(set(stats) - set(metrics))]

@@ -1,4 +1,4 @@
-"""Kinds: structure, shapes and dtypes of a tree, which a step must leave as it found them."""
+"""Kinds: the structure, shapes and dtypes of a tree. A step must not change them."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ _NUMBERS = (bool, int, float, complex)
 
 
 class Widening(TypeError):
-    """A step gives floats of more bits than it was given, as arithmetic with wider ones does.
+    """A step gives wider floats than it was given, because it computes with wider ones.
 
-    A loop by hand would go on with the wider ones from its second step. Here all steps share one program, so the run
-    begins with them: nothing is lost by that, since every narrow float is a wide one too.
+    A loop written by hand would continue with the wider floats from its second step on. Here all steps share one
+    program, so the run begins with the wider floats. Nothing is lost: a wide float can hold every narrow one.
 
     Attributes:
-      dtypes: of the leaves that widen, by their path in the loop.
+      dtypes: the new dtype of each leaf that becomes wider, by its path in the loop.
     """
 
     def __init__(self, dtypes: dict[str, Any]):
@@ -28,7 +28,7 @@ class Widening(TypeError):
         self.dtypes = dtypes
 
     def apply(self, tree: Any) -> Any:
-        """`tree` with those leaves as wide as the step makes them."""
+        """`tree` with these leaves converted to their new dtypes."""
 
         def widened(path: Any, leaf: Any) -> Any:
             dtype = self.dtypes.get(jax.tree_util.keystr(path))
@@ -38,11 +38,11 @@ class Widening(TypeError):
 
 
 def strong(leaf: Any) -> Any:
-    """`leaf` as an array whose dtype is its own, so that no step can change it.
+    """`leaf` as an array of strong type, so that no step changes its dtype.
 
-    A Python number becomes a NumPy scalar of JAX's default dtype. An array of weak type, as `jnp.full(3, 0.5)` gives,
-    keeps its dtype and loses the weakness: a program would compile again where one comes back strong. Anything else is
-    given back as it is.
+    A Python number becomes a NumPy scalar of JAX's default dtype. A weakly typed array, such as `jnp.full(3, 0.5)`
+    gives, keeps its dtype and becomes strong: a step would give it back strong, and the program would compile again.
+    Anything else is given back as it is.
     """
     if isinstance(leaf, _NUMBERS) and not isinstance(leaf, np.generic):
         return np.asarray(leaf, jax.dtypes.canonicalize_dtype(np.result_type(leaf)))[()]
@@ -52,16 +52,16 @@ def strong(leaf: Any) -> Any:
 
 
 def kept(where: str, old: Any, new: Any, *, structure_fix: str, leaf_fix: str) -> Any:
-    """`new` as strong arrays, once it is of the kind of `old`.
+    """`new` as strong arrays, after a check that its kind is the kind of `old`.
 
     Args:
       where: what the two are, for messages; the path of a leaf is added to it.
       old: PyTree of arrays, traced or not.
-      new: what has come of it. A Python number takes on the dtype that it had there.
-      structure_fix, leaf_fix: what to do where the structure, or a leaf, is another.
+      new: the same PyTree after the step. A Python number in it takes the dtype that `old` has there.
+      structure_fix, leaf_fix: what the message advises if the structure, or a leaf, has changed.
 
     Raises:
-      TypeError: it is of another kind; the message names the first leaf.
+      TypeError: the kind has changed; the message names the first leaf.
     """
     old_leaves, old_tree = jax.tree.flatten(old)
     new_leaves, new_tree = jax.tree.flatten(new)
@@ -80,7 +80,7 @@ def kept(where: str, old: Any, new: Any, *, structure_fix: str, leaf_fix: str) -
 
 
 def widenings(where: str, old: Any, new: Any) -> dict[str, Any]:
-    """The dtypes of the leaves in which `new` has wider floats than `old`, by `where` and their path."""
+    """The dtypes of the leaves that are wider floats in `new` than in `old`, by `where` and their path."""
     if jax.tree.structure(old) != jax.tree.structure(new):
         return {}
     found = {}
@@ -91,7 +91,7 @@ def widenings(where: str, old: Any, new: Any) -> dict[str, Any]:
 
 
 def same_kind(old: Any, new: Any) -> bool:
-    """Whether two leaves have one shape and one dtype."""
+    """Whether two leaves have the same shape and dtype."""
     return jnp.shape(old) == jnp.shape(new) and _dtype(old) == _dtype(new)
 
 
@@ -101,7 +101,7 @@ def kind_name(leaf: Any) -> str:
 
 
 def _matched(old: Any, new: Any) -> Any:
-    """`new` as a strong array: of the dtype of `old` where it is weakly typed and fits there, else of its own."""
+    """`new` as a strong array. If it is weakly typed it takes the dtype of `old`, provided that it fits there."""
     if new is old:
         return new
     new = new if isinstance(new, jax.Array) else jnp.asarray(new)
@@ -125,7 +125,7 @@ def _dtype(leaf: Any) -> Any:
 
 
 def _structural_change(old: Any, new: Any) -> str:
-    """Which leaves have come or gone; empty where that does not tell."""
+    """Which leaves have come or gone; empty if the difference is in the nodes."""
     before, after = (
         {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)} for tree in (old, new)
     )

@@ -41,24 +41,25 @@ class Loop:
       model: parameters and state, see `Model`.
       opt_state: the optimizer's state, PyTree.
       key: key[], the typed PRNG key of the run.
-      step: int32[], training batches taken over the loop's life; during a step, those before it.
+      step: int32[], how many training batches the loop has taken in its life. During a step, that step is not counted.
       first_step: int32[], what `step` was when this fit began: `step - first_step` is the position in the fit.
-      epoch: int32[], epochs begun over the loop's life; the data order is a function of (seed, epoch).
-      epoch_index, epoch_count: int32[], position in this fit, from 0, and its length.
-      batch_index, batch_count: int32[], position in this phase, from 0, and its length.
+      epoch: int32[], how many epochs the loop has begun in its life. The order of the data is a function of
+        (seed, epoch).
+      epoch_index, epoch_count: int32[], the position in this fit, counted from 0, and the number of its epochs.
+      batch_index, batch_count: int32[], the position in this phase, counted from 0, and the number of its batches.
       metrics: the accumulator of each metric by name; empty at the start of a phase.
-      stats: float32[] by name: each metric as `loss`, and in validation as `validation_loss`;
-        `learning_rate`; what callbacks record. NaN until measured; `jaxloop.measured.is_measured` tells that NaN
-        from one that was measured. What is recorded as an integer is int32[], or uint32[].
+      stats: float32[] by name: each metric, as `loss` in training and as `validation_loss` in validation;
+        `learning_rate`; what callbacks record. An integer that a callback records is int32[] or uint32[]. A statistic
+        is NaN until it is measured. `jaxloop.measured.is_measured` tells that NaN from a NaN that was measured.
       callback_state: what callbacks remember, by name.
       stop: int32[], one bit for each `Scope` that is cancelled and not yet left.
-      input, target, weight, output, loss, gradient: the step at hand, `None` between steps. `loss` is what
-        the loss function gave: one per example or token, or a scalar. In training that of an example with weight 0 is
-        some other's.
-      phase: the phase at hand or `None`; static.
-      plan: the plan of the fit, where a compiled callback is bound to it, else `None`; static.
-      lasting: names in `callback_state` that the next fit keeps; static.
-      evaluated: names in `callback_state` that an evaluation depends on as on the model; static.
+      input, target, weight, output, loss, gradient: the current step; `None` between steps. `loss` is what the loss
+        function gave: one per example or token, or a scalar. In training an example with weight 0 has the loss of
+        another example; see `jaxloop.masks`.
+      phase: the current phase, or `None` between phases; static.
+      plan: the plan of the fit, if a compiled callback is bound to it, else `None`; static.
+      lasting: the names in `callback_state` that the next fit keeps; static.
+      evaluated: the names in `callback_state` that an evaluation depends on, as it does on the model; static.
     """
 
     model: Model
@@ -94,10 +95,23 @@ class Loop:
         return dataclasses.replace(self, **fields)
 
     def cancel(self, scope: Scope, when: Any = True) -> "Loop":
-        """This loop with `scope` cancelled where `when` holds.
+        """This loop with `scope` cancelled if `when` is true.
 
-        Cancelling is data: work already under way in the scope changes nothing any more, and its END event
-        still comes. See the table in the README.
+        Cancelling is data, not an exception. The END events of everything that is open still come, from the inside
+        out, and every callback sees them.
+
+        | scope | before the update or the measuring | at `BATCH_END` | the fit goes on with |
+        | --- | --- | --- | --- |
+        | `BATCH` | no update, no metrics, no row; `step` counts it | nothing is left to cancel | the next batch |
+        | `TRAINING` | the same, then `TRAINING_END` | the batch counts; `TRAINING_END` | validation |
+        | `VALIDATION` | in validation the same; in training it is kept | likewise | `EPOCH_END` |
+        | `EPOCH` | the same; no validation | the batch counts, then the same | the next epoch |
+        | `FIT` | the same; all open END events | the batch counts, then the same | its return, as `"cancelled"` |
+
+        "Before" means at `BATCH_START`, `UPDATE_START` and `INFERENCE_PREDICTION_END`. A `VALIDATION` that is cancelled
+        in training ends the next validation right after `VALIDATION_START`. After a compiled callback has cancelled,
+        the later steps of the same dispatch change nothing. After an observer has cancelled, the dispatch that was
+        already sent counts.
 
         Args:
           scope: what ends.
@@ -110,18 +124,19 @@ class Loop:
         return self.replace(stop=jnp.where(when, self.stop | np.int32(scope), self.stop))
 
     def record(self, name: str, value: Any) -> "Loop":
-        """This loop with `stats[name]` set to a scalar, which all logs then carry as a column.
+        """This loop with `stats[name]` set to a scalar. Every log then has a column of that name.
 
-        Integers stay integers, exact in 32 bits: int32, or uint32 where that is given; a Python int is an int32.
+        Integers stay integers, exact in 32 bits: a uint32 stays uint32, all others are int32, a Python int too.
         Everything else, bools too, is kept as float32.
 
         Args:
-          name: the column. Which names there are, and their dtypes, is found by one abstract trace before the first
-            step. A Python int takes on the dtype that other values give the name.
+          name: the column. One abstract trace before the first step finds all names and their dtypes. A Python int
+            takes the dtype of the other values that are recorded under the name.
           value: a real number, shape ().
 
         Raises:
-          ValueError: it is no scalar, no real number, an integer wider than 32 bits, or of another dtype elsewhere.
+          ValueError: it is not a scalar, not a real number, or an integer wider than 32 bits; or its dtype is not the
+            one that the name has elsewhere.
         """
         check_name("Loop.record", name)
         if name == "learning_rate":  # a float also where the optimizer was given a whole number
@@ -132,14 +147,14 @@ class Loop:
     def remember(self, name: str, value: Any, lasting: bool = False, *, evaluated: bool = False) -> "Loop":
         """This loop with `callback_state[name]` set, unless it is there already.
 
-        Call it at `FIT_START`; change it later by `loop.replace(callback_state=loop.callback_state | {...})`.
+        Call it at `FIT_START`. Change the memory later by `loop.replace(callback_state=loop.callback_state | {...})`.
 
         Args:
-          name: the name, one for each callback.
+          name: the key; every callback has its own.
           value: PyTree of arrays or numbers.
-          lasting: whether the next fit on this loop keeps it; else that fit begins without.
-          evaluated: whether evaluation depends on it as on the model, like an average that stands in for the
-            parameters: then `early_stopping(restore_best=True)` brings it back with the model.
+          lasting: whether the next fit on this loop keeps it. Otherwise that fit begins without it.
+          evaluated: whether an evaluation depends on it as it does on the model, for example on an average that
+            replaces the parameters. Then `early_stopping(restore_best=True)` restores it together with the model.
         """
         kept = self.evaluated | {name} if evaluated else self.evaluated
         loop = self if kept == self.evaluated else self.replace(evaluated=kept)
@@ -150,15 +165,16 @@ class Loop:
         return loop.replace(callback_state=memory, lasting=kept)
 
     def step_key(self, name: str) -> jax.Array:
-        """A PRNG key of its own for this step and this purpose: augmentation, dropout, noise.
+        """A PRNG key for this step and one purpose, such as augmentation, dropout or noise.
 
         Args:
-          name: the purpose; different names give independent keys.
+          name: the purpose. Different names give independent keys.
 
         Returns:
-          key[], a function of the run's key, the name, the phase, `step`, and in validation `batch_index`.
+          key[], a function of the run's key, the name, the phase and `step`; in validation of `batch_index` too.
         """
         validating = self.phase is Phase.VALIDATION
+        # A checksum, since Python's own hash of a string differs from process to process.
         purpose = zlib.crc32(f"{'validation' if validating else 'training'}/{name}".encode())
         key = jax.random.fold_in(jax.random.fold_in(self.key, purpose), self.step)
         return jax.random.fold_in(key, self.batch_index) if validating else key
@@ -182,8 +198,8 @@ class Loop:
           value: float[], may be traced.
 
         Raises:
-          ValueError: the optimizer exposes no such hyperparameter, or several, or drives it by a schedule, or was
-            given a whole number for it, which it keeps as an integer.
+          ValueError: the optimizer exposes no such hyperparameter, or several; or drives it by a schedule of its own;
+            or was given a whole number for it, which it keeps as an integer.
         """
         old = self.hyperparameter(name)
         if is_scheduled(self.opt_state, name):
@@ -243,6 +259,8 @@ def find_hyperparameters(opt_state: Any, name: str) -> list[Any]:
     return [value for _, value in found]
 
 
+# `inject_hyperparams` keeps the values in a dict that is the field `hyperparams` of its state. Without this filter
+# optax would also find a field of the same name in the state of the optimizer inside.
 def _in_hyperparams(path: tuple[Any, ...], value: Any) -> bool:
     return len(path) >= 2 and getattr(path[-2], "name", None) == "hyperparams"
 
@@ -261,7 +279,7 @@ def _hyperparameter_message(opt_state: Any, name: str, count: int) -> str:
     if count:
         return (
             f"Loop.hyperparameter: {count} parts of the optimizer expose {name!r}; which is meant is not clear. "
-            "Wrap one of them alone in `optax.inject_hyperparams`."
+            "Wrap only one of them in `optax.inject_hyperparams`."
         )
     nodes = optax.tree_utils.tree_get_all_with_path(opt_state, "hyperparams", _is_hyperparams)
     others = ", ".join(sorted({exposed for _, node in nodes for exposed in node}))
@@ -277,7 +295,7 @@ def _array(value: Any) -> jax.Array:
 
 
 def _is_shown(value: Any) -> bool:
-    """Whether a statistic was measured; True where that cannot be told, since a repr never raises."""
+    """Whether a statistic was measured. True where that cannot be found out, since a repr must not raise."""
     try:
         return isinstance(value, Tracer) or bool(is_measured(value))
     except (TypeError, ValueError, RuntimeError):
@@ -287,7 +305,7 @@ def _is_shown(value: Any) -> bool:
 def _show(value: Any) -> str:
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # traced, abstract or deleted: a repr never raises
+    except (TypeError, ValueError, RuntimeError):  # traced, abstract or deleted: a repr must not raise
         return "?"
     if array.shape != ():
         return kind_name(array)

@@ -1,4 +1,4 @@
-"""Losses: one number per example (or token), so that weights and padding can be exact."""
+"""Losses: one number per example (or token), so that statistics are exact under weights and padding."""
 
 import jax
 import jax.numpy as jnp
@@ -38,21 +38,20 @@ def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def sigmoid_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """The cross entropy between sigmoid(logits) and the target, the mean over the classes of an example or token.
+    """The cross entropy between sigmoid(logits) and the target: its mean over the classes of an example or token.
 
-    `-p log sigmoid(x) - (1 - p) log sigmoid(-x)` for each logit `x`: every class is a question of its own, answered
-    by yes or no. That is `optax.losses.sigmoid_binary_cross_entropy`, which takes no logarithm of 0.
+    `-p log sigmoid(x) - (1 - p) log sigmoid(-x)` for each logit `x`. Each class is an independent question that is
+    answered by yes or no. This is `optax.losses.sigmoid_binary_cross_entropy`, which takes no logarithm of 0.
 
     Args:
       logits: float[batch], one per example; or float[..., classes], unnormalized.
-      target: of the same shape, from 0 (no) to 1 (yes), integer, bool or float; where `classes` is 1, its axis may be
-        left out.
+      target: of the same shape, from 0 (no) to 1 (yes), integer, bool or float. An axis of one class may be left out.
 
     Returns:
       float[batch] or float[...], in nats.
 
     Raises:
-      ValueError: the shapes differ otherwise.
+      ValueError: the shapes differ in any other way.
 
     Example:
       >>> sigmoid_cross_entropy(jnp.zeros((2, 1)), jnp.array([0, 1]))
@@ -109,7 +108,7 @@ def mean_absolute_error(output: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def _widened(output: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both in the dtype in which a loss is computed: at least float32, and what counts or says yes in the output's."""
+    """Both in the dtype of the loss, at least float32. An integer or bool target takes the dtype of the output."""
     output = widened(output)
     return output, widened(target) if jnp.issubdtype(target.dtype, jnp.inexact) else target.astype(output.dtype)
 
@@ -119,7 +118,7 @@ def _mean_of_each(values: jax.Array) -> jax.Array:
 
 
 def _check_same_shape(where: str, name: str, given: jax.Array, target: jax.Array) -> None:
-    """Refuses what would broadcast, or not even that.
+    """Refuses shapes that differ: NumPy's broadcasting would turn (n,) and (n, 1) into n * n losses in silence.
 
     Raises:
       ValueError: the shapes differ.
@@ -137,10 +136,10 @@ def _check_same_shape(where: str, name: str, given: jax.Array, target: jax.Array
 
 
 def spread_weight(weight: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
-    """The weight of each element of something of `shape`, which starts with the weight's own axes.
+    """The weight of each element of an array of `shape`, whose first axes are those of the weight.
 
     Args:
-      weight: float or bool, (batch,) or (batch, tokens); `None` weighs all alike.
+      weight: float or bool, (batch,) or (batch, tokens). With `None` every element has weight 1.
       shape: (batch, ...).
 
     Returns:
@@ -161,13 +160,14 @@ def spread_weight(weight: jax.Array | None, shape: tuple[int, ...]) -> jax.Array
 
 
 def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """The sum of `values` times `weight`; where the weight is 0 a NaN does not count."""
+    """The sum of `values` times `weight`. A NaN with weight 0 does not count."""
     values = widened(values)
+    # Selected before the product, since NaN times 0 is NaN.
     return jnp.sum(jnp.where(weight != 0, values, 0) * weight.astype(values.dtype))
 
 
 def weighted_mean(values: jax.Array, weight: jax.Array | None) -> jax.Array:
-    """The mean of per-example values under a weight; a scalar is its own mean.
+    """The weighted mean of per-example values. A scalar is its own mean.
 
     Args:
       values: float[batch, ...] or float[].

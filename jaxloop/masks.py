@@ -1,4 +1,4 @@
-"""Masks: what weighs nothing is kept away from what counts, in values and in gradients."""
+"""Masks: examples and tokens of weight 0 cannot affect the others, neither in values nor in gradients."""
 
 from typing import Any
 
@@ -7,13 +7,14 @@ import jax.numpy as jnp
 
 
 def without_wild(tree: Any, weight: Any) -> Any:
-    """`tree` with 0 in place of each NaN and infinity that weighs nothing; all else stays.
+    """`tree` with 0 in place of each NaN and infinity of weight 0. Everything else stays.
 
-    The gradient of a parameter is a sum over the batch of what came in times what goes back, and NaN times 0 is NaN.
-    What is finite may be context for others, such as the tokens of a prompt, and is left alone.
+    The gradient of a parameter is a sum over the batch: input times the gradient that comes back. A NaN in the input
+    would spoil it, since NaN times 0 is NaN. Finite values stay, because they can be the context of others, such as the
+    tokens of a prompt.
 
     Args:
-      tree: PyTree of arrays, whose leading axes are the weight's. Others are left alone, and so are integers.
+      tree: PyTree of arrays with the leading axes of the weight. Integers and arrays with other axes stay as they are.
       weight: (batch,) or (batch, tokens).
     """
 
@@ -25,14 +26,15 @@ def without_wild(tree: Any, weight: Any) -> Any:
 
 
 def with_stand_ins(tree: Any, weight: Any) -> Any:
-    """`tree` with an example (or token) that counts in place of each that weighs nothing, as a constant.
+    """`tree` with a copy of an example (or token) that counts in place of each one of weight 0, as a constant.
 
-    To mask the losses alone is not enough: the gradient of a loss that is NaN or infinite is so too, and times 0 it is
-    NaN. A stand-in is of the kind that the loss expects, which zeros need not be.
+    It is not enough to mask the losses. The gradient of a loss that is NaN or infinite is NaN or infinite too, and its
+    product with 0 is NaN. A loss function can handle a copy of what it is given anyway, but not every loss function can
+    handle zeros.
 
     Args:
-      tree: PyTree of arrays, whose leading axes are the weight's. Others are left alone.
-      weight: as `without_wild` takes it.
+      tree: PyTree of arrays with the leading axes of the weight. Arrays with other axes stay as they are.
+      weight: as in `without_wild`.
     """
 
     def stand_in(leaf: Any) -> Any:
@@ -40,7 +42,7 @@ def with_stand_ins(tree: Any, weight: Any) -> Any:
         if nothing is None:
             return leaf
         axes = weight.ndim if leaf.shape[: weight.ndim] == weight.shape else 1
-        first = jnp.argmin(nothing.reshape(-1))  # where all weigh nothing it is any of them
+        first = jnp.argmin(nothing.reshape(-1))  # the first one that counts; if none does, it does not matter which
         flat = leaf.reshape(nothing.size, *leaf.shape[axes:])
         one = jax.lax.stop_gradient(jax.lax.dynamic_index_in_dim(flat, first, keepdims=False))
         return jnp.where(nothing, one, leaf)
@@ -49,10 +51,10 @@ def with_stand_ins(tree: Any, weight: Any) -> Any:
 
 
 def _weighs_nothing(leaf: Any, weight: Any) -> Any:
-    """bool, (batch, tokens, 1...) or (batch, 1...): where `leaf` weighs nothing; None where that cannot be said."""
+    """bool, (batch, tokens, 1...) or (batch, 1...): where `leaf` has weight 0; None if their axes do not match."""
     nothing = ~weight if weight.dtype == bool else weight == 0
     if leaf.shape[:1] != weight.shape[:1]:
         return None
-    if leaf.shape[: weight.ndim] != weight.shape:  # it has no axis of tokens
+    if leaf.shape[: weight.ndim] != weight.shape:  # no axis of tokens: an example has weight 0 if all its tokens have
         nothing = jnp.all(nothing, axis=tuple(range(1, weight.ndim)))
     return nothing.reshape(*nothing.shape, *(1,) * (leaf.ndim - nothing.ndim))

@@ -1,4 +1,4 @@
-"""Statistics: which numbers they are kept as, and how one that was not measured is told from one that has diverged."""
+"""Statistics: in which dtype they are kept, and what distinguishes one that was not measured from a diverged one."""
 
 from typing import Any
 
@@ -7,34 +7,34 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-_FLOAT_BITS = 0x7FC04A4C  # a quiet NaN that no computation gives, as R tells its NA from NaN
+_FLOAT_BITS = 0x7FC04A4C  # a quiet NaN that no computation gives; R distinguishes its NA from NaN in the same way
 UNMEASURED = np.uint32(_FLOAT_BITS).view(np.float32)
-"""float32[], what `loop.stats` holds until a statistic is measured: a NaN of its own. Any other NaN was measured."""
+"""float32[], what `loop.stats` holds until a statistic is measured: one particular NaN. Any other NaN was measured."""
 
 _DOUBLE_BITS = int(np.float64(UNMEASURED).view(np.int64))
-_LEAST = np.finfo(np.float32).min  # stands for it under `jax_debug_nans`, which ends a program that gives any NaN
+_LEAST = np.finfo(np.float32).min  # replaces it under `jax_debug_nans`, which ends a program that gives any NaN
 _INTEGERS = {np.dtype("int32"): np.int32(np.iinfo(np.int32).min), np.dtype("uint32"): np.uint32(0xFFFFFFFF)}
 _RANKS = {dtype: rank for rank, dtype in enumerate((*_INTEGERS, np.dtype("float32")))}  # each may become a later one
 
 
 def unmeasured(dtype: Any) -> Any:
-    """What stands for "not measured" in a statistic of this dtype, a NumPy scalar.
+    """The NumPy scalar that means "not measured" in a statistic of this dtype.
 
-    A NaN of its own for float32, and for integers, which have none, the least int32 and the largest uint32. Under
-    `jax_debug_nans` it is the least float32 in place of the NaN: what that looks for are NaNs that are none of ours.
+    For float32 it is one particular NaN. Integers have no NaN: it is the least int32 and the largest uint32. Under
+    `jax_debug_nans` it is the least float32 instead of the NaN, since that option shall find only the user's NaNs.
     """
     return _INTEGERS.get(np.dtype(dtype), _LEAST if _no_nan() else UNMEASURED)
 
 
 def without_nan(stats: dict[str, Any]) -> dict[str, Any]:
-    """Statistics as a program may take and give them: what was not measured is no NaN under `jax_debug_nans`."""
+    """Statistics as a program may take and give them: under `jax_debug_nans`, unmeasured ones are not NaN."""
     if not _no_nan():
         return stats
     return {name: jnp.where(is_measured(value), value, unmeasured(value.dtype)) for name, value in stats.items()}
 
 
 def with_nan(stats: dict[str, Any]) -> dict[str, Any]:
-    """Statistics on the host, or columns of them, as users see them: NaN until measured, whatever stood for that."""
+    """Statistics on the host, or columns of them, as users see them: NaN until measured, in any configuration."""
     if not _no_nan():
         return stats
     return {
@@ -44,12 +44,12 @@ def with_nan(stats: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_measured(value: Any) -> Any:
-    """Whether a statistic was measured: False for what `loop.stats` holds until then, True for any other NaN.
+    """Whether a statistic was measured: False for the value that `loop.stats` holds until then, True for any other NaN.
 
-    A backend that does not keep the bits of a NaN makes "not measured" a NaN like others, which counts as measured.
+    On a backend that does not keep the bits of a NaN, a statistic that was not measured counts as measured.
 
     Args:
-      value: a number, an array, or what is traced; of `loop.stats`, of rows, or of a `History`.
+      value: a number, an array or a tracer, from `loop.stats`, from rows, or from a `History`.
 
     Returns:
       bool of the same shape.
@@ -68,14 +68,14 @@ def is_measured(value: Any) -> Any:
 
 
 def as_floats(column: Any) -> np.ndarray:
-    """Statistics as float64 of the same shape, NaN where they were not measured: to be drawn, or judged."""
+    """Statistics as float64 of the same shape, to draw or to compare them: NaN where they were not measured."""
     column = np.asarray(column)
     floats = column.astype(np.float64)
     return floats if column.dtype.kind == "f" else np.where(is_measured(column), floats, np.nan)
 
 
 def as_number(value: Any) -> float:
-    """A statistic as a Python number: an int stays one, and what was not measured is a NaN."""
+    """A statistic as a Python number: an integer as an int, and NaN if it was not measured."""
     if not is_measured(value):
         return float(UNMEASURED)
     return np.asarray(value).item()
@@ -86,19 +86,19 @@ def as_statistic(where: str, name: str, value: Any, known: Any = None) -> Any:
 
     Args:
       where: who gives it, for messages.
-      name: of the statistic.
+      name: the name of the statistic.
       value: a real number, a NumPy scalar or an array, traced or not.
-      known: the dtype that the statistic has already. A number of Python's or NumPy's takes it on.
+      known: the dtype that the statistic has already. A Python or NumPy number takes this dtype.
 
     Raises:
-      ValueError: it is no scalar, no real number, or an integer that cannot be kept as it is.
+      ValueError: it is not a scalar, not a real number, or an integer that int32 and uint32 cannot hold.
     """
     if (
         isinstance(value, (int, np.integer, np.ndarray))
         and np.ndim(value) == 0
         and np.asarray(value).dtype.kind in "iuO"
     ):
-        return _whole(where, name, value, known)  # JAX would cut it to 32 bits in silence
+        return _whole(where, name, value, known)  # JAX would cut it to 32 bits without a warning
     array = jnp.asarray(value)
     if array.shape != ():
         raise ValueError(f"{where}: {name!r} must be a scalar, got shape {array.shape}. Reduce it, by jnp.mean or so.")
@@ -114,13 +114,13 @@ def as_statistic(where: str, name: str, value: Any, known: Any = None) -> Any:
 
 
 def is_wider(value: Any, than: Any) -> bool:
-    """Whether a statistic has become of a dtype that its last one does not hold, both of them dtypes that are kept."""
+    """Whether the dtype of `value` is wider than that of `than`, where both are dtypes that statistics are kept in."""
     ranks = [_RANKS.get(getattr(number, "dtype", None), -1) for number in (than, value)]
     return 0 <= ranks[0] < ranks[1]
 
 
 def _whole(where: str, name: str, value: Any, known: Any) -> Any:
-    """A whole number of Python's or NumPy's, whose value is known."""
+    """`as_statistic` for a whole number of Python or NumPy: its value is known, and can be checked."""
     strong = np.dtype(np.uint32 if getattr(value, "dtype", None) == np.uint32 else np.int32)
     dtype, number = _settled(where, name, strong, known, weak=True), int(value)
     if dtype == np.float32:
@@ -137,7 +137,7 @@ def _whole(where: str, name: str, value: Any, known: Any) -> Any:
 
 
 def _dtype_of_integers(where: str, name: str, array: Any) -> np.dtype:
-    """As which integers those of an array are kept."""
+    """The integer dtype in which an array of integers is kept."""
     if array.dtype == np.uint32 and not array.weak_type:
         return np.dtype(np.uint32)
     if array.weak_type or np.can_cast(array.dtype, np.int32):
@@ -149,7 +149,7 @@ def _dtype_of_integers(where: str, name: str, array: Any) -> np.dtype:
 
 
 def _settled(where: str, name: str, dtype: np.dtype, known: Any, weak: bool) -> np.dtype:
-    """The dtype for a statistic of which `known` is had already; weak numbers take that on."""
+    """The dtype of a statistic that has the dtype `known` already. A weakly typed number takes `known`."""
     if known is None or _RANKS[dtype] >= _RANKS.get(np.dtype(known), len(_RANKS) - 1):
         return dtype
     if weak:
@@ -166,7 +166,7 @@ def _no_nan() -> bool:
 
 
 def _differs(array: Any, bits: Any, double_bits: Any, ones_like: Any) -> Any:
-    """Whether what is in an array is none of the values that stand for "not measured"."""
+    """Whether each element differs from every value that means "not measured"."""
     dtype = array.dtype
     if dtype == np.float32:
         return (bits() != _FLOAT_BITS) & (array != _LEAST)
@@ -174,6 +174,6 @@ def _differs(array: Any, bits: Any, double_bits: Any, ones_like: Any) -> Any:
         return (double_bits() != _DOUBLE_BITS) & (array != float(_LEAST))
     if dtype in _INTEGERS:
         return array != _INTEGERS[dtype]
-    if dtype == np.int64:  # of Python's integers
+    if dtype == np.int64:  # NumPy's dtype for Python's integers
         return array != int(_INTEGERS[np.dtype("int32")])
     return ones_like(array, dtype=bool)

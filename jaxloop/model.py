@@ -1,4 +1,4 @@
-"""`Model`: what is trained, as a pytree of parameters and state behind one pure `apply`."""
+"""`Model`: what is trained, as a pytree of parameters and state with one pure function, `apply`."""
 
 import dataclasses
 import functools
@@ -25,11 +25,17 @@ class Model:
     Attributes:
       apply: `apply(params, state, input, *, training: bool, key) -> (output, state)`. Static: two models
         whose `apply` are equal share their compiled programs.
-      params: PyTree of arrays, what is differentiated and updated.
+      params: PyTree of arrays, which are differentiated and updated.
       state: PyTree of arrays that the forward pass changes (batch statistics, streams of random numbers).
-      training: the mode in which `model(input)` and `model.forward` run; static.
+      training: the mode of `model(input)` and `model.forward`: training or inference; static.
 
-    `from_nnx`, `from_linen` and `from_callable` make models of what other libraries call one.
+    `from_nnx`, `from_linen` and `from_callable` turn the modules of other libraries into models. A library without
+    such a method needs an `apply`. For haiku it is two lines, with a `network(images, training)`:
+
+    >>> transformed = hk.transform_with_state(network)
+    >>> def apply(params, state, images, *, training, key):
+    ...     return transformed.apply(params, state, key, images, training)
+    >>> model = Model(apply, *transformed.init(jax.random.key(0), images, True))
 
     Example:
       >>> model = Model(lambda params, state, x, *, training, key: (x @ params["w"], state), {"w": w}, {})
@@ -42,24 +48,25 @@ class Model:
     training: bool = False
 
     def __call__(self, input: Any, key: jax.Array | None = None) -> Any:
-        """The output for `input`, in the model's mode; inference unless it says otherwise. Compiled."""
+        """The output for `input`, in the model's mode, which is inference unless `training` is set. Compiled."""
         return _output(self, input, key)
 
     def forward(self, input: Any, key: jax.Array | None = None) -> tuple[Any, "Model"]:
-        """The output, and the model with the state that the forward pass left."""
+        """The output, and the model with the state after the forward pass. Not compiled."""
         output, state = self.apply(self.params, self.state, input, training=self.training, key=key)
         return output, dataclasses.replace(self, state=state)
 
     def call(self, function: Callable[[Any], Any], key: jax.Array | None = None) -> tuple[Any, "Model"]:
-        """What `function(module)` gives, and the model with the state it leaves: for methods and several arguments.
+        """The result of `function(module)`, and the model with the state after it: for methods and several arguments.
 
-        The module is in the model's mode, and holds its values. Methods that `function` calls are told the mode where
-        they take it and are not given it, as `__call__` is (see `from_nnx`); of an nnx module in a list or the like
-        say it yourself, by `model.training`. Not compiled: it is for what is, such as a `differentiable_step`.
+        The module has the model's mode and values. If a method that `function` calls takes an argument for the mode,
+        such as `train`, and `function` does not pass it, it is passed here, as it is to `__call__` (see `from_nnx`).
+        This does not reach nnx modules inside of a list or another container: pass the mode there, as
+        `model.training`. This method is not compiled. Call it in something that is, such as a `differentiable_step`.
 
         Args:
-          function: takes what was given to `from_nnx`, `from_linen` (bound to its variables; what it has sown stands in
-            `module.variables["intermediates"]`) or `from_callable`.
+          function: takes what was given to `from_nnx`, `from_linen` or `from_callable`. A linen module is bound to its
+            variables, and what it has sown is in `module.variables["intermediates"]`.
           key: key[], for the random streams of a linen module.
 
         Raises:
@@ -82,9 +89,10 @@ class Model:
         return dataclasses.replace(self, **fields)
 
     def unwrap(self) -> Any:
-        """What the model was made from, with the values it has now: a copy, whose changes do not reach the model.
+        """What the model was made from, with its present values. It is a copy: changing it does not change the model.
 
-        In a `differentiable_step` use `call`, which keeps the state that a pass changes.
+        In a `differentiable_step` use `call`, which keeps the state that a pass changes. An nnx module is in the mode
+        of the model: `model.replace(training=True).unwrap()` is in training mode.
 
         Returns:
           An nnx module in the model's mode, `(module, variables)` of a linen module, a callable pytree, or this model.
@@ -94,24 +102,26 @@ class Model:
 
     @staticmethod
     def from_nnx(module: Any, *, trained: Any = None, modes: Mapping[str, tuple[Any, Any]] | None = None) -> "Model":
-        """A model from a `flax.nnx.Module`. The module itself is left as it is.
+        """A model from a `flax.nnx.Module`. The module itself is not changed.
 
-        The module is split once: every `nnx.Param` of floats or complex numbers is a parameter, all else (batch
-        statistics, streams of random numbers, quantized weights) is state. Training and inference differ as
-        `module.train()` and `module.eval()` do. Besides, the call is told the mode by its arguments `train`, `training`
-        and `is_training` (True in training), `deterministic`, `inference` and `use_running_average` (False in
-        training), whichever it has.
-        Randomness is the module's own, by the `nnx.Rngs` it was made with, and carried in the state. What a pass does
-        to a parameter itself is lost; parameters change by the optimizer alone.
+        The module is split once. Every `nnx.Param` of floats or complex numbers is a parameter. Everything else is
+        state: batch statistics, streams of random numbers, quantized weights. Training and inference differ as
+        `module.train()` and `module.eval()` do. In addition the call gets the mode by those of these arguments that
+        it takes: `train`, `training` and `is_training` are True in training; `deterministic`, `inference` and
+        `use_running_average` are False in training.
+        Random numbers come from the `nnx.Rngs` that the module was made with, which are kept in the state. A change
+        that a pass makes to a parameter is lost: only the optimizer changes parameters.
 
         Args:
           module: a module that is called as `module(input)`.
-          trained: an nnx filter, such as `nnx.LoRAParam`, of the variables that are parameters; the others are state.
-          modes: what the call is told instead: by the name of an argument what it is in training and in inference.
+          trained: an nnx filter, such as `nnx.LoRAParam`, for the variables that are parameters. The others are state
+            and keep their bits.
+          modes: which arguments say the mode, in place of those above: maps the name of each to its values in training
+            and in inference.
 
         Raises:
-          TypeError, ValueError: `trained` chooses nothing; `modes` does not fit the call, or, without it, an argument
-            may say the mode or not, since it is no bool.
+          TypeError, ValueError: `trained` chooses nothing; or `modes` does not fit the call; or, without `modes`, it is
+            not clear whether an argument says the mode, since it is not a bool.
 
         Example:
           >>> model = Model.from_nnx(network, trained=nnx.LoRAParam, modes={"dropout_rate": (0.1, 0.0)})
@@ -129,24 +139,24 @@ class Model:
     ) -> "Model":
         """A model from a `flax.linen.Module`, called as `module.apply(variables, input)`.
 
-        The collection `params` holds the parameters, those of floats or complex numbers; all others (batch statistics)
-        are state, which training changes and inference does not. The values of `_overwrite_with_gradient` (scales of
-        8-bit floats) become their gradients at each step, as flax has it. What is sown is dropped. The call is told the
-        mode as in `from_nnx`. In training every random stream has a key that is derived from `key`; `dropout` has `key`
-        itself.
+        Floats and complex numbers in the collection `params` are the parameters. All else is state, such as batch
+        statistics: training changes it, and inference does not. The values of the collection
+        `_overwrite_with_gradient` (scales of 8-bit floats) become their gradients at each step, as flax defines it.
+        What the module sows is dropped. The call gets the mode as in `from_nnx`. In training the random stream
+        `dropout` has the key `key`, and every other stream has a key derived from it.
 
         Args:
           module: is called with one input: an array or PyTree of arrays, batch first.
-          variables: mapping of collections, as `module.init` gives it. None leaves it to `fit` and its kin:
-            `module.init(jax.random.key(seed), input)` of the first batch, in inference mode.
-          trained: `(path, leaf) -> bool`, with paths as `"Dense_0/kernel"`, or a tree of bools like
-            `variables["params"]` or its upper part; the other parameters are state.
-          modes: what the call is told instead: by the name of an argument what it is in training and in inference.
-          rngs: names of random streams that it has in inference too, such as `("noise",)`.
+          variables: mapping of collections, as `module.init` gives it. With None, `fit`, `start` and the others make it
+            from the first batch, by `module.init(jax.random.key(seed), input)` in inference mode.
+          trained: which parameters are trained: `(path, leaf) -> bool`, with paths such as `"Dense_0/kernel"`; or a
+            tree of bools like `variables["params"]` or its upper part. The others are state and keep their bits.
+          modes: as in `from_nnx`.
+          rngs: the names of random streams that the module needs in inference too, such as `("noise",)`.
 
         Raises:
-          TypeError: `module` is no linen module with a `__call__`, or `variables` no mapping.
-          ValueError: `variables` holds no `params`, or as `from_nnx`.
+          TypeError: `module` is not a linen module with a `__call__`, or `variables` is not a mapping.
+          ValueError: `variables` holds no `params`; or as in `from_nnx`.
 
         Example:
           >>> model = Model.from_linen(network, network.init(jax.random.key(0), images, train=False))
@@ -165,25 +175,26 @@ class Model:
     ) -> "Model":
         """A model from a pytree that can be called, such as an `equinox.Module` or a `jax.tree_util.Partial`.
 
-        Leaves that are arrays of floats or complex numbers are parameters, named by their path; other arrays
-        (integers, bools, keys) are state, which stays as it is; all else is static. Two that differ in arrays
-        alone share their programs. Where it accepts `key`, the key of the step is passed, in both modes; where an
-        argument says the mode, it is told as in `from_nnx`.
+        Arrays of floats or complex numbers among its leaves are parameters, named by their path. Other arrays
+        (integers, bools, keys) are state, and never change. All other leaves are static. Two pytrees that differ only
+        in their arrays share their programs. If the call accepts `key`, it gets the key of the step, in both modes. If
+        an argument says the mode, it is passed as in `from_nnx`. A module with a state of its own, such as equinox's
+        batch norm, needs `Model(apply, params, state)` instead.
 
         Args:
           pytree: called as `pytree(input)`, or `pytree(input, key=key)`.
-          batched: whether it takes a batch. With False it takes one example, as equinox's layers do, and is mapped
-            over the first axis of the input by `jax.vmap`, the key split. (`jax.vmap(module)` itself is a
-            function whose arrays cannot be seen.)
-          inference: what is called in inference instead, with the values of `pytree`: attributes that say the mode
-            are never guessed.
-          trained: `(path, leaf) -> bool`, with paths as `"layers[0].weight"`, or a tree of bools like `pytree` or its
-            upper part; other arrays are state.
-          modes: what the call is told instead: by the name of an argument what it is in training and in inference.
+          batched: whether it takes a batch. With False it takes one example, as equinox's layers do. Then it is mapped
+            over the first axis of the input by `jax.vmap`, with a key for each example. (`jax.vmap(module)` itself is a
+            function, in which arrays cannot be found.)
+          inference: the pytree that is called in inference, with the values of `pytree`. Attributes that say the mode
+            are never guessed: give for instance `equinox.nn.inference_mode(module)`.
+          trained: which arrays are trained: `(path, leaf) -> bool`, with paths such as `"layers[0].weight"`; or a tree
+            of bools like `pytree` or its upper part. The others are state and keep their bits.
+          modes: as in `from_nnx`.
 
         Raises:
           TypeError: `pytree` cannot be called.
-          ValueError: it has no array of floats, `inference` is another pytree, or as `from_nnx`.
+          ValueError: it has no array of floats; or `inference` is another pytree; or as in `from_nnx`.
 
         Example:
           >>> mlp = equinox.nn.MLP(64, 10, width_size=128, depth=1, key=jax.random.key(0))
@@ -194,7 +205,7 @@ class Model:
 
 
 def overwritten_state(model: Model) -> dict[str, Any]:
-    """The entries of the state whose new value is the gradient of the loss by them; see `Model.from_linen`."""
+    """The entries of the state that are replaced by their own gradients; see `Model.from_linen`."""
     names = getattr(model.apply, "overwritten", ())
     return {name: model.state[name] for name in names if name in model.state}
 
@@ -209,10 +220,10 @@ def as_model(given: Any, beginning: Callable[[], tuple[jax.Array, Any]] | None =
 
     Args:
       given: a model, a flax nnx or linen module, or a callable pytree with an array of floats.
-      beginning: gives the key, key[], and the input with which a linen module without variables is initialized.
+      beginning: gives the key, key[], and the input that initialize a linen module without variables.
 
     Raises:
-      TypeError: it is no model that is known.
+      TypeError: it is not a kind of model that is known.
       ValueError: it has no variables, and there is nothing to make them from; or a parameter has no gradient.
     """
     model = _adapted(given)
@@ -230,7 +241,7 @@ def as_model(given: Any, beginning: Callable[[], tuple[jax.Array, Any]] | None =
 
 
 def _check_params(params: Any) -> None:
-    """Refuses parameters that have no gradient, which JAX would refuse without their name."""
+    """Refuses parameters that have no gradient. JAX would refuse them too, but without their name."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not is_trainable(leaf):
             shape = f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else f"{type(leaf).__name__}, {leaf!r}"
@@ -258,5 +269,5 @@ def _adapted(given: Any) -> Model:
 
 
 def _is_module(given: Any, package: str) -> bool:
-    """Asked without importing flax, which whoever has such a module has imported already."""
+    """Whether `given` is a module of this package. It imports nothing: a caller with such a module has done so."""
     return any(kind.__name__ == "Module" and kind.__module__.startswith(package) for kind in type(given).__mro__)

@@ -1,4 +1,4 @@
-"""What an optimizer's update is given beside the gradient: only what its signature takes, and a step knows."""
+"""The extra arguments of an optimizer's update: those that its signature takes and that a step knows."""
 
 import inspect
 import re
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
-#: What a step knows beside gradient, state and parameters; see `TrainingLoop`.
+#: What a step knows besides gradient, state and parameters; see `TrainingLoop`.
 KNOWN = ("value", "grad", "value_fn", "obj_fn", "grad_fn", "per_example_grad_fn")
 _GIVEN_ALWAYS = 3  # gradient, state and parameters, by position
 _UNEXPECTED = re.compile(r"got an unexpected keyword argument '(\w+)'")
@@ -16,7 +16,7 @@ _MISSING = re.compile(r"missing \d+ required keyword-only arguments?: (.+)$")
 
 
 def asked_for(optimizer: Any) -> frozenset[str]:
-    """Those of `KNOWN` that the optimizer's update takes by its signature: all of them where it takes any keyword."""
+    """The names in `KNOWN` that the signature of the optimizer's update takes: all of them if it takes any keyword."""
     parameters = _extra_parameters(optimizer)
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return frozenset(KNOWN)
@@ -24,10 +24,10 @@ def asked_for(optimizer: Any) -> frozenset[str]:
 
 
 def check_update(optimizer: Any) -> None:
-    """Refuses an optimizer whose update requires what no step knows, as far as its signature shows it.
+    """Refuses an optimizer whose update requires an argument that a step does not know, if its signature shows this.
 
     Raises:
-      TypeError: it does; the message names what.
+      TypeError: it requires one; the message names it.
     """
     for parameter in _extra_parameters(optimizer):
         variable = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
@@ -36,18 +36,18 @@ def check_update(optimizer: Any) -> None:
 
 
 def updated(optimizer: Any, gradient: Any, opt_state: Any, params: Any, known: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The updates and the state that the optimizer makes of a gradient.
+    """The updates and the new state that the optimizer makes from a gradient.
 
-    A chain takes any keyword and hands it to each of its parts. Some of those, such as `optax.contrib.sam`, take only
-    their own keywords: what one part does not expect is left out for all.
+    A chain takes any keyword and passes it to each of its parts. Some parts, such as `optax.contrib.sam`, accept only
+    the keywords they know. If one part refuses a keyword, all parts go without it.
 
     Args:
       optimizer: an optax transformation.
       gradient, opt_state, params: as its update takes them.
-      known: what it can be given besides, by the names of `KNOWN`.
+      known: the extra arguments that it can be given, by the names of `KNOWN`.
 
     Raises:
-      TypeError: it requires what is not known, pairs of parameters, or the gradient of each example.
+      TypeError: it requires something that is not known, pairs of parameters, or the gradient of each example.
     """
     _refuse_pairs(opt_state)
     calls: list[bool] = []  # whether the gradient of each example was asked for, which tracing shows
@@ -77,6 +77,7 @@ def _called(optimizer: Any, gradient: Any, opt_state: Any, params: Any, given: d
             raise _not_known(missing[1]) from error
         if unexpected is None or unexpected[1] not in given:
             raise
+        # A part of a chain does not show its signature: only its error tells which keyword it refuses.
         given = {name: value for name, value in given.items() if name != unexpected[1]}
     return _called(optimizer, gradient, opt_state, params, given)
 
@@ -88,18 +89,18 @@ def known_in_step(
     gradient_at: Callable[[Any], Any],
     examples_at: Callable[[Any], Any],
 ) -> dict[str, Any]:
-    """What a step knows, by the names of `KNOWN`. The functions cost nothing where they are not called.
+    """What a step knows, by the names of `KNOWN`. A function that is not called costs nothing.
 
     Args:
       value: the mean loss of the batch, float[].
-      gradient: of it, before any callback has changed it.
-      loss_at: from parameters to the mean loss of the batch.
-      gradient_at: from parameters to its gradient.
-      examples_at: from parameters to the gradient of each example by itself.
+      gradient: the gradient of `value`, before any callback has changed it.
+      loss_at: gives the mean loss of the batch for parameters.
+      gradient_at: gives the gradient of that loss for parameters.
+      examples_at: gives the gradient of each single example for parameters.
     """
 
-    # The names beside `params` are there for line searches, which hand to `value_fn` whatever else they are given and
-    # refuse what it does not take.
+    # `value_fn` takes the other names because a line search passes on to it all keywords that the search itself was
+    # given, and raises if it does not take one of them.
     def value_fn(params: Any, *, obj_fn: Any = None, grad_fn: Any = None, per_example_grad_fn: Any = None) -> Any:
         return loss_at(params)
 
@@ -110,7 +111,7 @@ def known_in_step(
 
 
 def _extra_parameters(optimizer: Any) -> list[inspect.Parameter]:
-    """What its update takes after gradient, state and parameters; nothing where Python cannot tell."""
+    """The parameters of its update after gradient, state and params; none if Python cannot find the signature."""
     try:
         return list(inspect.signature(optimizer.update).parameters.values())[_GIVEN_ALWAYS:]
     except (TypeError, ValueError):

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 Table = Mapping[str, np.ndarray]
 
-#: Blue and vermilion of Okabe and Ito's palette, which the colour-blind tell apart.
+#: Blue and vermilion of Okabe and Ito's palette: colour-blind readers can distinguish them.
 _COLORS = {Phase.TRAINING: "#0072B2", Phase.VALIDATION: "#D55E00"}
 _LONG_NAME = 20  # letters
 _GREY = "#808080"
 _NO_PANEL = ("epoch", "batch", "step", "learning_rate", "seconds", "examples_per_second")
-_MARKED_POINTS = 40  # with more epochs than this the points of a curve are not marked one by one
+_MARKED_POINTS = 40  # with more epochs the points of a curve are not marked: the markers would cover the curve
 
 
 def draw_history(epochs: Table, batches: Table, names: Sequence[str] | None = None) -> "Figure":
@@ -58,13 +58,13 @@ def draw_history(epochs: Table, batches: Table, names: Sequence[str] | None = No
 
 
 def draw_range_test(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, suggestion: float) -> "Figure":
-    """A figure of the losses of a learning-rate range test over the rate, with the rate that it suggests.
+    """A figure of the losses of a learning-rate range test over the rate, with the suggested rate.
 
     Args:
       rates: float[steps], ascending.
-      losses: float[steps], of each batch.
-      smoothed: float[steps], the same smoothed.
-      suggestion: a rate.
+      losses: float[steps], the loss of each batch.
+      smoothed: float[steps], the losses smoothed.
+      suggestion: the suggested rate.
 
     Raises:
       ModuleNotFoundError: matplotlib is not installed.
@@ -91,15 +91,15 @@ def draw_range_test(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray,
 
 
 def save(figure: "Figure", path: str | Path) -> None:
-    """Writes `figure` to `path`, in the format that its ending names. Folders are made."""
+    """Writes `figure` to `path`, in the format of the file's ending. Folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
 
 def _chosen(epochs: Table, names: Sequence[str] | None) -> list[str]:
-    """The columns to draw: each metric has a twin of validation, measured or not."""
-    if names is None:
+    """The columns to draw."""
+    if names is None:  # every metric has a column of validation too, measured or not; what callbacks record has none
         return [name for name in epochs if Phase.VALIDATION.stat(name) in epochs]
     if isinstance(names, str) or not names:
         raise ValueError(f"History.plot: `names` must be a list of one or more columns, got {names!r}.")
@@ -112,19 +112,19 @@ def _chosen(epochs: Table, names: Sequence[str] | None) -> list[str]:
 
 
 def _new_figure(where: str, size: tuple[float, float]) -> "Figure":
-    """A figure that belongs to no window: pyplot does not know of it, so that nothing pops up or piles up."""
+    """A figure that pyplot does not know: no window opens, and pyplot does not keep the figure in memory."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{where}: it needs matplotlib, which is not installed. Install jaxloop with its extra `plot`, as in "
-            "`pip install 'jaxloop[plot]'`, or matplotlib alone."
+            "`pip install 'jaxloop[plot]'`, or only matplotlib."
         ) from error
     return Figure(figsize=size, layout="constrained")
 
 
 def _panels(count: int, *, with_rate: bool) -> "tuple[Figure, list[Axes], Axes | None]":
-    """A figure with `count` panels and, where asked, a lower one for the learning rate below all."""
+    """A figure with `count` panels and, with `with_rate`, a lower panel for the learning rate below them."""
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = math.ceil(count / columns)
     heights = [1.0] * rows + [0.45] * with_rate
@@ -139,43 +139,44 @@ def _measured(table: Table, name: str) -> bool:
 
 
 def _missing(columns: Sequence[np.ndarray]) -> str:
-    """Why a panel of these curves shows nothing, "" where it shows something."""
+    """Why a panel of these curves is empty; "" if it is not."""
     if not columns:
         return "not measured"
     return "" if any(np.isfinite(as_floats(column)).any() for column in columns) else "not finite"
 
 
 def _judged_by(epochs: Table) -> str:
-    """What tells the best epoch: the loss of validation where it was measured, diverged or not, else of training."""
+    """The statistic of the best epoch: the validation loss if it was measured, diverged or not, else the loss."""
     return "validation_loss" if _measured(epochs, "validation_loss") else "loss"
 
 
 def _best_epoch(epochs: Table) -> int | None:
-    """The row of the epoch with the lowest loss, of validation where there is one; None where none is finite."""
+    """The row of the epoch with the lowest validation loss, or loss without validation; None if none is finite."""
     losses = as_floats(epochs.get(_judged_by(epochs), ()))
     finite = np.isfinite(losses)
     return int(np.where(finite, losses, np.inf).argmin()) if finite.any() else None
 
 
 def _batches_per_epoch(batches: Table) -> int:
-    """How many batches the longest epoch had, of which each has a row; 0 where only the last one has."""
+    """The number of batches in the longest epoch, if each batch has a row; 0 if only the last one of an epoch has."""
     if not len(batches.get("batch", ())) or not (batches["batch"] == 1).any():
         return 0
     return int(batches["batch"].max())
 
 
 def _draw_batches(panel: "Axes", batches: Table, name: str, per_epoch: int) -> None:
-    """The curve of the batches: batch b of n in epoch e lies at e - 1 + b / n, so that the last lies at e."""
+    """The curve of the batches. Batch b of n in epoch e is at e - 1 + b / n, so that the last is at e."""
     if not _measured(batches, name):
         return
     place = batches["epoch"] - 1 + batches["batch"] / per_epoch
-    begins = np.flatnonzero(np.diff(batches["epoch"])) + 1  # statistics begin anew with an epoch: so does the curve
+    # A mean over the epoch so far starts again with each epoch. A NaN before it interrupts the curve there.
+    begins = np.flatnonzero(np.diff(batches["epoch"])) + 1
     place, values = (np.insert(column.astype(float), begins, np.nan) for column in (place, as_floats(batches[name])))
     panel.plot(place, values, color=_COLORS[Phase.TRAINING], alpha=0.3, linewidth=1, label="training, batch by batch")
 
 
 def _draw_epochs(panel: "Axes", epochs: Table, name: str, phase: Phase, best: int | None) -> None:
-    """The curve of one phase, its value in the best epoch marked."""
+    """The curve of one phase, with a mark at its value in the best epoch."""
     column = phase.stat(name)
     y = as_floats(epochs.get(column, ()))
     if not np.isfinite(y).any():
@@ -188,8 +189,8 @@ def _draw_epochs(panel: "Axes", epochs: Table, name: str, phase: Phase, best: in
 
 
 def _title(panel: "Axes", name: str, epochs: Table, best: int | None) -> None:
-    """The column's name, and at the right what it was in the best epoch, in the colours of the curves."""
-    size = "medium" if len(name) <= _LONG_NAME else "x-small"  # so that the numbers have room beside it
+    """The column's name, and at the right its values in the best epoch, in the colours of the curves."""
+    size = "medium" if len(name) <= _LONG_NAME else "x-small"  # leaves room for the numbers
     panel.set_title(name, loc="left", fontsize=size, fontweight="bold")
     if best is None:
         return
@@ -208,7 +209,7 @@ def _title(panel: "Axes", name: str, epochs: Table, best: int | None) -> None:
 
 
 def _draw_rate(panel: "Axes", epochs: Table, batches: Table, per_epoch: int) -> None:
-    """The learning rate, batch by batch where it is known so."""
+    """The learning rate, batch by batch if each batch was reported."""
     if per_epoch > 1 and _measured(batches, "learning_rate"):
         x, y = batches["epoch"] - 1 + batches["batch"] / per_epoch, batches["learning_rate"]
     else:
@@ -218,7 +219,7 @@ def _draw_rate(panel: "Axes", epochs: Table, batches: Table, per_epoch: int) -> 
 
 
 def _finish(figure: "Figure", panels: "list[Axes]", epochs: Table, best: int | None, by_batch: bool) -> None:
-    """Epochs below, the best one marked, and one legend for all."""
+    """Labels the axes, marks the best epoch in every panel, and draws one legend for all."""
     from matplotlib.ticker import MaxNLocator
 
     first, last = epochs["epoch"][0], epochs["epoch"][-1]

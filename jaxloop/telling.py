@@ -1,21 +1,21 @@
-"""Warnings that end nothing: standard error may be closed, or its disk full, as any other file."""
+"""Warnings that do not end the fit: standard error can be closed or on a full disk, like any other file."""
 
 import warnings
 
 
 def warn(message: str, *, stacklevel: int = 1) -> None:
-    """Warns of what went wrong beside the training; it is lost where standard error cannot be written either.
+    """Warns of a fault outside of the training. If standard error cannot be written either, the warning is lost.
 
     Args:
       message: what happened, and what it means for the fit.
       stacklevel: as in `warnings.warn`, seen from the caller.
 
     Raises:
-      RuntimeWarning: warnings are errors here.
+      RuntimeWarning: the user has turned warnings into errors.
     """
     try:
         warnings.warn(message, RuntimeWarning, stacklevel=stacklevel + 1)
     except RuntimeWarning:
         raise
-    except Exception:  # whatever stands in for standard error
+    except Exception:  # any object can replace standard error, and raise anything
         return

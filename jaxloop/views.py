@@ -1,4 +1,4 @@
-"""What host callbacks are shown of a run: `LoopView`, one moment; `Columns`, the rows of a dispatch."""
+"""What host callbacks see of a run: `LoopView` shows one moment, and `Columns` the rows of a dispatch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ _READABLE = {
 
 
 class LoopView:
-    """The part of a loop that a host callback has declared to read. Read-only, but for `cancel`."""
+    """The part of a loop that a host callback has declared to read. It is read-only, except for `cancel`."""
 
     __slots__ = ("_cancel", "_name", "_reads", "_values")
 
@@ -43,7 +43,7 @@ class LoopView:
         raise AttributeError(f"callback {self._name!r}: a loop has no {field!r}; it may read {readable}.")
 
     def cancel(self, scope: Scope, when: Any = True) -> "LoopView":
-        """Cancels `scope` where `when` holds. It counts at once, whether or not the view is returned."""
+        """Cancels `scope` if `when` is true. This counts at once, whether or not the callback returns the view."""
         if not isinstance(scope, Scope):
             raise TypeError(f"LoopView.cancel: `scope` must be a jaxloop.Scope, got {scope!r}.")
         if bool(when):
@@ -56,14 +56,14 @@ class LoopView:
 
 
 class Columns(Mapping[str, np.ndarray]):
-    """The rows of one dispatch by column, decoded when asked for.
+    """The rows of one dispatch by column. A column is decoded when it is read.
 
-    Keys are the counters and every name in `loop.stats`; each value is int32[rows], uint32[rows] or float32[rows],
-    as the loop had it at `BATCH_END`.
+    The keys are the counters and every name in `loop.stats`. Each value is int32[rows], uint32[rows] or float32[rows],
+    with the values that the loop had at `BATCH_END`.
 
     Attributes:
       phase: the phase of all these rows.
-      batch_size: examples in a full batch.
+      batch_size: the number of examples in a full batch.
     """
 
     __slots__ = ("_decoded", "_matrix", "_places", "batch_size", "phase")
@@ -81,15 +81,15 @@ class Columns(Mapping[str, np.ndarray]):
         return tuple(name for name in self._places if name not in _READABLE["stats"])
 
     def last(self) -> "Columns":
-        """The last row alone."""
+        """Only the last row."""
         return Columns(self._matrix[-1:], self._places, self.phase, self.batch_size)
 
     def bits(self) -> bytes:
-        """The rows as bytes, which cost the least to keep: rows themselves hold on to device buffers."""
+        """The rows as bytes, which are the cheapest to keep: the rows themselves keep device buffers alive."""
         return self._matrix.tobytes()
 
     def with_bits(self, bits: bytes | bytearray) -> "Columns":
-        """Columns like these over the rows that `bits` were taken of, one after the other."""
+        """Columns like these, over other rows whose `bits` follow one another."""
         matrix = np.frombuffer(bits, np.int32).reshape(-1, self._matrix.shape[1])
         return Columns(matrix, self._places, self.phase, self.batch_size)
 
@@ -103,7 +103,7 @@ class Columns(Mapping[str, np.ndarray]):
             place, dtype = self._places[name]
             column = self._matrix[:, place].copy().view(dtype)
             if name == "batch_index" or (name == "step" and self.phase is Phase.TRAINING):
-                column -= 1  # a row is taken after the counters went on
+                column -= 1  # the program makes the row after it has advanced the counters
             self._decoded[name] = column
         return self._decoded[name]
 
