@@ -1,10 +1,12 @@
-"""`ByValue`: a static part of a program, compared by its value where it has one."""
+"""`ByValue`: a static part of a program, which is compared by value if the value can be hashed."""
 
 from typing import Any
 
 
 class ByValue:
-    """Equal to another that holds an equal value; one whose value cannot be hashed equals itself alone.
+    """Equal to another `ByValue` of an equal value. If the value cannot be hashed, it is equal only to itself.
+
+    JAX compiles again for every static part that is not equal to an earlier one.
 
     Example:
       >>> ByValue((1, 2)) == ByValue((1, 2)), ByValue([1, 2]) == ByValue([1, 2])

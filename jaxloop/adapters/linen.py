@@ -14,7 +14,7 @@ from jaxloop.adapters.modes import Modes, left_out, modes_of
 from jaxloop.adapters.selection import chosen
 
 _WHERE = "Model.from_linen"
-#: Of this collection the gradient of the loss is the new value; flax keeps the scales of 8-bit floats in it.
+#: The new value of this collection is the gradient of the loss by it. Flax keeps the scales of 8-bit floats in it.
 _OVERWRITTEN = "_overwrite_with_gradient"
 _SOWN = "intermediates"
 
@@ -25,7 +25,7 @@ def split(
     """(apply, params, state) of a `flax.linen.Module`; without variables, params and state are None.
 
     Raises:
-      TypeError, ValueError: an argument is not what `Model.from_linen` says.
+      TypeError, ValueError: an argument is not as `Model.from_linen` requires.
     """
     if isinstance(module, type) or not hasattr(module, "apply") or not callable(module):
         got = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
@@ -51,7 +51,7 @@ def split(
 
 
 def _split_variables(variables: Mapping[str, Any], trained: Any) -> tuple[Any, Any]:
-    """(params, state); the parameters that are not trained stand in the state, under `params` too."""
+    """(params, state). The parameters that are not trained are in the state, under the name `params` too."""
     from flax.core import unfreeze
 
     state = {name: unfreeze(values) for name, values in variables.items() if name not in ("params", _SOWN)}
@@ -60,7 +60,7 @@ def _split_variables(variables: Mapping[str, Any], trained: Any) -> tuple[Any, A
 
 
 def _split_params(params: Any, trained: Any) -> tuple[Any, Any]:
-    """The parameters that are trained, in mappings of the kind they came in, and those that are not."""
+    """The parameters that are trained, in the same kind of mapping as before, and those that are not."""
     from flax.core import FrozenDict, freeze, unfreeze
     from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -83,9 +83,9 @@ class LinenApply:
 
     Attributes:
       module: as it was given.
-      modes: what its call is told.
-      rngs: names of the random streams that it has in inference too.
-      trained: which parameters are, for variables that are made later.
+      modes: the arguments that say the mode.
+      rngs: the names of the random streams that it has in inference too.
+      trained: which parameters are trained; needed for variables that are made later.
     """
 
     module: ByValue
@@ -101,7 +101,7 @@ class LinenApply:
     def call(
         self, function: Callable[[Any], Any], params: Any, state: Any, *, training: bool, key: Any
     ) -> tuple[Any, Any]:
-        """What `function(module)` gives with the module bound to these values, and the state it leaves."""
+        """The result of `function(module)`, with the module bound to these values, and the state after it."""
         from flax import linen
 
         def bound(module: Any) -> Any:
@@ -117,7 +117,10 @@ class LinenApply:
         return self._applied(apply, params, state, training=training, key=key)
 
     def _telling(self, training: bool) -> Callable[..., Any]:
-        """An interceptor that tells the methods called from outside of any other the mode, where they are not told."""
+        """An interceptor that passes the mode to a method that is called without it.
+
+        It does so only for outermost calls: inside of a method the module itself decides what its parts are told.
+        """
         inside = False
 
         def intercept(next_method: Any, arguments: Any, named: Any, context: Any) -> Any:
@@ -137,7 +140,7 @@ class LinenApply:
     def _applied(
         self, apply: Callable[..., Any], params: Any, state: Any, *arguments: Any, training: bool, key: Any
     ) -> tuple[Any, Any]:
-        """The result of `apply`, which takes what `module.apply` takes, and the state it leaves."""
+        """The result of `apply`, which takes the arguments of `module.apply`, and the state after it."""
         variables = self._variables(params, state)
         rngs = self._keys(key, training)
         mutable = [name for name in state if name not in ("params", _OVERWRITTEN)]
@@ -160,7 +163,7 @@ class LinenApply:
         return {**state, "params": _merged(unfreeze(params), state["params"])}
 
     def _keys(self, key: Any, training: bool) -> dict[str, Any] | None:
-        """The keys of the random streams by name: `params` is the one that flax takes for any other name."""
+        """The keys of the random streams by name. Flax takes the key of `params` for every name that is not listed."""
         if key is None:
             return None
         names = ("dropout", "params", *self.rngs) if training else self.rngs
@@ -168,12 +171,12 @@ class LinenApply:
         return (others | {"dropout": key} if "dropout" in names else others) or None
 
     def _kept(self, old: Any, new: Any, path: tuple[str, ...]) -> Any:
-        """A collection as the forward pass left it, in the structure it had: what was sown into it is dropped.
+        """A collection after the forward pass, in its old structure: what was sown into it is dropped.
 
         Raises:
-          ValueError: a variable in it was made by this pass, so that there was none to begin with.
+          ValueError: this pass has made a new variable in it, which has no value at the start of a run.
         """
-        if isinstance(old, tuple) and isinstance(new, tuple) and len(new) > len(old):
+        if isinstance(old, tuple) and isinstance(new, tuple) and len(new) > len(old):  # `sow` appends to tuples
             return old
         if not isinstance(old, Mapping) or not isinstance(new, Mapping):
             return new
@@ -188,7 +191,7 @@ class LinenApply:
 
     @property
     def overwritten(self) -> tuple[str, ...]:
-        """The names in the state of what is replaced by its gradient."""
+        """The names of the entries of the state that are replaced by their gradients."""
         return (_OVERWRITTEN,)
 
     def initialize(self, key: jax.Array, input: Any) -> tuple[Any, Any]:
@@ -204,13 +207,13 @@ class LinenApply:
 
 
 def _is_sown(value: Any) -> bool:
-    """Whether a part of a collection holds nothing but what `sow` makes, which are tuples."""
+    """Whether a part of a collection holds only what `sow` makes, which are tuples."""
     return all(map(_is_sown, value.values())) if isinstance(value, Mapping) else isinstance(value, tuple)
 
 
 @contextlib.contextmanager
 def _explained(training: bool) -> Iterator[None]:
-    """Says of a random stream that is missing how to have it."""
+    """Adds to the error of a missing random stream how to provide it."""
     from flax.errors import InvalidRngError
 
     try:
@@ -219,7 +222,7 @@ def _explained(training: bool) -> Iterator[None]:
         error.add_note(
             "jaxloop: give a key, as model.forward(input, loop.step_key('model')) or model.call(function, key)."
             if training
-            else "jaxloop: in inference a linen module has the random streams that are named, as "
+            else "jaxloop: in inference a linen module has only the random streams that are named, as "
             "Model.from_linen(module, rngs=('noise',)); dropout is told `deterministic` or `train` instead."
         )
         raise

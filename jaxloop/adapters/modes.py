@@ -1,4 +1,4 @@
-"""What a call is told of the mode it runs in, by arguments that it takes."""
+"""The mode of a call: the arguments by which a module is told whether it runs in training or in inference."""
 
 import functools
 import inspect
@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxloop.adapters.by_value import ByValue
 
-#: Arguments that say the mode, and what they are in training.
+#: The arguments that say the mode, and their values in training.
 NAMES = {
     "train": True,
     "training": True,
@@ -22,11 +22,11 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 @dataclass(frozen=True)
 class Modes:
-    """What calls are told. Equal for what says the same.
+    """The arguments that say the mode. Equal for equal arguments and values.
 
     Attributes:
-      said: a mapping from the name of an argument to what it is in training and in inference, as items; None where
-        it is found out from what the call takes.
+      said: pairs of an argument's name and its values in training and in inference; None if the arguments are found in
+        the signature of each call.
     """
 
     said: ByValue | None = None
@@ -35,7 +35,7 @@ class Modes:
         """The arguments that tell `function` the mode, by name.
 
         Raises:
-          ValueError: whether one of its arguments says the mode is not clear.
+          ValueError: it is not clear whether one of its arguments says the mode.
         """
         named, takes_any = _named_parameters(function)
         if self.said is not None:
@@ -44,7 +44,7 @@ class Modes:
         for name in found:
             _check_clear(function, named[name])
         if "inference" in found and "deterministic" in found:
-            found.remove("deterministic")  # its old name in equinox, which takes but one of them
+            found.remove("deterministic")  # equinox's old name of `inference`: it accepts only one of the two
         return {name: NAMES[name] is training for name in found}
 
 
@@ -52,13 +52,13 @@ def modes_of(given: Any, function: Any, where: str) -> Modes:
     """The modes of a model.
 
     Args:
-      given: None, or a mapping such as `{"train": (True, False)}`: what each argument is in training and inference.
-      function: what is called in the forward pass, looked at so that what does not fit is refused here.
+      given: None, or a mapping such as `{"train": (True, False)}`: each argument's values in training and in inference.
+      function: the function of the forward pass. Its signature is read, so that a wrong argument is refused here.
       where: what the user calls, for messages.
 
     Raises:
-      TypeError, ValueError: `given` is no such mapping, or names what `function` does not take; without it, whether
-        an argument of `function` says the mode is not clear.
+      TypeError, ValueError: `given` is not such a mapping, or names an argument that `function` does not take; without
+        it, it is not clear whether an argument of `function` says the mode.
     """
     if given is None:
         modes = Modes()
@@ -73,9 +73,9 @@ def modes_of(given: Any, function: Any, where: str) -> Modes:
 
 
 class Told:
-    """A module to the function that calls it: what its methods take of the mode, and are not given, they are told.
+    """A stand-in for a module. If one of its methods takes the mode and is called without it, the mode is added.
 
-    Everything else is the module's own: attributes are read from it and set on it.
+    In everything else it acts as the module: attributes are read from the module and set on it.
     """
 
     def __init__(self, module: Any, modes: Modes, training: bool):
@@ -97,7 +97,7 @@ class Told:
 
 
 def telling(function: Callable[..., Any], modes: Modes, training: bool) -> Callable[..., Any]:
-    """`function`, told the mode by the arguments of it that a call leaves out."""
+    """`function`, with the arguments that say the mode added to calls that leave them out."""
     told = modes.told(function, training)
     if not told:
         return function
@@ -109,7 +109,7 @@ def telling(function: Callable[..., Any], modes: Modes, training: bool) -> Calla
 
 
 def left_out(function: Callable[..., Any], told: dict[str, Any], arguments: Any, named: Any) -> dict[str, Any]:
-    """What of `told` a call with these arguments does not say itself."""
+    """The entries of `told` that a call with these arguments does not pass itself."""
     given = inspect.signature(function).bind_partial(*arguments, **named).arguments
     return {name: value for name, value in told.items() if name not in given}
 
@@ -124,10 +124,10 @@ def speaks(kind: type, modes: Modes) -> bool:
 
 
 def _named_parameters(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """What can be given to `function` by name and is not fixed already, and whether it takes any name."""
+    """The parameters of `function` that a call can still pass by name, and whether it takes any keyword."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # it shows no signature
+    except (TypeError, ValueError):  # a built-in function can be without a signature
         return {}, True
     fixed = function.keywords if isinstance(function, functools.partial) else {}
     named = {one.name: one for one in parameters if one.kind in _NAMED and one.name not in fixed}

@@ -13,16 +13,16 @@ _WHERE = "Model.from_nnx"
 
 
 def split(module: Any, *, trained: Any = None, modes: Any = None) -> tuple["NNXApply", Any, Any]:
-    """(apply, params, state) of a `flax.nnx.Module`, which is left as it is; see `Model.from_nnx`.
+    """(apply, params, state) of a `flax.nnx.Module`, which is not changed; see `Model.from_nnx`.
 
     Raises:
-      TypeError, ValueError: an argument is not what `Model.from_nnx` says.
+      TypeError, ValueError: an argument is not as `Model.from_nnx` requires.
     """
     from flax import nnx
 
     told = modes_of(modes, module if callable(module) else None, _WHERE)
     module = nnx.merge(*nnx.split(module))
-    nnx.pop(module, nnx.Intermediate)  # what an earlier call has sown is no state
+    nnx.pop(module, nnx.Intermediate)  # what an earlier call has sown is not state
     chosen = nnx.All(nnx.Param if trained is None else trained, _can_be_trained)
     training, params, state = nnx.split(_in_mode(module, training=True), chosen, ...)
     if trained is not None and not nnx.to_flat_state(params):
@@ -39,7 +39,7 @@ def _can_be_trained(path: Any, variable: Any) -> bool:
     """Whether a variable holds floats or complex numbers.
 
     Raises:
-      ValueError: it holds a mapping, which cannot be told from a part of the module.
+      ValueError: it holds a mapping, which looks like a part of the module once the module is split.
     """
     value = _value(variable)
     if isinstance(value, dict):
@@ -68,7 +68,7 @@ def _listed(state: Any) -> str:
 
 
 def _in_mode(module: Any, training: bool) -> Any:
-    """A copy of the module in a mode, by its own `train` and `eval` where it has such."""
+    """A copy of the module in a mode, set by its own methods `train` and `eval` if it defines them."""
     from flax import nnx
 
     copy = nnx.with_attributes(
@@ -100,10 +100,10 @@ class NNXApply:
     """The forward pass of an nnx module, by its graph in each mode; equal for equal modules.
 
     Attributes:
-      graphs: of the module in inference and in training.
-      params, state: the paths of what is in either.
-      modes: what its call is told, beside what the graphs say.
-      name: of its class.
+      graphs: the graphs of the module in inference and in training.
+      params, state: the paths of the variables in each.
+      modes: the arguments that say the mode, besides the attributes in the graphs.
+      name: the name of its class.
     """
 
     graphs: ByValue
@@ -120,12 +120,12 @@ class NNXApply:
     def call(
         self, function: Callable[[Any], Any], params: Any, state: Any, *, training: bool, key: Any
     ) -> tuple[Any, Any]:
-        """What `function(module)` gives, and the state it leaves."""
+        """The result of `function(module)`, and the state after it."""
         from flax import nnx
 
         module = self.restore(params, state, training)
         own = [type(part) for _, part in nnx.iter_modules(module) if not type(part).__module__.startswith("flax.")]
-        speaking = any(speaks(kind, self.modes) for kind in own)  # flax's own go by the attributes set
+        speaking = any(speaks(kind, self.modes) for kind in own)  # flax's own modules follow the attributes in `graphs`
         result = function(Told(module, self.modes, training) if speaking else module)
         return result, self._state_of(module, state)
 
@@ -136,10 +136,10 @@ class NNXApply:
         return nnx.merge(self.graphs.value[training], params, state, copy=True)
 
     def _state_of(self, module: Any, before: Any) -> Any:
-        """The state that a pass left: all but the parameters, and what was sown.
+        """The state after a pass: everything except the parameters and what was sown.
 
         Raises:
-          ValueError: a variable was made by this pass, so that there was none to begin with.
+          ValueError: this pass has made a new variable, which has no value at the start of a run.
         """
         from flax import nnx
         from flax.traverse_util import flatten_dict, unflatten_dict
@@ -147,7 +147,7 @@ class NNXApply:
         now = nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.Intermediate)))
         values = {path: _value(variable) for path, variable in now}
         made = [path for path in values if path not in self.params | self.state]
-        made = [path for path in made if not isinstance(values[path], tuple)]  # those are what `sow` leaves
+        made = [path for path in made if not isinstance(values[path], tuple)]  # tuples are what `sow` makes
         if made:
             raise ValueError(
                 f"{_WHERE}: a pass of {self.name} makes the variable {_dotted(made[0])!r}, which it had not to begin "
@@ -161,5 +161,5 @@ class NNXApply:
 
 
 def _kept(old: Any, new: Any) -> Any:
-    """The new value; the old one where more was sown to it."""
+    """The new value; the old one if something was sown to it, which makes its tuple longer."""
     return old if isinstance(old, tuple) and isinstance(new, tuple) and len(new) > len(old) else new

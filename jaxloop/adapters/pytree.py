@@ -23,7 +23,7 @@ def split(
     """(apply, params, state) of a callable pytree, params and state by path; see `Model.from_callable`.
 
     Raises:
-      TypeError, ValueError: an argument is not what `Model.from_callable` says.
+      TypeError, ValueError: an argument is not as `Model.from_callable` requires.
     """
     if not callable(pytree):
         raise TypeError(f"Model.from_callable: `pytree` must be callable, got {type(pytree).__name__}.")
@@ -34,7 +34,7 @@ def split(
             "to train. Arrays in a closure cannot be seen: write Model(apply, params, state), or for a jax.vmap-ed "
             "module Model.from_callable(module, batched=False)."
         )
-    chosen_from = {path: arrays.get(path, False) for path, *_ in skeleton.leaves}  # of what is static none
+    chosen_from = {path: arrays.get(path, False) for path, *_ in skeleton.leaves}  # a static leaf cannot be chosen
     paths = jax.tree.unflatten(skeleton.tree, list(chosen_from))
     found = chosen(trained, chosen_from, paths, _WHERE)
     params = {path: leaf for path, leaf in arrays.items() if path in found}
@@ -56,11 +56,12 @@ def has_trainable(given: Any) -> bool:
 
 
 class Skeleton(NamedTuple):
-    """What is left of a pytree without its arrays.
+    """A pytree without its arrays.
 
     Attributes:
       tree: its structure.
-      leaves: of each leaf the path, whether it is an array, and if not its type (as 1 == 1.0 == True) and value.
+      leaves: for each leaf the path and whether it is an array. If it is not: its type and its value. The type is
+        needed for comparison, since 1 == 1.0 == True.
     """
 
     tree: Any
@@ -72,7 +73,7 @@ class Skeleton(NamedTuple):
         return [path for path, is_array, *_ in self.leaves if is_array]
 
     def filled(self, arrays: dict[str, Any]) -> Any:
-        """The pytree, with `arrays` by path."""
+        """The pytree with `arrays`, given by path, in their places."""
         leaves = [arrays[path] if is_array else value for path, is_array, _, value in self.leaves]
         return jax.tree.unflatten(self.tree, leaves)
 
@@ -86,7 +87,7 @@ def _skeleton(pytree: Any) -> tuple[Skeleton, dict[str, Any]]:
 
 
 def _is_array(leaf: Any) -> bool:
-    """Whether it is an array that JAX can compute with; an array of strings or objects is not."""
+    """Whether JAX can compute with it. It cannot with an array of strings or objects."""
     return isinstance(leaf, jax.Array) or (
         isinstance(leaf, np.ndarray) and (leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number))
     )
@@ -95,7 +96,7 @@ def _is_array(leaf: Any) -> bool:
 def _takes_key(function: Any) -> bool:
     try:
         parameter = inspect.signature(function).parameters.get("key")
-    except (TypeError, ValueError):  # it shows no signature
+    except (TypeError, ValueError):  # a built-in function can be without a signature
         return False
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return parameter is not None and parameter.kind in named
@@ -103,14 +104,14 @@ def _takes_key(function: Any) -> bool:
 
 @dataclass(frozen=True, repr=False)
 class PytreeApply:
-    """The forward pass of a callable pytree; equal for pytrees that differ in their arrays alone.
+    """The forward pass of a callable pytree; equal for pytrees that differ only in their arrays.
 
     Attributes:
-      skeletons: in inference and in training.
+      skeletons: the pytrees without their arrays, in inference and in training.
       takes_key: whether it is called with `key=`.
       batched: whether it takes a batch, not one example.
-      modes: what its call is told.
-      name: of its class.
+      modes: the arguments that say the mode.
+      name: the name of its class.
     """
 
     skeletons: tuple[ByValue, ByValue]
@@ -133,12 +134,12 @@ class PytreeApply:
     def call(
         self, function: Callable[[Any], Any], params: Any, state: Any, *, training: bool, key: Any
     ) -> tuple[Any, Any]:
-        """What `function(pytree)` gives, and the state, which stays as it is."""
+        """The result of `function(pytree)`, and the state, which never changes."""
         pytree = self._filled(params, state, training)
         return function(Told(pytree, self.modes, training) if speaks(type(pytree), self.modes) else pytree), state
 
     def restore(self, params: Any, state: Any, training: bool) -> Any:
-        """The pytree with these values; the one that was given to be trained, in either mode."""
+        """The pytree with these values: in both modes the one that was given for training."""
         return self._filled(params, state, training=True)
 
     def _filled(self, params: Any, state: Any, training: bool) -> Any:

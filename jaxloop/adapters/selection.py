@@ -1,4 +1,4 @@
-"""Which leaves of a model are trained: those of floats or complex numbers that the user has chosen."""
+"""Which leaves of a model are trained: of those with floats or complex numbers, those that the user has chosen."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def is_trainable(value: Any) -> bool:
-    """Whether all numbers in a PyTree are floats or complex: only those have a gradient."""
+    """Whether all numbers in a PyTree are floats or complex numbers: only those have a gradient."""
     return all(_is_inexact(leaf) for leaf in jax.tree.leaves(value))
 
 
@@ -17,14 +17,15 @@ def chosen(trained: Any, leaves: Mapping[str, Any], paths: Any, where: str) -> f
     """The paths of the leaves that are trained.
 
     Args:
-      trained: None for all that can be; `trained(path, leaf) -> bool`; or a PyTree of bools, a prefix of `paths`.
-      leaves: by path.
-      paths: the PyTree that they come from, with its path in place of each.
+      trained: None for all that can be trained; `trained(path, leaf) -> bool`; or a PyTree of bools, a prefix of
+        `paths`.
+      leaves: the leaves by path.
+      paths: the PyTree of the leaves, with its path in place of each leaf.
       where: what the user calls, for messages.
 
     Raises:
-      TypeError: `trained` is neither.
-      ValueError: it is another tree, or chooses nothing that can be trained.
+      TypeError: `trained` is none of these.
+      ValueError: the structure of `trained` is another one, or it chooses nothing that can be trained.
     """
     able = [path for path, leaf in leaves.items() if is_trainable(leaf)]
     if trained is None:

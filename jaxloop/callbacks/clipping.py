@@ -10,18 +10,18 @@ from jaxloop.precision import global_norm, widened
 
 
 def clip_by_global_norm(max_norm: float) -> Callback:
-    """Scales the gradient down so that its global norm is at most `max_norm`, before the optimizer sees it.
+    """Scales the gradient down so that its global norm is at most `max_norm`, before the optimizer gets it.
 
     `g * min(1, max_norm / ||g||)`, with the norm over all leaves together; Pascanu, Mikolov, Bengio: On the
-    difficulty of training recurrent neural networks, ICML 2013. Records the norm before clipping as
-    `"gradient_norm"`. Of bfloat16 and float16 gradients too the norm is taken in float32; `optax.clip_by_global_norm`,
-    as a part of the optimizer, sums in the gradient's own dtype, where thousands of small squares are lost.
+    difficulty of training recurrent neural networks, ICML 2013. It records the norm before clipping as
+    `"gradient_norm"`. The norm of bfloat16 and float16 gradients is computed in float32. `optax.clip_by_global_norm`,
+    as a part of the optimizer, computes it in the gradient's own dtype, which loses thousands of small squares.
 
-    With `optax.MultiSteps` the gradient of each batch is clipped by itself, not their mean: to clip that, put
+    With `optax.MultiSteps` it clips the gradient of each batch, not their mean. To clip the mean, put
     `optax.clip_by_global_norm` into the optimizer that `MultiSteps` wraps.
 
     Args:
-      max_norm: the largest norm that is let through, above 0.
+      max_norm: the largest norm of the gradient, above 0.
 
     Raises:
       ValueError: `max_norm` is not above 0.
@@ -37,7 +37,7 @@ def clip_by_global_norm(max_norm: float) -> Callback:
         if event is not Event.UPDATE_START:
             return loop
         norm = global_norm(loop.gradient)
-        scale = max_norm / jnp.maximum(norm, max_norm)
+        scale = max_norm / jnp.maximum(norm, max_norm)  # exactly 1 for a small norm, also for a norm of 0
         gradient = jax.tree.map(lambda leaf: _scaled(leaf, scale), loop.gradient)
         return loop.record("gradient_norm", norm).replace(gradient=gradient)
 

@@ -1,4 +1,4 @@
-"""A CSV file with a row for each batch at which there are statistics."""
+"""A CSV file with a row for each batch that reports statistics."""
 
 import time
 from contextlib import suppress
@@ -18,26 +18,31 @@ _EVENTS = (Event.FIT_START, Event.BATCH_END, Event.TRAINING_END, Event.VALIDATIO
 
 @on_host(*_EVENTS)
 class CSVLogger:
-    """Writes statistics as CSV that pandas reads as it is.
+    """Writes statistics as CSV, which pandas reads without options.
 
-    Columns: `epoch` (over the loop's life) and `batch`, counted from 1; each metric as it stood, a mean over the
-    phase so far; `phase`; `step`, the training batches taken; `learning_rate`; what callbacks recorded. `nan` is what
-    has diverged, a cell without text what was not measured, and integers are written in full. With
-    `report="batch"` every batch has a row, training and validation alike; with `report="epoch"` the last of each
-    phase. They are written once a second, at the end of a phase (ten times a second at most), at the latest when 8192
-    wait, and when the fit ends, however it does.
+    Columns: `epoch` (over the loop's life) and `batch`, both counted from 1; each metric, a mean over the phase so far;
+    `phase`; `step`, the number of training batches taken; `learning_rate`; and what callbacks recorded. A statistic
+    that has diverged is `nan`, one that was not measured is an empty cell, and integers are written in full. With
+    `report="batch"` every batch of training and validation has a row; with `report="epoch"` only the last batch of each
+    phase.
 
-    The fit of a new model starts the file empty; a fit that goes on from a loop appends, once it has removed a row that
-    a kill has cut off. One fit writes a file at a time. Where a write fails, as on a full disk, a warning tells it, the
-    rows before stay whole, and training goes on without.
+    Rows are written once a second, at the end of a phase (at most ten times a second), when 8192 rows wait, and at the
+    end of the fit, however it ends. If the process is killed, only the rows since the last write are lost.
+
+    The fit of a new model starts with an empty file. A fit that continues from a loop appends; first it removes a row
+    that a kill has cut off. Only one fit can write a file at a time. If a write fails, for example on a full disk, a
+    warning says so, the earlier rows stay whole, and training goes on without the log.
 
     Args:
-      path: of the file; must end in `.csv`. Folders are made.
+      path: the path of the file; it must end in `.csv`. Folders are made.
 
     Raises:
       ValueError: the path does not end in `.csv`.
-      FileExistsError: at the start of a fit, the path holds something that is no log of this kind.
+      FileExistsError: at the start of a fit, there is something at the path that is not such a log.
       BlockingIOError: at the start of a fit, another fit or logger is writing the file.
+
+    Example:
+      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.CSVLogger("run/log.csv")])
     """
 
     __slots__ = ("__weakref__", "path")
@@ -113,10 +118,10 @@ class _CSVLog:
                     "goes on, and this fit writes no more.",
                     stacklevel=2,
                 )
-        self._waiting.clear(time.perf_counter())  # after: a write that is cut off is tried again at the close
+        self._waiting.clear(time.perf_counter())  # after the write: if Ctrl-C interrupts it, `close` tries it again
 
     def _end(self) -> None:
-        """Closes the file; what comes later is not written."""
+        """Closes the file. Later rows are not written."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -149,7 +154,7 @@ class _CSVLog:
         self._waiting.start(time.perf_counter())
 
     def _begin(self, header: str, *, going_on: bool) -> None:
-        """Makes the file ready for rows: goes on with the log that it is, or begins one."""
+        """Prepares the file for rows: continues the log in it, or begins a new one."""
         assert self._file is not None
         if going_on and self._check(header, going_on=True):
             self._file.cut_torn_line()
@@ -164,10 +169,10 @@ class _CSVLog:
             ) from error
 
     def _check(self, header: str, *, going_on: bool) -> bool:
-        """Whether there is a log here already.
+        """Whether the file holds a log already.
 
         Raises:
-          FileExistsError: there is something else, or a log of other columns that rows cannot be appended to.
+          FileExistsError: it holds something else, or a log of other columns, to which rows cannot be appended.
         """
         assert self._file is not None
         found = self._file.first_line()

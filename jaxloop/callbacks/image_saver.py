@@ -1,4 +1,4 @@
-"""Pictures of what a model is given and what it makes of it, one file for each epoch."""
+"""Pictures of a model's inputs and outputs, one file for each epoch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,23 +17,25 @@ _EVENTS = (Event.FIT_START, Event.INFERENCE_PREDICTION_END)
 
 @on_host(*_EVENTS, reads="step")
 class ImageSaver:
-    """Saves inputs of the model above its outputs, as an autoencoder has them, from the first validation batch.
+    """Saves the inputs of the first validation batch above the outputs, for models such as autoencoders.
 
-    `epoch_0001.png` and so on, by epoch over the loop's life: a row of inputs above a row of outputs. The first batch
-    is the same in each epoch, so the files can be laid side by side. A file of that name is replaced.
+    Its files are `epoch_0001.png` and so on, numbered by the epoch over the loop's life: a row of inputs above a row of
+    outputs. The first batch is the same in each epoch, so that the files can be compared. An older file of the same
+    name is replaced.
 
-    It looks into a step of validation, so validation takes one batch per dispatch; training stays as it is. It needs
-    Pillow: `pip install 'jaxloop[images]'`. A file that cannot be written is told once, and training goes on.
+    It reads a step of validation, so validation takes one batch per dispatch. Training is not affected. It needs
+    Pillow: `pip install 'jaxloop[images]'`. If a file cannot be written, one warning says so, and training goes on.
 
     Args:
-      directory: of the files. It is made.
-      image_shape: (height, width), (height, width, 1) or (height, width, 3) of one image, where examples are flat; by
-        default that of an input. Floats reach from 0, black, to 1, and are cut off there; uint8 is taken as it is.
-      count: at most how many examples are shown, the first of the batch; its padding is left out.
+      directory: the folder of the files. It is made if it is missing.
+      image_shape: the shape of one image if examples are flat: (height, width), (height, width, 1) or
+        (height, width, 3). The default is the shape of an input. Floats are clipped to the range from 0, black, to 1;
+        uint8 is taken as it is.
+      count: how many examples are shown at most: the first ones of the batch, without its padding.
       every_n_epochs: an epoch is shown if its number is a multiple of this.
 
     Raises:
-      ValueError: an argument is not what it must be; in the first validation, what is there makes no picture.
+      ValueError: an argument is outside of its bounds. In the first validation: an input or output is not an image.
       ModuleNotFoundError: at the start of a fit, Pillow is not installed.
       OSError: at the start of a fit, the directory cannot be made.
 
@@ -128,7 +130,7 @@ class _Saver:
 
 
 def _real(loop: LoopView) -> np.ndarray:
-    """int[examples]: the places in the batch of those that are not there to fill it up."""
+    """int[examples]: the indices in the batch of the real examples; the others pad it, and have weight 0."""
     if loop.weight is None:
         return np.arange(jax.tree.leaves(loop.input)[0].shape[0])
     weight = np.asarray(loop.weight)

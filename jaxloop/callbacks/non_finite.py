@@ -1,4 +1,4 @@
-"""What a loss or gradient that is not finite does to a fit: end it, or be skipped."""
+"""Losses and gradients that are not finite: they end the fit, or their updates are skipped."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,21 +17,22 @@ _NAME = "non_finite"
 
 
 def stop_on_non_finite(*, skip: bool = False) -> Callback:
-    """Ends the fit by `NonFiniteError` before an update with a NaN or an infinity, or skips such updates.
+    """Ends the fit with a `NonFiniteError` before an update with a NaN or an infinity, or skips such updates.
 
-    At UPDATE_START it looks at the mean loss of the batch and at the gradient, as they stand at its place in the list:
-    put it first to learn which array the model made wrong, last to see what the optimizer is given. The update is not
-    made, so that parameters and optimizer are those of the step before; what remains of the dispatch changes
-    nothing; all END events come and every row is logged. Then `fit` raises, naming the step and the first array
-    that is not finite, the loss before the gradient, whose leaves come in the order of the parameters'.
-    `error.loop` holds the last good parameters, unless an update with finite gradients made them overflow. That is
-    looked for at TRAINING_END, and ends the fit the same way. `early_stopping(restore_best=True)` then puts the best
-    model into `error.loop`.
+    At UPDATE_START it checks the mean loss of the batch and the gradient, as the callbacks before it have left them.
+    Put it first to learn which array the model made wrong. Put it last to check what the optimizer gets.
 
-    With `skip=True` the batch is cancelled instead, and the fit goes on. How many were in this fit is recorded as
-    `"skipped_updates"`.
+    The update is not made: parameters and optimizer state stay those of the step before. The rest of the dispatch
+    changes nothing. All END events come, and every row is logged. Then `fit` raises. The message names the step and the
+    first array that is not finite: the loss comes first, then the gradient's leaves in the order of the parameters.
+    `error.loop` holds the last good parameters, with one exception: an update with finite gradients can make the
+    parameters overflow. This is checked at TRAINING_END, and ends the fit in the same way.
+    `early_stopping(restore_best=True)` then puts the best model into `error.loop`.
 
-    Whoever owns the loop, by `train_step` or `run_steps`, finds `Scope.FIT` in `loop.stop`, and no exception.
+    With `skip=True` it cancels the batch instead, and the fit goes on. It records the number of batches that were
+    skipped in this fit as `"skipped_updates"`.
+
+    With `train_step` and `run_steps` there is no exception: `loop.stop` then holds `Scope.FIT`.
 
     Args:
       skip: whether to skip such updates and go on.
@@ -44,7 +45,7 @@ def stop_on_non_finite(*, skip: bool = False) -> Callback:
 
 @dataclass(frozen=True)
 class _StopOnNonFinite:
-    """The compiled half, which cannot raise; its companion does once the fit is over."""
+    """The compiled half. It cannot raise: its companion does, when the fit is over."""
 
     skip: bool
     __name__ = "stop_on_non_finite"
@@ -68,7 +69,7 @@ class _StopOnNonFinite:
 
 
 def _finite(arrays: list[Any]) -> jax.Array:
-    """Whether each array is finite, bool[arrays]."""
+    """bool[arrays]: whether each array is finite."""
     return jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays])
 
 
@@ -81,13 +82,13 @@ def _skipping(loop: Loop, finite: jax.Array) -> Loop:
 
 
 def _stopping(loop: Loop, finite: jax.Array, *, first: int, taken: int) -> Loop:
-    """The loop, its fit cancelled and the place remembered if anything is not finite; the first place stays.
+    """The loop, with its fit cancelled and the place remembered if an array is not finite. The first place stays.
 
     Args:
       loop: in training.
       finite: bool[arrays].
-      first: the number of the first of them in `_names`.
-      taken: what makes counters from 0 count from 1: 1 in a step, 0 behind it.
+      first: the index in `_names` of the first of these arrays.
+      taken: what turns counters from 0 into counters from 1: 1 in a step, and 0 after it, when they have advanced.
     """
     memory = loop.callback_state[_NAME]
     bad = ~jnp.all(finite) & ((taken == 0) | should_run(loop.stop, loop.phase)) & (memory["array"] < 0)
@@ -124,6 +125,6 @@ def _raise_if_stopped(loop: Loop, event: Event) -> None:
 
 
 def _names(params: Any) -> list[str]:
-    """What is looked at, in order: the loss, each leaf of the gradient, each leaf of the parameters."""
+    """The names of the checked arrays, in order: the loss, the leaves of the gradient, the leaves of the parameters."""
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     return ["the loss", *(f"the gradient {path}" for path in paths), *(f"the parameter {path}" for path in paths)]

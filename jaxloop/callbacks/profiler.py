@@ -1,4 +1,4 @@
-"""A profile of some steps of a fit, as TensorBoard and Perfetto show it."""
+"""A profile of some steps of a fit, for TensorBoard and Perfetto."""
 
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,32 @@ _EVENTS = (Event.FIT_START, Event.TRAINING_START, Event.BATCH_END, Event.TRAININ
 
 @on_host(*_EVENTS)
 class Profiler:
-    """Traces what host and device do during a window of training steps, by `jax.profiler`.
+    """Traces host and device during a window of training steps, with `jax.profiler`.
 
-    The window is whole dispatches: all that have a step of it. The trace begins before the first of them is sent, and
-    ends once the last is done; whatever else happens meanwhile, such as a validation, is in it. Nothing waits for the
-    device: as an observer it is told of a dispatch when that is done, and the next has been sent. So a window among the
-    first two dispatches of a fit, whose length is not known before, is moved behind them, at its length, so that no
-    compiling is in it; only from step 0 or 1 the trace begins with the fit. A fit that ends inside of the window leaves
-    a shorter trace; one that ends before, none. Every fit is traced, each into a folder of its own below `directory`.
+    The window consists of whole dispatches: all that contain one of its steps. The trace begins before the first of
+    them is sent and ends when the last is done. Whatever else happens in between, such as a validation, is in the
+    trace. Nothing waits for the device.
 
-    In the trace the sending of each dispatch by the host is marked as a step, `training`, with the number of its first
-    step; one too many where another callback cuts the steps apart, since then it is told of each at once.
+    The profiler is an observer: it learns of a dispatch when that is done and the next one is already sent. Before the
+    first two dispatches it does not know how long they are. So a window that begins in them is moved to after them, and
+    keeps its length. Then no compiling is in the trace. A window from step 0 or 1 is not moved: its trace begins with
+    the fit. If the fit ends inside of the window, the trace is shorter. If it ends before the window, there is no
+    trace. Every fit is traced, each into its own folder below `directory`.
 
-    To look at it: `tensorboard --logdir run/profile`, with xprof installed; or open `perfetto_trace.json.gz`, in
+    The trace marks the sending of each dispatch as a step, `training`, with the number of its first step. There is one
+    mark too many if another callback makes the run take one step per dispatch, since the profiler then learns of each
+    step at once.
+
+    To view it, run `tensorboard --logdir run/profile`, with xprof installed; or open `perfetto_trace.json.gz`, in
     `run/profile/plugins/profile/<time>`, on ui.perfetto.dev.
 
     Args:
-      directory: where traces go. Folders are made.
-      steps: (first, end): training steps of the fit, counted from 0, `end` not among them.
-      python: whether calls of Python functions are traced too, which slows the host down.
+      directory: the folder of the traces. Folders are made.
+      steps: (first, end): training steps of the fit, counted from 0, without `end`.
+      python: whether to trace calls of Python functions too, which slows the host down.
 
     Raises:
-      ValueError: `steps` are not two whole numbers, of which the second is larger.
+      ValueError: `steps` is not a pair of whole numbers with the second larger than the first.
       OSError: at the start of a fit, the folder cannot be made.
       RuntimeError: when the window begins, another trace is running.
 
@@ -73,8 +77,8 @@ class _Profile:
         self._python = python
         self._tracing = self._over = False
         self._mark: Any = None
-        self._done = 0  # training steps of the fit, as far as it has been told
-        self._left = 0  # steps of this phase that are not done
+        self._done = 0  # training steps of the fit that are known to be done
+        self._left = 0  # steps of this phase that are not known to be done
         self._per_dispatch = 1
 
     def __call__(self, loop: LoopView, event: Event) -> None:
@@ -100,7 +104,7 @@ class _Profile:
             self._consider(sent=min(self._per_dispatch, self._left))
 
     def close(self) -> None:
-        """Ends the trace, if there is one, and with it the work of this fit."""
+        """Ends the trace, if there is one. In this fit no other begins."""
         self._over = True
         self._unmark()
         if self._tracing:
@@ -108,14 +112,15 @@ class _Profile:
             jax.profiler.stop_trace()
 
     def _consider(self, *, sent: int) -> None:
-        """Begins the trace if the next dispatch to be sent, or one that is sent before rows come again, is to be in it.
+        """Begins the trace if it must hold the next dispatch, or one that is sent before rows come again.
 
         Args:
-          sent: steps under way.
+          sent: the number of steps that are sent and not known to be done.
         """
         self._unmark()
-        if self._over or self._left <= sent:  # nothing more is sent in this phase
+        if self._over or self._left <= sent:  # no more dispatches in this phase
             return
+        # Rows come one dispatch late: this is the last chance for a window that begins in the next two dispatches.
         if not self._tracing and self._first < self._done + 2 * self._per_dispatch:
             self._begin(self._done + sent)
         if self._tracing:

@@ -1,4 +1,4 @@
-"""The console: it follows a fit, and shows how that goes."""
+"""The console: it shows the progress of a fit."""
 
 import math
 import time
@@ -22,23 +22,25 @@ _EVENTS = (Event.EPOCH_START, *_STARTS, Event.BATCH_END, *_ENDS, Event.EPOCH_END
 
 @on_host(*_EVENTS)
 class ProgressBar:
-    """Shows how a fit goes: a bar while it does, a row for each epoch, and what is being compiled.
+    """Shows the progress of a fit: a bar for the current phase, a row for each epoch, and what is being compiled.
 
     On a terminal and in a notebook the bar of a phase shows epoch, batches, loss and metrics, the learning rate,
-    examples per second and the time left. It is painted anew at most ten times a second, and vanishes with the phase.
-    What stays is a table: a row for each epoch, training and validation side by side, with `*` at the best so far, by
-    the loss of validation or else of training. What has diverged is `nan`, which is never the best, and what was not
-    measured `-`. Where there is little room, what matters least is left out.
+    examples per second and the time left. It is drawn at most ten times a second, and removed at the end of the phase.
+    A table stays: one row for each epoch, with training and validation side by side, and `*` at the best epoch so far.
+    The best epoch has the lowest validation loss, or the lowest loss without validation. A statistic that has diverged
+    is `nan`, and never the best. One that was not measured is `-`. If the terminal is narrow, the least important
+    columns are left out.
 
-    Elsewhere (a pipe, a log file) an epoch is one line of names and numbers, with `best` at its end; while it lasts
-    longer than a minute, a line each minute says where it stands.
+    Elsewhere (a pipe, a log file) each epoch is one line of names and numbers, with `best` at its end. During an epoch
+    that takes longer than a minute, a line each minute says how far it is.
 
-    `TrainingLoop(progress=True)` brings one; give your own for another stream. While a bar is on a terminal, what is
-    printed to standard output comes to stand above it. A stream that fails, such as a pipe whose reader is gone or a
-    full disk, is warned of once, and the fit goes on without; what it cannot encode is shown as `?`.
+    `TrainingLoop(progress=True)` adds one itself. Give your own for another stream. While there is a bar on a terminal,
+    text that is printed to standard output appears above it. If the stream fails, for example a full disk or a pipe
+    without a reader, one warning says so, and the fit goes on without the console. A character that the stream cannot
+    encode appears as `?`.
 
     Args:
-      file: where it is written; standard output by default.
+      file: the stream to write to; standard output by default.
 
     Example:
       >>> callbacks = [jl.callbacks.ProgressBar(sys.stderr)]
@@ -56,7 +58,7 @@ class ProgressBar:
 
 @on_host(*_EVENTS)
 class _Progress:
-    """The display of one fit. What it shows is drawn from the loop, so it may come in anywhere."""
+    """The display of one fit. It takes everything from the loop, so it may begin in the middle of a fit."""
 
     rows_may_wait = True
 
@@ -64,11 +66,11 @@ class _Progress:
         self._plan = plan
         self._screen = screen
         self._times = Times()
-        self._shown = -math.inf if screen.live else time.perf_counter()  # when there was something to see, last
-        self._place: tuple[int, Phase] | None = None  # the epoch and the phase at hand, once seen
-        self._batch_size = 0  # of this phase's rows, once there are some
-        self._examples_per_second = math.nan  # of this epoch's training
-        self._measured: dict[Phase, bool] = {}  # whether this epoch has measured it, as far as that was seen
+        self._shown = -math.inf if screen.live else time.perf_counter()  # the last time at which something was shown
+        self._place: tuple[int, Phase] | None = None  # the current epoch and phase, once seen
+        self._batch_size = 0  # of the rows of this phase; 0 before the first
+        self._examples_per_second = math.nan  # of the training of this epoch
+        self._measured: dict[Phase, bool] = {}  # whether this epoch has measured the phase, for phases that were seen
         self._validates = False
         self._best: dict[str, float] = {}
 
@@ -92,7 +94,7 @@ class _Progress:
             self._show(columns.phase, (index, count, batch_index + 1, total), row, now)
 
     def notice(self, text: str, seconds: float = 0.0) -> None:
-        self._times.leave_out(seconds)  # what took them is said by itself
+        self._times.leave_out(seconds)  # compiling has its own line, and must not slow the pace of the batches
         self._screen.write(text)
 
     def close(self) -> None:
@@ -105,13 +107,14 @@ class _Progress:
         self._batch_size = 0
         self._times.begin(now, done)
         brief = self._times.expected(phase) < self._screen.seconds
+        # A phase that should be over before the next drawing gets no bar at its start.
         if self._screen.live and not (brief and now - self._shown < self._screen.seconds):
             self._show(phase, (index, count, done, total), {}, now)
 
     def _show(self, phase: Phase, position: tuple[int, int, int, int], stats: Mapping[str, Any], now: float) -> None:
-        """Shows where a phase stands; `position` is epoch, their number, batches done, their number."""
+        """Shows how far a phase is; `position` is the epoch, the number of epochs, batches done, number of batches."""
         index, count, done, total = position
-        if self._place != (index, phase):  # its start was not seen
+        if self._place != (index, phase):  # the start of the phase was not seen
             self._place = index, phase
             self._times.begin(now, done)
         in_epoch, in_fit = self._times.left(phase, now, done=done, total=total, epochs_to_come=count - index - 1)
@@ -162,11 +165,11 @@ class _Progress:
         self._screen.add(row)
 
     def _pace(self, done: int, now: float) -> float:
-        """Examples per second in the phase at hand."""
+        """Examples per second in the current phase."""
         return self._batch_size / self._times.seconds_per_batch(now, done) if self._batch_size else math.nan
 
     def _is_best(self, measured: Mapping[str, float]) -> bool:
-        """Whether the loss is the best so far: that of validation once there has been one, else of training."""
+        """Whether the loss is the best so far: the validation loss if there was any validation, else the loss."""
         name = Phase.VALIDATION.stat("loss") if self._validates else "loss"
         loss = measured.get(name, math.nan)
         if math.isfinite(loss) and loss < self._best.get(name, math.inf):
@@ -176,10 +179,10 @@ class _Progress:
 
 
 def _has(stats: Mapping[str, Any], phase: Phase) -> bool:
-    """Whether there are statistics of `phase`."""
+    """Whether the statistics of `phase` are measured."""
     return bool(is_measured(stats[phase.stat("loss")]))
 
 
 def _measured(stats: Mapping[str, Any]) -> dict[str, float]:
-    """Those of `stats` that were measured, as Python numbers; what has diverged is among them."""
+    """The measured ones of `stats` as Python numbers; a NaN that has diverged is among them."""
     return {name: as_number(value) for name, value in stats.items() if is_measured(value)}

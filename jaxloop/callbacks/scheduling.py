@@ -16,20 +16,20 @@ from jaxloop.schedules import SegmentedSchedule
 def learning_rate_scheduler(schedule: SegmentedSchedule | optax.Schedule) -> Callback:
     """Sets the optimizer's learning rate at the start of each training step.
 
-    The step is the position in the fit, from 0: the training batches that it has taken, `step - first_step`, however
-    long its epochs are. A batch whose update was cancelled counts; those that a cancelled epoch left out do not. A new
-    fit begins the schedule anew, with its own number of steps.
+    The schedule gets the position in the fit, counted from 0: the number of training batches that the fit has taken,
+    `step - first_step`, however long the epochs are. A batch whose update was cancelled counts. Batches that a
+    cancelled epoch left out do not. Each fit begins the schedule again, with its own number of steps.
 
     Args:
-      schedule: what `make_schedule` gives, which is told how many steps the fit has; or any optax schedule. That number
-        is the sum of the epochs' lengths where `training` tells them ahead: a list, `TrainingEpochs`, `repeat`, or
-        whatever else can be indexed. Of epochs that come one by one, as from a generator, each is taken to be as long
-        as the first, which is said when the fit begins; one of another length is warned of.
+      schedule: what `make_schedule` gives, or any optax schedule. The former gets the number of steps in the fit. That
+        is the sum of the lengths of the epochs if `training` tells them ahead: a list, `TrainingEpochs`, `repeat`, or
+        anything else that can be indexed. If epochs come one by one, as from a generator, every epoch is assumed to be
+        as long as the first. A message says so when the fit begins, and a warning if an epoch has another length.
 
     Raises:
-      TypeError: `schedule` is neither.
-      ValueError: before any step is compiled: the optimizer does not expose its rate, by `optax.inject_hyperparams`, or
-        exposes several, or drives it by a schedule of its own; or the segments end before the fit does.
+      TypeError: `schedule` is neither of these.
+      ValueError: before any step is compiled: the optimizer does not expose its rate by `optax.inject_hyperparams`; or
+        exposes several; or drives it by a schedule of its own; or the segments end before the fit does.
 
     Example:
       >>> optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
@@ -43,8 +43,8 @@ def hyperparameter_scheduler(name: str, schedule: SegmentedSchedule | optax.Sche
     """Sets a hyperparameter of the optimizer at the start of each training step, and records it under its name.
 
     Args:
-      name: as `optax.inject_hyperparams` exposes it: `"momentum"`, `"weight_decay"`, `"b1"`, ...
-      schedule: as in `learning_rate_scheduler`, of which position and errors are the same.
+      name: the name that `optax.inject_hyperparams` exposes: `"momentum"`, `"weight_decay"`, `"b1"`, ...
+      schedule: as in `learning_rate_scheduler`. Position and errors are the same too.
 
     Example:
       >>> optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1, momentum=0.9)
@@ -70,7 +70,7 @@ def _scheduler(where: str, name: str, schedule: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Unbound:
-    """A scheduler that awaits the number of steps."""
+    """A scheduler that does not know the number of steps yet."""
 
     where: str
     name: str
@@ -81,7 +81,7 @@ class _Unbound:
         return self.where
 
     def bind(self, plan: Plan) -> "_Scheduler":
-        # Made when it is first needed: an evaluation binds callbacks too, to a plan that no schedule has to last for.
+        # Made when it is first needed: an evaluation binds callbacks too, and its plan can be longer than the segments.
         made = functools.cache(functools.partial(self.schedule, plan.total_steps))
         return _Scheduler(self.where, self.name, lambda step: made()(step))
 

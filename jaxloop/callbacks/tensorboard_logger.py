@@ -1,4 +1,4 @@
-"""Event files for TensorBoard: a folder for each run, training and validation apart."""
+"""Event files for TensorBoard: a folder for each fit, with training and validation apart."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -29,37 +29,39 @@ _FOLDERS = {Phase.TRAINING: "train", Phase.VALIDATION: "validation"}
 
 
 class TensorBoardLogger:
-    """Writes what TensorBoard shows: `tensorboard --logdir run/tensorboard/stats`.
+    """Writes event files for TensorBoard. To view them: `tensorboard --logdir run/tensorboard/stats`.
 
-    Each fit has a folder of its own below `root`, named by its time, `20250131-235959`, and in it `train` and
-    `validation`, which share their tags, so that TensorBoard lays them over each other:
+    Each fit has its own folder below `root`, named by its time, such as `20250131-235959`. In it are the folders
+    `train` and `validation`. Their tags are the same, so that TensorBoard draws both in one chart:
 
-    - `epoch_<metric>` at the index of the epoch over the loop's life, from 0, for both; in `train` also
-      `epoch_learning_rate`, if the optimizer exposes it, `epoch_examples_per_second`, compilation left out, and what
-      callbacks recorded, as it stood when the epoch was over;
-    - `batch_<metric>`, `batch_learning_rate` and what callbacks recorded at the index of the training batch over the
-      loop's life, from 0, each metric a mean over the epoch so far; none with `report="epoch"`.
+    - By epoch, at its index over the loop's life, from 0: `epoch_<metric>` in both folders. In `train` also
+      `epoch_learning_rate`, if the optimizer exposes it; `epoch_examples_per_second`, without the time of compiling;
+      and what callbacks recorded, with its value at the end of the epoch.
+    - By training batch, at its index over the loop's life, from 0: `batch_<metric>`, each a mean over the epoch so far;
+      `batch_learning_rate`; and what callbacks recorded. With `report="epoch"` there are none.
 
-    Numbers are float32 there, by the format: a whole number above 2**24 is rounded, which CSV and `History` keep. What
-    was not measured in an epoch has no point in it, and is NaN at a batch, as is what has diverged.
+    The format holds numbers as float32: a whole number above 2**24 is rounded. CSV and `History` keep it exactly. A
+    statistic that an epoch has not measured has no point at that epoch. At a batch it is NaN, like one that has
+    diverged.
 
-    Rows are written once a second, at the end of a phase (ten times a second at most), at the latest when 8192 wait,
-    and when the fit ends, however it does. What is written outlives the process, and no write waits for the disk. Where
-    one fails, as on a full disk, a warning tells it, what was written before stays readable, and training goes on
-    without.
+    Rows are written once a second, at the end of a phase (at most ten times a second), when 8192 rows wait, and at the
+    end of the fit, however it ends. What is written outlives the process, and no write waits for the disk. If a write
+    fails, for example on a full disk, a warning says so, the earlier records stay readable, and training goes on
+    without the logger.
 
     Args:
-      root: below which each fit makes its folder.
-      weight_histograms: after each how many epochs there are histograms of the parameters, `weights/<path>`. It
-        copies the loop once an epoch, and costs a step nothing.
-      gradient_histograms: after how many training steps there are histograms of the gradient, `gradients/<path>`. It
-        looks into the step, so training takes one step per dispatch, cut in two, whatever `steps_per_dispatch` says.
-      images: `(loop) -> {tag: image}`, called after each epoch, with a copy of the loop; images as in `ImageSaver`. It
+      root: the folder in which each fit makes its own.
+      weight_histograms: write histograms of the parameters, `weights/<path>`, after every so many epochs. This copies
+        the loop once an epoch, and costs nothing in a step.
+      gradient_histograms: write histograms of the gradient, `gradients/<path>`, after every so many training steps.
+        This reads the step, so training takes one step per dispatch, cut in two, even with another
+        `steps_per_dispatch`.
+      images: `(loop) -> {tag: image}`, called after each epoch with a copy of the loop; images as in `ImageSaver`. It
         needs Pillow.
-      hyperparameters: numbers, bools and strings by name, shown beside the last metrics in TensorBoard's HPARAMS.
+      hyperparameters: numbers, bools and strings by name. TensorBoard's tab HPARAMS shows them with the last metrics.
 
     Raises:
-      TypeError, ValueError: an argument is not what it must be.
+      TypeError, ValueError: an argument is of a wrong type, or outside of its bounds.
       ModuleNotFoundError: at the start of a fit, Pillow is needed and not installed.
       OSError: at the start of a fit, the folder cannot be made.
 
@@ -91,7 +93,7 @@ class TensorBoardLogger:
 
     @property
     def host_declaration(self) -> HostDeclaration:
-        """An observer of rows, that reads more at those events alone where it must."""
+        """It observes rows, and reads more only at the events where an option needs it."""
         deeper: list[tuple[Event, Reads]] = []
         if self.weight_histograms is not None or self.images is not None:
             deeper.append((Event.EPOCH_END, "loop"))
@@ -120,11 +122,11 @@ class _Run:
         self._folder: Path | None = None
         self._files: dict[str, EventFile] = {}
         self._encoders: dict[tuple[str, ...], ScalarRows] = {}
-        self._recorded: list[str] = []  # names of statistics that are no metric
+        self._recorded: list[str] = []  # the names of statistics that are not metrics
         self._failed = self._completed = False
         self._by_batch = plan.report == "batch"
         self._began = self._compiling = 0.0
-        self._counted = 0  # rows of this phase
+        self._counted = 0  # rows in this phase so far
         self._latest: Columns | None = None
         self._waiting = WaitingRows()
 
@@ -211,11 +213,11 @@ class _Run:
             self._write("train", lambda file: file.add(gradient, step))
 
     def _logged(self, stats: Mapping[str, Any]) -> list[str]:
-        """The names beside the metrics; without the learning rate where the optimizer exposes none."""
+        """The names of the other statistics; without the learning rate if the optimizer does not expose it."""
         return [name for name in self._recorded if name != "learning_rate" or is_measured(stats[name]).any()]
 
     def _write_summary(self, folder: str, summary: Any, loop: Any) -> None:
-        """Writes what belongs to an epoch, if there is anything."""
+        """Writes the summary of an epoch if it holds anything."""
         if summary.value:
             step = int(loop.epoch) - 1
             self._write(folder, lambda file: file.add(summary, step))
@@ -224,7 +226,7 @@ class _Run:
         waiting = self._waiting.together()
         if waiting is None:
             return
-        self._waiting.clear(time.time())  # before: a write that has failed is not tried again
+        self._waiting.clear(time.time())  # before the write: a write that has failed is not tried again
         columns, times = waiting
         names = [*self._plan.metrics, *self._logged(columns)]
         values = np.stack([as_floats(columns[name]) for name in names], axis=1)
@@ -237,7 +239,7 @@ class _Run:
         return self._encoders[tuple(tags)]
 
     def _write(self, folder: str, write: Callable[[EventFile], None]) -> None:
-        """Lets `write` write to the file in a folder of the run; where it cannot, tells it, and ends all writing."""
+        """Calls `write` with the file in a folder of the run. If this fails, it warns, and ends all writing."""
         if self._failed:
             return
         assert self._folder is not None
@@ -265,7 +267,7 @@ def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _new_folder(root: Path) -> Path:
-    """A folder below `root` that is named by the time and was not there before, whoever else makes one."""
+    """A new folder below `root`, named by the time. Other processes may make such folders at the same time."""
     root.mkdir(parents=True, exist_ok=True)
     name = datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in count(1):

@@ -1,4 +1,4 @@
-"""A screen that ends no fit: what fails is told once, and nothing more is drawn."""
+"""A screen that never ends a fit: the first failure is a warning, and after it nothing more is drawn."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,10 +9,10 @@ from jaxloop.telling import warn
 
 
 class Guarded:
-    """Draws on a screen as long as that works. The first failure is warned of, and training goes on without.
+    """Draws on a screen as long as that works. The first failure is a warning, and training goes on without a screen.
 
     Attributes:
-      live, seconds: of the screen.
+      live, seconds: as in the screen.
     """
 
     failure: Exception | None = None
@@ -49,6 +49,6 @@ class Guarded:
             return
         self._screen = None
         with suppress(Exception):
-            screen.close()  # standard output is put back where the screen stood in for it
+            screen.close()  # puts standard output back if the screen has replaced it
         failed = repr(self.failure)
         warn(f"ProgressBar: the console cannot be written, {failed}. Training goes on, and this fit shows no more.")

@@ -1,4 +1,4 @@
-"""What the console says: the line of a bar, the row of an epoch, and the numbers in them, as text."""
+"""The texts of the console: the line of a bar, the row of an epoch, and the numbers in them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,22 @@ _BAR_WIDTHS = 3, 30
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _NUMBER_WIDTH = 8
 _NAME_WIDTH = 16
-_BEHIND_METRICS = 1000  # a rank that no metric has
+_AFTER_METRICS = 1000  # a rank above that of any metric
 _VALIDATION = Phase.VALIDATION.value
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a phase stands. What is not known is NaN.
+    """How far a phase is. A number that is not known is NaN.
 
     Attributes:
-      phase: the one at hand.
-      epoch_index, epoch_count: position in the fit, from 0.
-      done, total: its batches.
-      measured: each metric by name, as it stands in this phase, once it is measured.
-      learning_rate: the one last applied.
-      examples_per_second: of this phase.
-      epoch_left, fit_left: seconds.
+      phase: the current phase.
+      epoch_index, epoch_count: the position in the fit, from 0, and the number of its epochs.
+      done, total: the number of batches that are done, and of all batches of the phase.
+      measured: the present value of each metric in this phase, by name, if it is measured.
+      learning_rate: the rate that was applied last.
+      examples_per_second: the speed in this phase.
+      epoch_left, fit_left: the seconds that are left in the epoch and in the fit.
     """
 
     phase: Phase
@@ -44,17 +44,17 @@ class Moment:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """What there is to say of an epoch that is over. What is not known is NaN.
+    """The results of an epoch that is over. A number that is not known is NaN.
 
     Attributes:
-      epoch_index, epoch_count: position in the fit, from 0.
-      seconds: of its phases.
-      metrics: their names, in order.
-      measured: by name in `loop.stats`, what was measured in this epoch.
-      validated: whether validation belongs to the epochs of this fit, measured in this one or not.
+      epoch_index, epoch_count: the position in the fit, from 0, and the number of its epochs.
+      seconds: the time of its phases.
+      metrics: the names of the metrics, in order.
+      measured: what was measured in this epoch, by its name in `loop.stats`.
+      validated: whether any epoch of this fit so far had a validation.
       best: whether its loss is the best so far.
-      learning_rate: the one last applied.
-      examples_per_second: of its training.
+      learning_rate: the rate that was applied last.
+      examples_per_second: the speed of its training.
     """
 
     epoch_index: int
@@ -70,7 +70,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a line, with what separates it from the part before; the lowest ranks are the last to be left out."""
+    """A part of a line, with its separator from the part before. If room is short, the highest ranks are left out."""
 
     rank: int
     text: str
@@ -78,7 +78,7 @@ class _Piece:
 
 
 def number(value: float) -> str:
-    """`value` with four significant digits, of one width as far as can be; an int in full.
+    """`value` with four significant digits, of one width where possible; an int in full.
 
     Example:
       >>> [number(value) for value in (0.5, 1234.56, 123456.0, 0.00012, math.nan)]
@@ -98,7 +98,7 @@ def number(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """`value` with at most four significant digits, and no zeros behind the last of them.
+    """`value` with at most four significant digits, without trailing zeros.
 
     Example:
       >>> [short(value) for value in (0.01, 3e-4, 100.0, 0.0)]
@@ -110,7 +110,7 @@ def short(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`seconds` as a person reads them.
+    """`seconds` in a form that is easy to read.
 
     Example:
       >>> [duration(seconds) for seconds in (0.2, 59.0, 65.0, 3723.0, 200_000.0)]
@@ -127,15 +127,15 @@ def duration(seconds: float) -> str:
 
 
 def bar_line(moment: Moment, width: int, *, ascii: bool = False) -> str:
-    """A bar with all there is to say of `moment`, in at most `width` characters.
+    """The line of a bar for `moment`, in at most `width` characters.
 
-    What matters most has the first choice: batches, the loss, the bar itself, the time left in the fit, the other
-    metrics in their order, the time left in the epoch, examples per second, the learning rate.
+    If room is short, the parts are kept in this order: batches, the loss, the bar itself, the time left in the fit, the
+    other metrics in their order, the time left in the epoch, examples per second, the learning rate.
 
     Args:
-      moment: what is shown.
+      moment: what to show.
       width: at least 1.
-      ascii: whether the bar is drawn in ASCII.
+      ascii: whether to draw the bar in ASCII.
     """
     title = _title(moment.epoch_index, moment.epoch_count)
     lead = (title if moment.phase is Phase.TRAINING else _VALIDATION).rjust(max(len(title), len(_VALIDATION)))
@@ -149,7 +149,7 @@ def bar_line(moment: Moment, width: int, *, ascii: bool = False) -> str:
 
 
 def moment_line(moment: Moment) -> str:
-    """All there is to say of `moment`, in one line of a log."""
+    """`moment` as one line of a log."""
     title = _title(moment.epoch_index, moment.epoch_count)
     details = "".join(piece.text for piece in _details(moment, rate="learning_rate")).removeprefix(", ")
     batches = f"{title} {moment.phase.value} {moment.done}/{moment.total} batches"
@@ -157,7 +157,7 @@ def moment_line(moment: Moment) -> str:
 
 
 def epoch_line(row: EpochRow) -> str:
-    """All there is to say of an epoch, in one line of a log: names as in `loop.stats`, each before its number."""
+    """An epoch as one line of a log: names as in `loop.stats`, each before its number."""
     names = [phase.stat(name) for name in row.metrics for phase in Phase]
     texts = [f"{name} {number(row.measured[name])}" for name in names if name in row.measured]
     if not math.isnan(row.learning_rate):
@@ -170,21 +170,21 @@ def epoch_line(row: EpochRow) -> str:
 
 
 def table_lines(row: EpochRow, width: int) -> tuple[str, str]:
-    """The header of a table and the row of an epoch under it, each of at most `width` characters.
+    """The header of a table and the row of an epoch, each of at most `width` characters.
 
-    Under the name of a metric stands training, and to its right validation. What matters most has the first choice:
-    the epoch, the loss, the mark at the best, the other metrics in their order, the seconds, the learning rate,
-    examples per second.
+    The column under a metric's name is training, and the column to its right is validation. If room is short, the
+    columns are kept in this order: the epoch, the loss, the mark at the best, the other metrics in their order, the
+    seconds, the learning rate, examples per second.
     """
     place = f"{row.epoch_index + 1}/{row.epoch_count}".rjust(max(len("epoch"), 2 * len(str(row.epoch_count)) + 1))
     pieces = [
         _Piece(0, place, "epoch".rjust(len(place))),
-        _cell(_BEHIND_METRICS, "seconds", _seconds(row.seconds)),
+        _cell(_AFTER_METRICS, "seconds", _seconds(row.seconds)),
         *(_pair(row, name, rank) for name, rank in zip(row.metrics, _ranks(len(row.metrics)), strict=True)),
     ]
     if not math.isnan(row.learning_rate):
-        pieces.append(_cell(_BEHIND_METRICS + 1, "learning_rate", short(row.learning_rate)))
-    pieces.append(_cell(_BEHIND_METRICS + 2, "examples/s", _examples(row.examples_per_second)))
+        pieces.append(_cell(_AFTER_METRICS + 1, "learning_rate", short(row.learning_rate)))
+    pieces.append(_cell(_AFTER_METRICS + 2, "examples/s", _examples(row.examples_per_second)))
     pieces.append(_cell(2, "best", "*" if row.best else ""))
     kept = _fitting(pieces, width)
     texts = ("".join(piece.header for piece in kept), "".join(piece.text for piece in kept))
@@ -196,28 +196,28 @@ def _title(epoch_index: int, epoch_count: int) -> str:
 
 
 def _details(moment: Moment, rate: str) -> list[_Piece]:
-    """What there is to say of a moment beside its place, in the order in which it is said."""
+    """The parts of a moment's line after the number of batches, in their order."""
     ranks = _ranks(len(moment.measured))
     metrics = [f"{name} {number(value)}" for name, value in moment.measured.items()]
     pieces = [_Piece(rank, f", {text}") for rank, text in zip(ranks, metrics, strict=True)]
     if not math.isnan(moment.learning_rate) and moment.phase is Phase.TRAINING:
-        pieces.append(_Piece(_BEHIND_METRICS + 2, f", {rate} {short(moment.learning_rate)}"))
+        pieces.append(_Piece(_AFTER_METRICS + 2, f", {rate} {short(moment.learning_rate)}"))
     if not math.isnan(moment.examples_per_second):
-        pieces.append(_Piece(_BEHIND_METRICS + 1, f", {_examples(moment.examples_per_second)} examples/s"))
+        pieces.append(_Piece(_AFTER_METRICS + 1, f", {_examples(moment.examples_per_second)} examples/s"))
     if not math.isnan(moment.fit_left):
         pieces.append(_Piece(3, f", {duration(moment.fit_left)} left"))
         if moment.epoch_index + 1 < moment.epoch_count:
-            pieces.append(_Piece(_BEHIND_METRICS, f" ({duration(moment.epoch_left)} in epoch)"))
+            pieces.append(_Piece(_AFTER_METRICS, f" ({duration(moment.epoch_left)} in epoch)"))
     return pieces
 
 
 def _ranks(count: int) -> list[int]:
-    """The ranks of `count` metrics: of the loss, which is the first, and of those that follow it."""
+    """The ranks of `count` metrics: 1 for the loss, which is the first, and 4, 5, ... for the others."""
     return [1, *range(4, 3 + count)][:count]
 
 
 def _fitting(pieces: Sequence[_Piece], room: int) -> list[_Piece]:
-    """Those of `pieces` that fit into `room` characters, in their order; the lowest ranks choose first."""
+    """The `pieces` that fit into `room` characters, in their order. Those of the lowest ranks are taken first."""
     kept = []
     for piece in sorted(pieces, key=lambda piece: piece.rank):
         if len(piece.text) <= room or not kept:
@@ -234,7 +234,7 @@ def _bar(moment: Moment, width: int, ascii: bool) -> str:
 
 
 def _pair(row: EpochRow, name: str, rank: int) -> _Piece:
-    """Training and, if there is any, validation of one metric, side by side."""
+    """One metric: its training value, and beside it its validation value if the fit has validation."""
     shown = name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "."
     values = [row.measured.get(phase.stat(name)) for phase in Phase]
     training, validation = ("-" if value is None else number(value) for value in values)
@@ -244,7 +244,7 @@ def _pair(row: EpochRow, name: str, rank: int) -> _Piece:
 
 
 def _cell(rank: int, header: str, text: str) -> _Piece:
-    """A cell under its header, two spaces behind the one before; a long text runs into those."""
+    """A cell under its header, two spaces after the cell before. A long text uses these spaces too."""
     return _Piece(rank, text.rjust(len(header) + 2), "  " + header)
 
 

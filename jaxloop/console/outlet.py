@@ -1,4 +1,4 @@
-"""What a screen writes to: a stream that never fails, whatever is behind it."""
+"""The stream that a screen writes to: it never raises, whatever the real stream does."""
 
 import os
 from contextlib import suppress
@@ -6,14 +6,15 @@ from typing import Any, TextIO
 
 
 class Outlet:
-    """A stream as a screen sees it: writing raises nothing, and after a failure writes nothing more.
+    """A stream for a screen: writing never raises, and after a failure nothing more is written.
 
-    Characters that the stream cannot encode are written as question marks. Where there is no stream, as in a program
-    without a console, there is nobody to tell, so that is no failure. For tqdm it equals the stream behind.
+    Characters that the stream cannot encode are written as question marks. A program without a console has no stream.
+    Nobody could read a warning there, so that this is not a failure. An outlet is equal to its stream, because tqdm
+    compares streams to find the bars on them.
 
     Attributes:
-      file: the stream; None for none.
-      failure: what writing has raised; None while it works.
+      file: the stream, or None.
+      failure: the exception that writing has raised; None while it works.
     """
 
     def __init__(self, file: TextIO | None):
@@ -30,7 +31,7 @@ class Outlet:
         return len(text)
 
     def flush(self) -> None:
-        """Hands on what the stream holds back, if it does so."""
+        """Flushes the stream if it has a buffer."""
         if self.failure is None and hasattr(self.file, "flush"):
             try:
                 self.file.flush()
@@ -60,7 +61,7 @@ class Outlet:
 
 
 def _drop_what_is_held(file: Any) -> None:
-    """Empties a stream whose reader is gone; Python would fail at it once more as it exits, with status 120."""
+    """Empties the buffer of a stream without a reader. Python would flush it at its exit, fail, and end with 120."""
     with suppress(Exception):
         number = file.fileno()
         kept, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)

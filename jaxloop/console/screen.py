@@ -1,4 +1,4 @@
-"""Where the console is drawn: on a terminal, in a notebook, or line by line into anything else."""
+"""Screens: the console on a terminal, in a notebook, or line by line in any other stream."""
 
 import os
 import shutil
@@ -18,8 +18,8 @@ class Screen(Protocol):
     """Something to draw on.
 
     Attributes:
-      live: whether a moment is drawn over the one before.
-      seconds: between one moment and the next.
+      live: whether a moment is drawn over the moment before.
+      seconds: the time from one moment to the next.
     """
 
     live: bool
@@ -27,19 +27,19 @@ class Screen(Protocol):
 
     @property
     def failure(self) -> Exception | None:
-        """Why it can be drawn on no longer; None while it can be."""
+        """Why nothing can be drawn any more; None while drawing works."""
         ...
 
     def show(self, moment: Moment) -> None:
-        """Shows where a phase stands."""
+        """Shows how far a phase is."""
         ...
 
     def hide(self) -> None:
-        """Takes away the moment that is shown, if it can be."""
+        """Removes the moment that is shown, where that is possible."""
         ...
 
     def add(self, row: EpochRow) -> None:
-        """Writes what there is to say of an epoch."""
+        """Writes the results of an epoch."""
         ...
 
     def write(self, text: str) -> None:
@@ -47,21 +47,21 @@ class Screen(Protocol):
         ...
 
     def close(self) -> None:
-        """Leaves what is there as it is, and draws no more."""
+        """Ends the drawing, and leaves what is there."""
         ...
 
 
 def screen_on(file: TextIO | None) -> Screen:
-    """The screen that `file` is, or standard output for `None`."""
+    """The screen for `file`; for standard output if it is None."""
     if file is None and _in_notebook():
         return Notebook(sys.stdout)
     given = sys.stdout if file is None else file
-    stream = given.stream if isinstance(given, _Above) else given  # a fit in the middle of another
+    stream = given.stream if isinstance(given, _Above) else given  # this fit runs inside of another one
     return Terminal(stream) if _is_terminal(stream) else Lines(stream)
 
 
 class Lines:
-    """A pipe or a log file: a line for each epoch, and one a minute while an epoch lasts longer."""
+    """A pipe or a log file: a line for each epoch, and a line each minute during a longer epoch."""
 
     live = False
     seconds = 60.0
@@ -92,7 +92,7 @@ class Lines:
 class Terminal:
     """A terminal: a bar, and a table that grows above it.
 
-    While there is a bar, what is printed to standard output comes to stand above it too.
+    While there is a bar, text that is printed to standard output appears above it too.
     """
 
     live = True
@@ -140,11 +140,11 @@ class Terminal:
         self.hide()
 
     def _width(self) -> int:
-        return max(1, _columns(self._file) - 1)  # some terminals wrap once the last column is written
+        return max(1, _columns(self._file) - 1)  # some terminals wrap the line when its last column is written
 
 
 class Notebook:
-    """A notebook's cell: the table is printed, and the bar is an output of its own, which is drawn over.
+    """A notebook's cell: the table is printed, and the bar is a separate output that is updated in place.
 
     It needs no widgets.
     """
@@ -190,13 +190,13 @@ class Notebook:
 
 
 class _Table:
-    """A table in the making, whose header is said again where the columns change."""
+    """A table that grows. If its columns change, the header is printed again."""
 
     def __init__(self) -> None:
         self._header = ""
 
     def add(self, row: EpochRow, width: int) -> str:
-        """What comes to stand under the table."""
+        """The text to print below the table so far."""
         header, line = table_lines(row, width)
         if header == self._header:
             return line
@@ -205,19 +205,19 @@ class _Table:
 
 
 class _Above:
-    """Stands in for standard output while there is a bar: whole lines are written above it.
+    """Replaces standard output while there is a bar: whole lines are written above the bar.
 
-    Whoever keeps it longer writes through it to the stream behind.
+    Code that keeps it longer writes through it to the real stream.
     """
 
     def __init__(self, stream: TextIO):
         self.stream = stream
-        self._line = ""  # begun, and not ended yet
+        self._line = ""  # the beginning of a line that has not ended yet
         self._open = True
 
     @classmethod
     def standard_output(cls) -> "_Above | None":
-        """One in the place of standard output, unless that is no terminal or has been replaced already."""
+        """Replaces standard output, unless it is not a terminal or has been replaced already."""
         if isinstance(sys.stdout, cls) or not _is_terminal(sys.stdout):
             return None
         above = cls(sys.stdout)
@@ -238,7 +238,7 @@ class _Above:
             self.write(line)
 
     def close(self) -> None:
-        """Puts standard output back, unless somebody else has replaced it since."""
+        """Puts standard output back, unless other code has replaced it since."""
         self._open = False
         if sys.stdout is self:
             sys.stdout = self.stream
@@ -250,7 +250,8 @@ class _Above:
         return getattr(self.stream, name)
 
     def __eq__(self, other: object) -> bool:
-        return True if other is self or other is self.stream else NotImplemented  # tqdm asks which bars are in the way
+        # tqdm clears the bars whose stream is equal to the one it writes to.
+        return True if other is self or other is self.stream else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.stream)
@@ -259,12 +260,12 @@ class _Above:
 def _is_terminal(file: Any) -> bool:
     try:
         return bool(getattr(file, "isatty", lambda: False)())
-    except (OSError, ValueError):  # it is closed
+    except (OSError, ValueError):  # the stream is closed
         return False
 
 
 def _in_notebook() -> bool:
-    """Whether this is the kernel of a notebook: IPython is there and has one."""
+    """Whether this process is the kernel of a notebook: IPython is imported, and has a kernel."""
     ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     return hasattr(ipython(), "kernel")
 
@@ -272,7 +273,7 @@ def _in_notebook() -> bool:
 def _columns(file: Any) -> int:
     try:
         columns = os.get_terminal_size(file.fileno()).columns
-    except (OSError, ValueError, AttributeError):  # it has no descriptor, or that is no terminal
+    except (OSError, ValueError, AttributeError):  # the stream has no descriptor, or is not a terminal
         columns = 0
     return columns or shutil.get_terminal_size().columns
 

@@ -1,4 +1,4 @@
-"""How long the phases of a fit take, and from that how long is left."""
+"""How long the phases of a fit take, and how much time is left."""
 
 import math
 
@@ -6,10 +6,10 @@ from jaxloop.events import Phase
 
 
 class Times:
-    """Adds up the seconds of phases, and extrapolates from them.
+    """Adds up the seconds of the phases, and extrapolates from them.
 
-    It reads no clock: `now` is the time in seconds, of whatever clock. What is not known is NaN, as it is for a phase
-    whose beginning was not seen.
+    It reads no clock: `now` is the time in seconds on any clock. A time that is not known is NaN, for example that of a
+    phase that was joined in the middle.
     """
 
     def __init__(self) -> None:
@@ -19,15 +19,15 @@ class Times:
         self._totals: dict[Phase, tuple[float, int]] = {}
 
     def begin(self, now: float, batch_index: int = 0) -> None:
-        """A phase is seen from here on, from its batch `batch_index`."""
+        """Begins a phase that is seen from its batch `batch_index` on."""
         self._began, self._first = now, batch_index
 
     def leave_out(self, seconds: float) -> None:
-        """`seconds` of the phase at hand went into something else."""
+        """Leaves out `seconds` of the current phase, which went into something else."""
         self._began += seconds
 
     def end(self, phase: Phase, now: float) -> None:
-        """The phase at hand is over."""
+        """Ends the current phase."""
         spent = now - self._began
         self._began = math.nan
         self._epoch += spent
@@ -36,31 +36,31 @@ class Times:
             self._totals[phase] = total + spent, count + 1
 
     def end_epoch(self) -> float:
-        """The seconds of the phases since the last epoch was over."""
+        """The seconds of the phases since the last epoch ended."""
         seconds, self._epoch = self._epoch, 0.0
         return seconds
 
     def expected(self, phase: Phase) -> float:
-        """The mean seconds of such a phase so far."""
+        """The mean seconds of a `phase` so far."""
         total, count = self._totals.get(phase, (math.nan, 1))
         return total / count
 
     def seconds_per_batch(self, now: float, done: int) -> float:
-        """The mean seconds of a batch in the phase at hand, of which `done` batches are over."""
+        """The mean seconds of a batch in the current phase, after `done` batches."""
         spent, seen = now - self._began, done - self._first
         return spent / seen if seen > 0 and spent > 0 else math.nan
 
     def left(self, phase: Phase, now: float, *, done: int, total: int, epochs_to_come: int) -> tuple[float, float]:
         """The seconds left in this epoch and in the fit.
 
-        The rest of this phase goes on at its own pace; every other phase takes what such phases took so far, and the
-        first validation, until it begins, nothing.
+        The rest of the current phase is estimated from its own pace, and every other phase from the phases of its kind
+        so far. Before the first validation begins, a validation is taken to last 0 seconds.
 
         Args:
-          phase: the one at hand.
+          phase: the current phase.
           now: the time.
-          done, total: its batches.
-          epochs_to_come: after this one.
+          done, total: the number of its batches that are done, and of all its batches.
+          epochs_to_come: the number of epochs after this one.
         """
         pace = self.seconds_per_batch(now, done)
         whole = {phase: pace * total, Phase.VALIDATION: 0.0} if phase is Phase.TRAINING else {phase: pace * total}
