@@ -1,1 +1,1 @@
-"""What `benchmark` is made of: costs as XLA counts them, what was measured, and how functions are timed."""
+"""The parts of `benchmark`: what a program costs, how functions are timed, and the result."""

@@ -1,12 +1,12 @@
-"""What a program costs, and what a chip could do at most."""
+"""What a program costs, and what a chip can do at most."""
 
 from typing import Any
 
 from jaxloop.programs.flops import flops_of, loops_in
 
-#: FLOP/s in bfloat16, without sparsity, of one JAX device by its `device_kind`. Of TPU v2, v3 and 7x a device is one of
-#: the chip's two cores, and so has half of the chip's figure. Sources: docs.cloud.google.com/tpu/docs, on each version;
-#: the data sheets of NVIDIA, which for A100 and later also print twice that, with sparsity. The T4 has float16 instead.
+#: FLOP/s in bfloat16, without sparsity, of one JAX device by its `device_kind`. On TPU v2, v3 and 7x a device is one of
+#: the chip's two cores, and has half of the chip's FLOP/s. Sources: docs.cloud.google.com/tpu/docs, on each version;
+#: NVIDIA's data sheets, which for A100 and later also print twice the number, with sparsity. The T4's is for float16.
 _TPUS = {
     "TPU v2": 23e12,
     "TPU v3": 61.5e12,
@@ -19,7 +19,7 @@ _TPUS = {
     "TPU v6e": 918e12,
     "TPU7x": 1153.5e12,
 }
-#: The same by words of which `device_kind` holds all; the first that fit count.
+#: The same for GPUs. The first entry counts whose words are all in `device_kind`.
 _GPUS = {
     ("H200", "NVL"): 835e12,
     ("H200",): 989e12,
@@ -34,7 +34,7 @@ _GPUS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """The most FLOP/s that a device does in bfloat16; None where that is not known, as of a CPU.
+    """The largest FLOP/s of a device in bfloat16; None if it is not known, as for a CPU.
 
     Args:
       device_kind: as `jax.devices()[0].device_kind`.
@@ -50,16 +50,16 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def costs_of(traced: Any) -> tuple[float | None, float | None]:
-    """FLOPs of a traced function, and the bytes it moves once it is optimized, for which it is compiled if need be.
+    """The FLOPs of a traced function, and the bytes that the optimized program moves. It is compiled if necessary.
 
     Args:
-      traced: as `jitted.trace(*arguments)`; where nothing is known of it, as of None, neither is.
+      traced: the result of `jitted.trace(*arguments)`. For None, or anything else without a program, both are None.
 
     Returns:
-      FLOPs as `flops_of` counts them, or None where there is a loop of no fixed length; bytes on one device, or None
-      where there is a loop, of which XLA counts one turn.
+      FLOPs as `flops_of` counts them, or None if there is a loop without a fixed length; bytes on one device, or None
+      if there is a loop, since XLA counts only one turn of it.
     """
-    traced = getattr(traced, "traced", traced)  # of `nnx.jit`: what it has inside
+    traced = getattr(traced, "traced", traced)  # `nnx.jit` wraps JAX's own object
     program = getattr(traced, "jaxpr", None)
     if program is None:
         return None, None

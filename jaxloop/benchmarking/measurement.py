@@ -1,4 +1,4 @@
-"""What a benchmark has measured: times, rates, and how much of the chip was used."""
+"""The result of a benchmark: times, rates, and how much of the chip was used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,22 +25,23 @@ class Quartiles:
 
 @dataclass(frozen=True, repr=False)
 class Measurement:
-    """What was measured, over all devices. A call is one of the function, or a step of the training loop.
+    """The result of a benchmark, over all devices. A call is a call of the function, or a step of the training loop.
 
     Attributes:
-      name: of what was measured.
-      rounds: how many were timed.
-      calls: in one round.
-      seconds: per call, over the rounds: calls one after the other, and a wait for the device after the last.
-      dispatch_seconds: the overhead of dispatching: until a call comes back to Python, the device having nothing else
-        to do. The host is what limits as soon as this is not less than `seconds`. XLA's CPU backend runs small
-        programs inside of the call; then the work is in it. None of a training loop.
-      latency_seconds: of the same calls, until their result was there. None of a training loop.
-      examples: in one call, or None.
-      flops: of one call, a scan's body counted as often as it runs; None where nobody knows.
-      bytes: that one call reads and writes, as XLA counts them of the optimized program; None where that has loops,
-        of which it counts one turn.
-      device_kind, device_count: of the devices that hold the result; None and 0 where it is on none.
+      name: the name of the function or of the step.
+      rounds: the number of rounds that were timed.
+      calls: the number of calls in one round.
+      seconds: the time of a call, over the rounds. In a round the calls follow one another, and after the last one the
+        benchmark waits for the device.
+      dispatch_seconds: the overhead of dispatching: the time until a call comes back to Python while the device is
+        idle. If it is not less than `seconds`, the host is the limit. XLA's CPU backend runs small programs inside of
+        the call: then the work of the program is included. None for a training loop.
+      latency_seconds: the time of the same calls until the result was there. None for a training loop.
+      examples: the number of examples in one call, or None.
+      flops: the FLOPs of one call, with a scan's body counted as often as it runs; None if they are not known.
+      bytes: the bytes that one call reads and writes, as XLA counts them in the optimized program; None if the program
+        has loops, since XLA counts only one turn of a loop.
+      device_kind, device_count: the devices that hold the result; None and 0 if no device does.
     """
 
     name: str
@@ -57,38 +58,38 @@ class Measurement:
 
     @property
     def calls_per_second(self) -> float:
-        """Of the median round; of a training loop, steps per second."""
+        """Calls per second in the median round; for a training loop, steps per second."""
         return 1 / self.seconds.median
 
     @property
     def examples_per_second(self) -> float | None:
-        """Of the median round."""
+        """Examples per second in the median round."""
         return self._per_second(self.examples)
 
     @property
     def flops_per_second(self) -> float | None:
-        """What was achieved, on all devices together."""
+        """The achieved FLOP/s, on all devices together."""
         return self._per_second(self.flops)
 
     @property
     def bytes_per_second(self) -> float | None:
-        """Read and written, on all devices together."""
+        """The bytes that were read and written in a second, on all devices together."""
         return self._per_second(self.bytes)
 
     @property
     def intensity(self) -> float | None:
-        """Arithmetic intensity: FLOPs for each byte."""
+        """The arithmetic intensity: FLOPs per byte."""
         return self.flops / self.bytes if self.flops is not None and self.bytes else None
 
     @property
     def peak_flops(self) -> float | None:
-        """The most FLOP/s in bfloat16 of all devices together; None where it is not known, as of a CPU."""
+        """The largest FLOP/s in bfloat16 of all devices together; None if it is not known, as for a CPU."""
         peak = peak_flops(self.device_kind) if self.device_kind else None
         return None if peak is None else peak * self.device_count
 
     @property
     def utilization(self) -> float | None:
-        """MFU: achieved FLOP/s as a share of `peak_flops`. What `remat` computes again counts as work here."""
+        """MFU: the achieved FLOP/s as a share of `peak_flops`. What `jax.remat` computes again counts too."""
         achieved, peak = self.flops_per_second, self.peak_flops
         return achieved / peak if achieved is not None and peak else None
 
@@ -129,7 +130,7 @@ def _spread(seconds: Quartiles) -> str:
 
 
 def _amount(number: float | None) -> str:
-    """Three digits and the prefix of a unit: 0.0000416 is "41.6 u"."""
+    """A number with three digits and the prefix of a unit: 0.0000416 is "41.6 u"."""
     if not number:
         return "0 "
     power = min(5, max(-3, int(np.floor(np.log10(abs(number)) / 3 + 1e-9))))

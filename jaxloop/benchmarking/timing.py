@@ -1,4 +1,4 @@
-"""Timing a function: one call alone, and many one after the other, fed with their own results where they must be."""
+"""Timing of a function: one call, and many calls in a row, each with the last one's result if that is necessary."""
 
 import operator
 import time
@@ -12,7 +12,7 @@ from jaxloop.benchmarking.costs import costs_of
 from jaxloop.benchmarking.measurement import Measurement, Quartiles
 
 _ROUND_SECONDS = 0.2
-#: Calls in a round: results that nothing waits for are all held until its end, so they must not be many.
+#: The most calls in a round. Without a carry all results are kept until the end of the round: there must not be many.
 _MOST_CALLS, _MOST_CARRIED_CALLS = 32, 10_000
 
 
@@ -26,7 +26,7 @@ def time_function(
     carry: bool | None,
     examples: int | None,
 ) -> Measurement:
-    """What the calls `function(*arguments)` take, and cost where it is jitted; see `jaxloop.benchmark`."""
+    """The times of the calls `function(*arguments)`, and their costs if it is jitted; see `jaxloop.benchmark`."""
     traced: Any = function.trace(*arguments) if hasattr(function, "trace") else None  # type: ignore[attr-defined]
     donates = traced is not None and any(info.donated for info in jax.tree.leaves(traced.lower().args_info))
     carry = donates if carry is None else carry
@@ -59,7 +59,7 @@ def time_function(
 
 
 def _timed(call: Callable[[int], Any], count: int) -> tuple[float, float]:
-    """Seconds until `count` calls have come back, and until all that they gave is there."""
+    """The seconds until `count` calls have come back, and until all their results are there."""
     start = time.perf_counter()
     results = call(count)
     returned = time.perf_counter()
@@ -68,22 +68,22 @@ def _timed(call: Callable[[int], Any], count: int) -> tuple[float, float]:
 
 
 def _caller(function: Callable[..., Any], arguments: tuple[Any, ...], result: Any, carry: bool) -> Callable[[int], Any]:
-    """What makes so many calls, and gives what to wait for.
+    """A function that makes a number of calls, and gives the results to wait for.
 
     Args:
-      function: called once already, with `arguments`, which gave `result`.
-      arguments, result: of that call.
+      function: was called once already, with `arguments`, and gave `result`.
+      arguments, result: the arguments and the result of that call.
       carry: whether the result goes into the next call.
 
     Raises:
-      ValueError: arguments were deleted that are not carried, or the result cannot be.
+      ValueError: the call has deleted an argument that is not carried, or the result cannot be carried.
     """
     name = getattr(function, "__name__", type(function).__name__)
     gone = [place for place, argument in enumerate(arguments) if _is_deleted(argument) and not (carry and place == 0)]
     if gone:
         raise ValueError(
             f"benchmark: {name} donates its argument {gone[0]} (counted from 0), which is gone after one call. Only "
-            "argument 0 can be fed anew, by its result: give carry=True, or a function that donates nothing else."
+            "argument 0 can be replaced, by its result: give carry=True, or a function that donates nothing else."
         )
     if not carry:
         return lambda count: [function(*arguments) for _ in range(count)]
@@ -103,7 +103,7 @@ def _caller(function: Callable[..., Any], arguments: tuple[Any, ...], result: An
 
 
 def _pick(name: str, argument: Any, result: Any) -> Callable[[Any], Any]:
-    """What takes the next argument 0 from a result: all of it, or its first part, whichever is like the argument."""
+    """A function that takes the next argument 0 from a result: the whole result, or the first item of a tuple."""
     expected = _kinds(argument)
     if _kinds(result) == expected:
         return lambda result: result
@@ -134,7 +134,7 @@ def _is_deleted(tree: Any) -> bool:
 
 
 def devices_of(tree: Any) -> tuple[str | None, int]:
-    """Kind and number of the devices that hold the arrays of `tree`; None and 0 if there is none."""
+    """The kind and the number of the devices that hold the arrays of `tree`; None and 0 if it has no array."""
     arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     devices: set[Any] = set().union(*(array.sharding.device_set for array in arrays))
     return (next(iter(devices)).device_kind, len(devices)) if devices else (None, 0)

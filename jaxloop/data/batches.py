@@ -1,4 +1,4 @@
-"""Batches: lazy, sized, and reached by position alone."""
+"""Batches: a lazy collection that has a length and can be indexed."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -16,17 +16,18 @@ Collate = Callable[[list[Any]], Any]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Batches:
-    """A sized, indexable collection of batches. Nothing is read from the samples until a batch is.
+    """A sized, indexable collection of batches. The samples of a batch are read when the batch is read.
 
-    Made by `TrainingEpochs` and `in_batches`. `batches[i]` is a batch, `batches[i:j]` a collection.
+    It is made by `TrainingEpochs` and `in_batches`. `batches[i]` is a batch, and `batches[i:j]` is a collection.
 
     Attributes:
-      transforms: what each batch passes through when it is read; for samples read one at a time, first of all
-        what makes a batch of a list of them.
-      shapes: the lengths that the batches are padded to, so that programs see no more shapes than these; None
-        where that was not said.
-      compiled: what each batch passes through after that; in a fit, inside of the step's program.
-      resident: whether a fit has the samples on the device, and gathers there.
+      transforms: the functions that each batch passes through when it is read. If samples are read one at a time, the
+        first of them makes a batch from a list of samples.
+      shapes: the lengths that batches are padded to, so that programs have no more shapes than these; None if they are
+        not limited.
+      compiled: the functions that each batch passes through after `transforms`. In a fit they run inside of the step's
+        program.
+      resident: whether a fit keeps the samples on the device, and gathers batches there.
     """
 
     _samples: Samples
@@ -61,12 +62,13 @@ class Batches:
         """These batches, each passed through `transform` when it is read.
 
         Args:
-          transform: gives a batch of a batch, with as many examples.
-          compiled: whether `transform` is traced into the step's program: what travels to the device is the batch
-            before it, such as images of bytes. It is made of `jax.numpy` then, and comes after those that are not.
+          transform: makes a batch from a batch, with the same number of examples.
+          compiled: whether `transform` is traced into the step's program. Then it must use `jax.numpy`, and the batch
+            travels to the device before the transform, for example as images of bytes. Compiled transforms come after
+            all that are not compiled.
 
         Raises:
-          ValueError: Python's turn is over: a transform before is compiled, or the samples are on the device.
+          ValueError: `transform` is not compiled, but an earlier one is, or the samples are on the device.
         """
         if compiled:
             return replace(self, compiled=(*self.compiled, transform))
@@ -76,7 +78,7 @@ class Batches:
         return replace(self, transforms=(*self.transforms, transform))
 
     def uncompiled(self) -> "Batches":
-        """These batches as they are before what is compiled; of samples on the device, the indices, int32[batch]."""
+        """These batches before the compiled transforms. If samples are on the device: their indices, int32[batch]."""
         if not self.resident:
             return replace(self, compiled=())
         indices = _Indices(self._make_order, self._sample_count)
@@ -84,15 +86,15 @@ class Batches:
 
     @property
     def samples(self) -> Samples:
-        """What the batches are drawn from."""
+        """The samples that the batches are drawn from."""
         return self._samples
 
     def stacked(self, start: int, count: int) -> Any | None:
-        """Batches `start` to `start + count` gathered in one go, along a new leading axis.
+        """Batches `start` to `start + count`, gathered at once and stacked along a new leading axis.
 
         Returns:
-          PyTree of (count, batch_size, ...), or None where that cannot be: batches that are not neighbours,
-          are not full or pass through a transform.
+          PyTree of (count, batch_size, ...). None if this is not possible: for batches that are not neighbours, that
+          are not full, or that pass through a transform.
         """
         chosen = self._range[start : start + count]
         rows = slice(chosen.start * self._batch_size, chosen.stop * self._batch_size)
@@ -103,19 +105,19 @@ class Batches:
 
     @property
     def full(self) -> bool:
-        """Whether all batches have the same number of examples; the last may have fewer otherwise."""
+        """Whether all batches have the same number of examples. If not, the last one has fewer."""
         ends = [self._span(index).stop for index in (*self._range[:1], *self._range[-1:])]
         return max(ends, default=0) <= self._sample_count
 
     def rows(self) -> Iterator[slice | np.ndarray]:
-        """Where the samples of each batch are: a slice of them, or indices where they have an order of their own."""
+        """The positions of each batch's samples: a slice, or indices if the batches have an order of their own."""
         order = self._order
         for index in self._range:
             rows = self._span(index)
             yield rows if order is None else order[rows]
 
     def _span(self, index: int) -> slice:
-        """Where a batch lies in the order."""
+        """The positions of a batch in the order."""
         return slice(index * self._batch_size, (index + 1) * self._batch_size)
 
     @functools.cached_property
@@ -124,7 +126,7 @@ class Batches:
 
     @functools.cached_property
     def _gather(self) -> Callable[[slice], Any]:
-        """What reads the samples at some rows of the order, before any transform."""
+        """The function that reads the samples at given positions in the order, before any transform."""
         if isinstance(self._samples, _Indices):
             return self._samples.order().__getitem__
         order = self._order
@@ -158,19 +160,20 @@ def in_batches(
     size: Callable[[Any], Any] | None = None,
     lengths: Sequence[int] | None = None,
 ) -> Batches:
-    """The samples in their order, or the largest first, in batches; the last may be short. For validation.
+    """The samples in batches, for validation: in their order, or the largest first. The last batch may be short.
 
     Args:
       samples: PyTree of arrays with one leading axis, or a source: a list of samples, or any object with `__len__`
         and `__getitem__`.
-      batch_size: examples in a batch, at least 1.
-      collate: makes a batch of a list of samples.
-      size: gives the size of a sample, such as `len`; then the samples go by descending size, so that batches are of
-        like size. It is asked once for each, when the first batch is read. None keeps their order.
-      lengths: that `collate` pads to, for `Batches.shapes`; None where shapes are not bounded so.
+      batch_size: the number of examples in a batch, at least 1.
+      collate: makes a batch from a list of samples.
+      size: gives the size of a sample, such as `len`. Then the samples are sorted by descending size, so that the
+        samples of a batch have similar sizes. It is called once for each sample, when the first batch is read. None
+        keeps the order of the samples.
+      lengths: the lengths that `collate` pads to, for `Batches.shapes`; None if shapes are not limited.
 
     Raises:
-      ValueError: leaves of unequal length, no sample, or a batch size below 1.
+      ValueError: leaves have unequal lengths, there is no sample, or the batch size is below 1.
 
     Example:
       >>> samples = np.zeros((5, 3)), np.arange(5)
@@ -192,9 +195,9 @@ def batches_of(
     collate: Collate,
     lengths: Sequence[int] | None = None,
 ) -> Batches:
-    """Batches of samples in an order that is made once, when the first of them is read.
+    """Batches of samples in an order that is made once, when the first batch is read.
 
-    Arrays are gathered at once where all that is asked is to stack them; all else is read one sample at a time.
+    Arrays that only need stacking are gathered at once. All other samples are read one at a time.
     """
     make_order = None if make_order is None else functools.cache(make_order)
     shapes = None if lengths is None else tuple(sorted(lengths))
@@ -205,7 +208,7 @@ def batches_of(
 
 @dataclass(frozen=True, eq=False)
 class _Indices:
-    """Stands for samples that are on the device, and are only pointed at."""
+    """The indices of samples that are on the device."""
 
     make_order: Callable[[], np.ndarray] | None
     count: int

@@ -1,4 +1,4 @@
-"""Making one batch of many samples: by stacking, or by padding first."""
+"""One batch from many samples: they are stacked, or padded first."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,16 @@ import numpy as np
 
 
 def collate(samples: Sequence[Any]) -> Any:
-    """The samples as one batch: each leaf stacked along a new leading axis.
+    """The samples as one batch: each leaf is stacked along a new leading axis.
 
     Args:
-      samples: PyTrees of one structure and of one shape at each leaf; a list of numbers in one is an array.
+      samples: PyTrees of the same structure, with the same shape at each leaf. A list of numbers counts as an array.
 
     Returns:
-      PyTree of (samples, ...), in NumPy arrays.
+      PyTree of NumPy arrays of shape (samples, ...).
 
     Raises:
-      ValueError: no sample, or samples of unlike structure or shape.
+      ValueError: there is no sample, or the samples differ in structure or shape.
 
     Example:
       >>> collate([{"image": [1, 2], "label": 0}, {"image": [3, 4], "label": 1}])["image"].tolist()
@@ -40,22 +40,23 @@ def pad_and_collate(
 ) -> Any:
     """The samples as one batch, padded to one shape first.
 
-    Every axis is padded to the largest of the batch. With `lengths`, the first axis of all leaves is padded to
-    the smallest of them that fits, so that a program sees no more shapes than there are lengths. Numbers are stacked.
+    Every axis is padded to the largest size in the batch. With `lengths`, the first axis of all leaves is padded to the
+    smallest of the lengths that fits. So a program has no more shapes than there are lengths. Numbers are stacked.
 
     Args:
-      samples: PyTrees of one structure, with as many axes at each leaf; a list of numbers in one is an array.
-      pad_value: what to fill up with: one number, or a PyTree of them that is the upper part of a sample, such as
-        `{"text": 0, "label": -1}`. None for what is not to be padded, only stacked.
-      at_start: pads before the values, not after.
-      lengths: what the first axis may be padded to; None for any length.
+      samples: PyTrees of the same structure, with the same number of axes at each leaf. A list of numbers counts as an
+        array.
+      pad_value: the value to pad with: one number, or a PyTree of numbers that is the upper part of a sample, such as
+        `{"text": 0, "label": -1}`. A leaf with None is only stacked, not padded.
+      at_start: pads before the values, not after them.
+      lengths: the lengths that the first axis may be padded to; None for any length.
 
     Returns:
-      PyTree of (samples, ...), in NumPy arrays.
+      PyTree of NumPy arrays of shape (samples, ...).
 
     Raises:
-      ValueError: no sample; unlike structures or numbers of axes; a pad value that a leaf cannot hold; a sample that
-        is longer than all `lengths`.
+      ValueError: there is no sample; the samples differ in structure or in the number of axes; a leaf cannot hold its
+        pad value; or a sample is longer than all `lengths`.
 
     Example:
       >>> pad_and_collate([[1, 2, 3], [4]], pad_value=0).tolist()
@@ -81,7 +82,7 @@ def pad_and_collate(
 
 
 def _columns(where: str, samples: Sequence[Any]) -> tuple[list[list[np.ndarray]], list[str], Any]:
-    """Each leaf of all samples, the path to it, and the structure of a sample."""
+    """The values of each leaf in all samples, the paths of the leaves, and the structure of a sample."""
     if not len(samples):
         raise ValueError(f"{where}: a batch must have at least one sample, got none.")
     paths, tree = jax.tree_util.tree_flatten_with_path(samples[0], is_leaf=_is_numbers)
@@ -99,12 +100,12 @@ def _columns(where: str, samples: Sequence[Any]) -> tuple[list[list[np.ndarray]]
 
 
 def _is_numbers(node: Any) -> bool:
-    """Whether it is a list that is meant as an array: of numbers, or of such lists."""
+    """Whether it is a list that means an array: a list of numbers, or of such lists."""
     return isinstance(node, list) and all(np.isscalar(part) or _is_numbers(part) for part in node)
 
 
 def _of_one_dtype(column: list[np.ndarray]) -> list[np.ndarray]:
-    """Empty lists say nothing of their dtype: they take that of the others."""
+    """The column in one dtype. NumPy makes an empty list float64: here it takes the dtype of the others."""
     full = [leaf for leaf in column if leaf.size]
     if not full or len(full) == len(column):
         return column
@@ -164,7 +165,7 @@ def _filled(path: str, column: list[np.ndarray], shape: tuple[int, ...], value: 
 
 
 def _holds(dtype: np.dtype, value: Any) -> bool:
-    """Whether a whole number is within the bounds of an integer dtype; others always are."""
+    """Whether an integer dtype can hold a whole number. Every other dtype can."""
     if dtype.kind not in "iu":
         return True
     return np.iinfo(dtype).min <= value <= np.iinfo(dtype).max

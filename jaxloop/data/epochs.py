@@ -1,4 +1,4 @@
-"""Epochs of batches in a new order each, a function of the seed and the epoch."""
+"""Epochs of batches, each in a new order, which is a function of the seed and the epoch."""
 
 import functools
 import itertools
@@ -15,24 +15,24 @@ from jaxloop.data.samples import Samples, check_epochs, count_of, is_source
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainingEpochs:
-    """An endless sequence of epochs, each of all samples in a new order, in batches of one size.
+    """An endless sequence of epochs. Each has all samples in a new order, in batches of one size.
 
-    `epochs[i]` is the collection of batches of epoch `i`, counted from 0. The order is a function of
-    (seed, i) alone, so any position is reached without passing the ones before. What does not fill a batch is
-    dropped; it is other samples in each epoch.
+    `epochs[i]` is the collection of batches of epoch `i`, counted from 0. The order depends only on (seed, i), so any
+    position is reached without passing the positions before it. Samples that do not fill a batch are dropped. They are
+    other samples in each epoch.
 
     Args:
       samples: PyTree of arrays with one leading axis of length N, such as `(images, labels)`; or a source: a list of
-        samples, or any object with `__len__` and `__getitem__`, of which a sample is read only when its batch is.
-      batch_size: examples in a batch, from 1 to N.
-      seed: of the order.
-      collate: makes a batch of a list of samples. Arrays that it shall only stack are gathered at once.
-      resident: whether a fit puts all samples on its device once; then only indices travel, and batches are gathered
-        in the step's program. For arrays that fit there.
+        samples, or any object with `__len__` and `__getitem__`. A sample of a source is read when its batch is read.
+      batch_size: the number of examples in a batch, from 1 to N.
+      seed: the seed of the order.
+      collate: makes a batch from a list of samples. With the default, arrays are gathered at once.
+      resident: whether a fit puts all samples on its device once. Then only indices travel, and batches are gathered in
+        the step's program. This is for arrays that fit on the device.
 
     Raises:
-      ValueError: leaves of unequal length, no sample, a batch size outside 1 to N, or `resident` samples that are no
-        arrays to be stacked.
+      ValueError: leaves have unequal lengths, there is no sample, or the batch size is not from 1 to N; or `resident`
+        samples are not arrays that only need stacking.
 
     Example:
       >>> images, labels = np.zeros((1000, 28, 28)), np.zeros(1000)
@@ -99,7 +99,7 @@ class MappedEpochs:
     """Epochs whose batches pass through a transform.
 
     Attributes:
-      epochs: `TrainingEpochs` or their like.
+      epochs: `TrainingEpochs` or similar epochs.
       transform: as `Batches.map` takes it.
       compiled: whether it is traced into the step's program.
     """
@@ -134,11 +134,11 @@ class MappedEpochs:
 
 
 def epochs_at(where: str, index: int | slice, epoch: Callable[[int], Batches]) -> Any:
-    """Epoch `index` of an endless sequence, or the list of several.
+    """Epoch `index` of an endless sequence; for a slice, a list of epochs.
 
     Raises:
-      IndexError: an epoch before the first.
-      ValueError: a slice that has no end, or counts from it.
+      IndexError: `index` is negative.
+      ValueError: the slice has no end, or counts from the end.
     """
     if isinstance(index, slice):
         if index.stop is None or index.stop < 0 or (index.start or 0) < 0:
@@ -151,4 +151,5 @@ def epochs_at(where: str, index: int | slice, epoch: Callable[[int], Batches]) -
 
 def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     """int64[count]: the order of samples in an epoch, a function of (seed, epoch)."""
+    # A list as seed: NumPy mixes its numbers, while seed + epoch would repeat epochs of one seed under the next.
     return np.random.default_rng([seed, epoch]).permutation(count)

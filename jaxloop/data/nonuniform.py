@@ -1,4 +1,4 @@
-"""Epochs of samples that differ in size: batches of like size, the largest first."""
+"""Epochs of samples that differ in size: a batch has samples of similar size, and the largest batch comes first."""
 
 import functools
 import itertools
@@ -16,24 +16,27 @@ from jaxloop.data.samples import OneByOne, Samples, check_epochs, count_of
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NonuniformTrainingEpochs:
-    """An endless sequence of epochs, each of all samples in a new order, in batches of samples of like size.
+    """An endless sequence of epochs. Each has all samples in a new order, in batches of samples of similar size.
 
-    As `TrainingEpochs`, but after shuffling, the largest sample of all is moved into the first batch, and groups of
-    `batches_per_sort` batches are sorted by descending size. So little is padded, an epoch's largest batch comes
-    first (if memory does not suffice, that shows at once), and batches still differ from epoch to epoch.
+    It works as `TrainingEpochs`, with two steps after shuffling. The largest sample of all is moved into the first
+    batch, and groups of `batches_per_sort` batches are sorted by descending size. So there is little padding, and the
+    batches still differ from epoch to epoch. The largest batch of an epoch comes first: if it needs too much memory,
+    this shows at once.
 
     Args:
       samples: a source: a list of N samples, or any object with `__len__` and `__getitem__`; or arrays with one leading
-        axis. A sample is read when its batch is, and once before the first batch of all, to know its size.
-      batch_size: examples in a batch, from 1 to N.
-      seed: of the order.
+        axis. A sample is read when its batch is read. All samples are also read once before the first batch, for their
+        sizes.
+      batch_size: the number of examples in a batch, from 1 to N.
+      seed: the seed of the order.
       size: gives the size of a sample.
       batches_per_sort: how many batches are sorted together; None for a hundredth of an epoch, but at least 2.
-      collate: makes a batch of a list of samples, such as `functools.partial(pad_and_collate, pad_value=0)`.
-      lengths: that `collate` pads to, for `Batches.shapes`; None where shapes are not bounded so.
+      collate: makes a batch from a list of samples, such as `functools.partial(pad_and_collate, pad_value=0)`.
+      lengths: the lengths that `collate` pads to, for `Batches.shapes`; None if shapes are not limited.
 
     Raises:
-      ValueError: no sample, a batch size outside 1 to N, `batches_per_sort` below 1, or a size that is no number.
+      ValueError: there is no sample, the batch size is not from 1 to N, `batches_per_sort` is below 1, or a size is not
+        a number.
 
     Example:
       >>> pad = functools.partial(pad_and_collate, pad_value=0, lengths=(4, 8))
@@ -97,7 +100,7 @@ class NonuniformTrainingEpochs:
         return batches_of(self.samples, self.batch_size, order, self.batch_count, self.collate, self.lengths)
 
     def _order(self, epoch: int) -> np.ndarray:
-        """int64[batch_count * batch_size]: the samples of an epoch, in order."""
+        """int64[batch_count * batch_size]: the indices of the samples of an epoch, in order."""
         order = shuffled(self.sample_count, self.seed, epoch)
         largest = np.argmax(self._sizes[order])
         order[[0, largest]] = order[[largest, 0]]

@@ -1,4 +1,4 @@
-"""Epochs of a plain loader: one that gives batches, and knows nothing of epochs."""
+"""Epochs of a plain loader, which gives batches and has no notion of epochs."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,35 +9,36 @@ import numpy as np
 
 from jaxloop.data.batches import Batches
 
-#: What says it has more batches than this means that it has no end.
+#: A loader that reports more batches than this has no end.
 MOST = 2**31 - 1
 
 
 class SizedIterable(Protocol):
-    """What an epoch is: it knows how many batches it has."""
+    """An epoch: an iterable of batches that knows their number."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
 
 
 def repeat(batches: Iterable[Any], batch_count: int | None = None) -> Iterable[SizedIterable]:
-    """An endless sequence of epochs of a loader's batches: of torch, tf.data, grain, or any other, or of a list.
+    """An endless sequence of epochs from a loader's batches: a loader of torch, tf.data, grain or another, or a list.
 
-    Without `batch_count`, an epoch is all of the loader, iterated anew each time. With it, an epoch is that many
-    batches, and begins where the one before stopped; a loader that ends is begun anew, save one that can be had only
-    once, such as a generator. Epochs of a list, a tuple or `Batches` can be had by position; those of others only in
-    turn, and each fit takes its first epoch from a new iterator.
+    Without `batch_count`, an epoch is the whole loader, which is iterated again for each epoch. With `batch_count`, an
+    epoch has that many batches, and begins where the last epoch stopped. A loader that ends is iterated again, unless
+    it can be iterated only once, as a generator. Epochs of a list, a tuple or `Batches` can be indexed. Epochs of other
+    loaders only come in turn, and each fit begins with a new iterator.
 
-    It serves as `validation` too, and for `evaluate` and `predict`: with `batch_count` these take the first batches of
-    the loader each time, so that their numbers can be compared; of what can be had only once, the next.
+    It can also be `validation`, and the batches of `evaluate` and `predict`. With `batch_count` these take the first
+    batches of the loader each time, so that their results can be compared. From a loader that can be iterated only
+    once they take the next batches.
 
     Args:
-      batches: an iterable of batches. It has a length, unless `batch_count` is given.
-      batch_count: batches in an epoch, at least 1; None for as many as the loader has.
+      batches: an iterable of batches. It needs a length if `batch_count` is None.
+      batch_count: the number of batches in an epoch, at least 1; None for all batches of the loader.
 
     Raises:
-      ValueError: no length and no `batch_count`; no batch; a `batch_count` below 1. Later, in training: the batches
-        end early, or are more than the length that the loader tells.
+      ValueError: there is no length and no `batch_count`, or no batch, or `batch_count` is below 1. Later, in training:
+        the batches end early, or there are more than the loader's length.
 
     Example:
       >>> loader = [np.array([1, 2]), np.array([3, 4]), np.array([5, 6])]
@@ -60,7 +61,7 @@ def repeat(batches: Iterable[Any], batch_count: int | None = None) -> Iterable[S
 
 
 def one_epoch(batches: Any, where: str) -> Any:
-    """Batches to validate on: an epoch of what `repeat` or `steps` has made, anything else as it is.
+    """Batches for validation: one epoch of what `repeat` or `steps` has made, and anything else as it is.
 
     Raises:
       TypeError: they have no length.
@@ -77,7 +78,7 @@ def one_epoch(batches: Any, where: str) -> Any:
 
 
 def length_of(batches: Any) -> int | None:
-    """How many batches there are; None where that is not known, or there is no end."""
+    """The number of batches; None if it is not known, or if there is no end."""
     try:
         length = len(batches)
     except (TypeError, NotImplementedError):
@@ -87,7 +88,7 @@ def length_of(batches: Any) -> int | None:
 
 @dataclass(frozen=True, eq=False)
 class _Sequence:
-    """Epochs of batches that can be had by position."""
+    """Epochs of batches that can be indexed."""
 
     batches: Any
     length: int
@@ -107,7 +108,7 @@ class _Sequence:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """An epoch that is a part of a sequence, or goes around it."""
+    """An epoch that is a part of a sequence, and can continue from its end to its beginning."""
 
     whole: _Sequence
     epoch: int
@@ -122,7 +123,7 @@ class _Part:
 
 @dataclass(frozen=True, eq=False)
 class _Loader:
-    """Epochs that are each all of a loader."""
+    """Epochs that are the whole loader each time."""
 
     batches: Iterable[Any]
     length: int
@@ -141,7 +142,7 @@ class _Loader:
 
 @dataclass(frozen=True, eq=False)
 class _All:
-    """All batches of a loader, as many as it said."""
+    """All batches of a loader, with a check that their number is the loader's length."""
 
     loader: _Loader
     epoch: int
@@ -165,7 +166,7 @@ class _All:
 
 @dataclass(frozen=True, eq=False)
 class _Stream:
-    """Epochs cut from one stream of batches."""
+    """Epochs that are consecutive parts of one stream of batches."""
 
     batches: Iterable[Any]
     batch_count: int
@@ -180,7 +181,7 @@ class _Stream:
 
 @dataclass(frozen=True, eq=False)
 class _Firsts:
-    """The first batches of a loader, each time the same."""
+    """The first batches of a loader, the same each time."""
 
     stream: _Stream
 
@@ -192,7 +193,10 @@ class _Firsts:
 
 
 class _Next:
-    """The next batches of what can be had only once, each time others. Left after the first, it begins with that."""
+    """The next batches of a loader that can be iterated only once, others each time.
+
+    If a caller stops after the first batch, the next iteration begins with that batch: so the engine can look ahead.
+    """
 
     def __init__(self, stream: _Stream):
         self._count = stream.batch_count
@@ -211,7 +215,11 @@ class _Next:
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """The next batches of a stream. Begun again after its first batch, it gives that again: so one can look ahead."""
+    """The next batches of a stream.
+
+    If it is iterated again after only its first batch was taken, it gives that batch again: so the engine can look
+    ahead.
+    """
 
     tap: "_Tap"
     epoch: int
@@ -230,7 +238,7 @@ class _Cut:
 
 
 class _Tap:
-    """The place in a stream of batches; the one thing here that changes, as any iterator does."""
+    """The position in a stream of batches. Only this object changes in this module, as any iterator does."""
 
     def __init__(self, batches: Iterable[Any]):
         self._batches = batches
@@ -238,14 +246,14 @@ class _Tap:
         self._first: tuple[int, Any] | None = None
 
     def first_of(self, epoch: int) -> Any:
-        """The first batch of an epoch; the same again as long as no other was taken."""
+        """The first batch of an epoch. It is the same batch again until another one is taken."""
         if self._first is None or self._first[0] != epoch:
             batch = self.take()
             self._first = (epoch, batch)
         return self._first[1]
 
     def take(self) -> Any:
-        """The next batch; the first anew where the batches have ended. A generator that has, has none."""
+        """The next batch. If the batches have ended, it is the first one again; an ended generator has none."""
         self._first = None
         try:
             return next(self._rest)
@@ -257,6 +265,6 @@ class _Tap:
 def _ended(epoch: int, index: int, batch_count: int) -> str:
     return (
         f"repeat: the batches ended before batch {index} of epoch {epoch} (both counted from 0), but an epoch has "
-        f"{batch_count}. Give what can be iterated anew, such as a list or a loader, more batches, or a smaller "
-        "`batch_count`."
+        f"{batch_count}. Give something that can be iterated again, such as a list or a loader, more batches, or a "
+        "smaller `batch_count`."
     )

@@ -1,4 +1,4 @@
-"""What samples may be: arrays with one leading axis, or a source that is read one sample at a time."""
+"""Samples: arrays with one leading axis, or a source that is read one sample at a time."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Samples = Any
 
 @dataclass(frozen=True, eq=False)
 class OneByOne:
-    """Samples as a sequence of single ones, each read when it is asked for.
+    """Samples as a sequence of single samples. Each is read when it is indexed.
 
     Attributes:
       samples: a source, or arrays with one leading axis.
@@ -30,15 +30,15 @@ class OneByOne:
         return jax.tree.map(lambda leaf: leaf[index], self.samples)
 
     def rows(self, order: np.ndarray | None, rows: slice) -> list[Any]:
-        """The samples at `rows` of an order, or of their own."""
+        """The samples at the positions `rows` in an order; without one, in their own order."""
         indices = range(*rows.indices(len(self))) if order is None else order[rows].tolist()
         return [self[index] for index in indices]
 
     def sizes(self, where: str, size: Callable[[Any], Any]) -> np.ndarray:
-        """float64[N]: `size` of each sample. Reads them all.
+        """float64[N]: the `size` of each sample. It reads all samples.
 
         Raises:
-          ValueError: a size is no number.
+          ValueError: a size is not a number.
         """
         sizes = np.empty(len(self))
         for index in range(len(self)):
@@ -57,7 +57,7 @@ class OneByOne:
 
 
 def is_source(samples: Samples) -> bool:
-    """Whether the samples are read one at a time: a list or an object, and no array, nor tuple or dict of arrays."""
+    """Whether the samples are read one at a time: a list or an object, but not an array, a tuple or a dict."""
     if isinstance(samples, list):
         return True
     if isinstance(samples, (str, bytes, Mapping)) or hasattr(samples, "__array__"):
@@ -72,10 +72,10 @@ def count_of(samples: Samples) -> int:
 
 
 def checked(where: str, samples: Samples, batch_size: int) -> tuple[Samples, int]:
-    """The samples, their arrays as NumPy's, and how many there are.
+    """The samples, with arrays as NumPy arrays, and their number.
 
     Raises:
-      ValueError: leaves of unequal length, no sample, or a batch size below 1.
+      ValueError: leaves have unequal lengths, there is no sample, or the batch size is below 1.
     """
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"{where}: `batch_size` must be a whole number of at least 1, got {batch_size!r}.")
@@ -89,10 +89,10 @@ def checked(where: str, samples: Samples, batch_size: int) -> tuple[Samples, int
 
 
 def check_epochs(where: str, samples: Samples, batch_size: int, seed: int) -> Samples:
-    """The samples of training epochs, their arrays as NumPy's.
+    """The samples of training epochs, with arrays as NumPy arrays.
 
     Raises:
-      ValueError: as `checked`; a batch size above the number of samples; a seed below 0.
+      ValueError: as in `checked`; or the batch size is above the number of samples, or the seed is below 0.
     """
     samples, count = checked(where, samples, batch_size)
     if not isinstance(seed, (int, np.integer)) or seed < 0:

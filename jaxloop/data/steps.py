@@ -1,4 +1,4 @@
-"""Epochs without data: so many steps, for losses that need none."""
+"""Epochs of steps without data, for losses that need none."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from jaxloop.data.repeat import SizedIterable, repeat
 def steps(count: int) -> Iterable[SizedIterable]:
     """An endless sequence of epochs of `count` steps without data: for physics-informed or variational training.
 
-    The batches hold nothing: `loop.input` and `loop.target` are None, and so is what the model and the loss are given.
-    What a step draws, such as points at which an equation must hold, comes from `loop.step_key(name)`. A batch counts
-    as one example. As `validation`, each validation has `count` steps.
+    The batches are empty: `loop.input` and `loop.target` are None, and the model and the loss get None. A step draws
+    what it needs, such as points at which an equation must hold, with `loop.step_key(name)`. A batch counts as one
+    example. If it is used as `validation`, each validation has `count` steps.
 
     Args:
-      count: steps in an epoch, at least 1.
+      count: the number of steps in an epoch, at least 1.
 
     Raises:
-      ValueError: `count` is no whole number of at least 1.
+      ValueError: `count` is not a whole number of at least 1.
 
     Example:
       >>> def residual(model, loop):
@@ -36,7 +36,7 @@ def steps(count: int) -> Iterable[SizedIterable]:
 
 @dataclass(frozen=True)
 class EmptyBatches(Sequence[Any]):
-    """So many batches that hold nothing."""
+    """A number of empty batches."""
 
     batch_count: int
 

@@ -1,6 +1,6 @@
-"""Columns of numbers as lines of text, all rows at once by NumPy, whose `str` takes 0.5 us for one float32.
+"""Columns of numbers as lines of text. NumPy makes all rows at once, since its `str` takes 0.5 us for one float32.
 
-A column of text is uint8[width, rows], ASCII, with 0 where a row has no character.
+A column of text is uint8[width, rows], in ASCII. It is 0 where a row has no character.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ import numpy as np
 from jaxloop.measured import is_measured
 
 _POWERS = 10.0 ** np.arange(-4, 14)
-_PLAIN = _POWERS[:10]  # from the first to below the last NumPy writes no exponent, and 18 digits are enough
+_PLAIN = _POWERS[:10]  # numbers from the first to below the last are written without an exponent, in 18 digits at most
 _FOUR = (np.arange(10000) // np.array([[1000], [100], [10], [1]]) % 10 + ord("0")).astype(np.uint8)
 """The four digits of each number below 10000, uint8[4, 10000]."""
 
 
 def lines(cells: Sequence[np.ndarray | str], count: int) -> bytes:
-    """`count` lines of cells with commas between them; those of statistics that were not measured are empty.
+    """`count` lines of cells with commas between them. The cell of a statistic that was not measured is empty.
 
     Args:
-      cells: each a column, float32[count], int32[count] or uint32[count], or the text that it is in every line.
-      count: at least 1.
+      cells: each is a column, float32[count], int32[count] or uint32[count], or a text that is the same in every line.
+      count: the number of lines, at least 1.
 
     Example:
       >>> lines([np.array([1, 20], np.int32), "training", np.array([0.1, 2], np.float32)], 2)
@@ -40,11 +40,11 @@ def lines(cells: Sequence[np.ndarray | str], count: int) -> bytes:
 
 
 def floats(column: np.ndarray) -> np.ndarray:
-    """The texts of float32[rows]: the fewest digits that read back as the same float32, as NumPy's `str` writes them.
+    """The texts of float32[rows]: the fewest digits that read back as the same float32, as in NumPy's `str`.
 
-    Nine digits tell any float32 apart. They are replaced by eight, seven or six where those read back the same; where
-    fewer would do, six end in zeros. The digits and the powers of ten are whole numbers that float64 holds, so that
-    their quotient is what reading the text gives.
+    Nine digits distinguish all float32 numbers. Eight, seven or six digits replace them if they read back as the same
+    number. If fewer are enough, the six end in zeros. The digits and the powers of ten are whole numbers that float64
+    holds exactly, so that their quotient is the number that reading the text gives.
     """
     with np.errstate(invalid="ignore"):  # a signalling NaN
         exact = np.abs(column).astype(np.float64)
@@ -78,7 +78,10 @@ def integers(column: np.ndarray) -> np.ndarray:
 
 
 def _mixed(column: np.ndarray, plain: np.ndarray) -> np.ndarray:
-    """Texts of which only the `plain` ones are made all at once: NaN, infinities and exponents are not."""
+    """The texts of a column with numbers that are not `plain`: NaN, infinities, and those with an exponent.
+
+    The plain ones are made all at once, the others one by one.
+    """
     texts = np.zeros(len(column), "S24")
     texts[~plain] = [_text(number) for number in column[~plain]]
     text = texts.view(np.uint8).reshape(len(column), -1).T
@@ -93,7 +96,7 @@ def _text(number: Any) -> str:
 
 
 def _digits(numbers: np.ndarray, at_least: int = 1) -> np.ndarray:
-    """The digits of int64[rows], none of them negative, with zeros before them; `at_least` so many."""
+    """The digits of int64[rows], which are not negative, with leading zeros; `at_least` is the least width."""
     text = np.empty((max(at_least, len(str(int(numbers.max())))), len(numbers)), np.uint8)
     for end in range(len(text), 0, -4):
         above = numbers // 10000
@@ -105,7 +108,7 @@ def _digits(numbers: np.ndarray, at_least: int = 1) -> np.ndarray:
 
 
 def _blank(text: np.ndarray) -> None:
-    """Takes out the zeros that `text` begins with."""
+    """Replaces the leading zeros of `text` by no character, in place."""
     zeros = np.True_
     for digits in text:
         zeros = zeros & (digits == ord("0"))
@@ -115,7 +118,7 @@ def _blank(text: np.ndarray) -> None:
 
 
 def _is_same(column: np.ndarray) -> bool:
-    """Whether all rows have the same bits; so it is with NaN, too."""
+    """Whether all rows have the same bits, which can be those of a NaN."""
     bits = column.view(np.int32)
     return bool(bits[0] == bits[-1] and (bits == bits[0]).all())
 

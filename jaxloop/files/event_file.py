@@ -1,4 +1,4 @@
-"""An event file as TensorBoard reads it, and scalars encoded for it many rows at a time."""
+"""An event file for TensorBoard, and scalars that are encoded for it many rows at a time."""
 
 import itertools
 import os
@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-_STEP_BYTES = 5  # a varint of 35 bits: a step of any size in the same place, so that all rows are equally long
-_numbers = itertools.count()  # of this process's files, which may be made within one second
+_STEP_BYTES = 5  # a varint of 35 bits for every step, however small, so that all rows are equally long
+_numbers = itertools.count()  # the files of this process are numbered, since two can be made within one second
 
 
 class EventFile:
-    """A new event file in a folder, which is made if need be.
+    """A new event file in a folder. The folder is made if it is missing.
 
-    What is written goes to the operating system at once and in one piece: it outlives the process, and waits for no
-    disk. A file that fails is cut back to its last whole record, so that it stays readable.
+    A write goes to the operating system at once and in one piece: it outlives the process, and does not wait for the
+    disk. If a write fails, the file is cut back to its last whole record, so that it stays readable.
 
     Args:
-      folder: where; it may hold other event files.
+      folder: the folder, which may hold other event files.
 
     Raises:
       OSError: the folder or the file cannot be made.
@@ -51,12 +51,12 @@ class EventFile:
         """Writes whole records.
 
         Raises:
-          OSError: they cannot be written; the file is as it was before.
+          OSError: they cannot be written. The file is as it was before.
         """
         rest = memoryview(records)
         try:
             while rest:
-                rest = rest[self._file.write(rest) :]  # a full disk first takes a part, then none
+                rest = rest[self._file.write(rest) :]  # a full disk first takes a part, and raises at the rest
         except BaseException:
             self._file.truncate(self._size)
             self._file.seek(self._size)
@@ -68,15 +68,16 @@ class EventFile:
 
 
 class ScalarRows:
-    """Encodes rows of the same scalars as records of an event file, NumPy doing all rows at once.
+    """Encodes rows of the same scalars as records of an event file. NumPy encodes all rows at once.
 
-    A row is one event that holds a value for each tag. Its bytes are the same but for time, step, values and checksum,
-    and a CRC is linear over exclusive or: it is the CRC of what stays the same, changed by what each byte that differs
-    contributes from its place. A row of three scalars takes about 0.3 us so, and 40 us as a protobuf message. The
-    format: `event.proto` and `record_writer.cc` of TensorFlow; the checksum: CRC-32C of RFC 3720, rotated and offset.
+    A row is one event that holds a value for each tag. Two rows differ only in the bytes of time, step, values and
+    checksum. A CRC is linear over exclusive or. So the CRC of a row is the CRC of a row of zeros, combined with a
+    contribution of each byte that differs, which depends on the byte's place. A row of three scalars takes about
+    0.3 us in this way, and 40 us as a protobuf message. The format is that of TensorFlow's `event.proto` and
+    `record_writer.cc`; the checksum is the CRC-32C of RFC 3720, rotated and offset.
 
     Args:
-      tags: of the scalars, in the order of the columns.
+      tags: the tags of the scalars, in the order of the columns.
 
     Example:
       >>> rows = ScalarRows(["batch_loss"])
@@ -133,7 +134,7 @@ def _record(**fields: Any) -> bytes:
 
 
 def _event(tags: Sequence[str]) -> tuple[bytes, list[int]]:
-    """An `Event` of zeros in wire format, and the place of each value in it."""
+    """An `Event` of zeros in protobuf's wire format, and the place of each value in it."""
     values = [_field(0x0A, tag.encode()) + b"\x15" + bytes(4) for tag in tags]
     fields = [_field(0x0A, value) for value in values]
     summary = b"".join(fields)
@@ -151,7 +152,7 @@ def _field(key: int, content: bytes) -> bytes:
 
 
 def _varints(numbers: np.ndarray) -> np.ndarray:
-    """uint8[rows, _STEP_BYTES]: little end first, seven bits a byte, the high bit on all but the last."""
+    """uint8[rows, _STEP_BYTES]: seven bits in each byte, the lowest first, and the high bit set in all but the last."""
     shifts = np.arange(0, 7 * _STEP_BYTES, 7)
     septets = (np.asarray(numbers, np.int64)[:, None] >> shifts) & 127
     septets[:, :-1] |= 128
@@ -163,7 +164,7 @@ def _bytes(numbers: np.ndarray, dtype: str, count: int) -> np.ndarray:
 
 
 def _crc_by_place(data: bytes, places: np.ndarray) -> tuple[np.uint32, np.ndarray]:
-    """The CRC-32C of `data`, and uint32[places, 256]: what a byte at each place changes in it, from 0."""
+    """The CRC-32C of `data`, and uint32[places, 256]: how each value of a byte at a place changes it, against 0."""
     from tensorboardX.crc32c import CRC_TABLE, crc32c
 
     table = np.array(CRC_TABLE, np.uint32)
@@ -171,7 +172,7 @@ def _crc_by_place(data: bytes, places: np.ndarray) -> tuple[np.uint32, np.ndarra
     effect = table
     for place in reversed(range(len(data))):
         effects[place] = effect
-        effect = table[effect & 0xFF] ^ (effect >> 8)  # one more byte comes behind
+        effect = table[effect & 0xFF] ^ (effect >> 8)  # a byte one place earlier has one more byte after it
     return np.uint32(crc32c(data)), effects[places]
 
 

@@ -1,4 +1,4 @@
-"""A file of whole lines that one writer has at a time."""
+"""A file of whole lines that only one writer can have at a time."""
 
 import contextlib
 import os
@@ -6,23 +6,23 @@ from pathlib import Path
 
 try:
     import fcntl
-except ModuleNotFoundError:  # where there is none, what another writes into the file shows by its size
+except ModuleNotFoundError:  # as on Windows; there only the size of the file shows that another program writes it
     fcntl = None  # type: ignore[assignment]
 
 _BLOCK = 65536
 
 
 class LineFile:
-    """A text file, opened to append whole lines to it. It is made if need be, and locked against other writers.
+    """A text file that whole lines are appended to. It is made if it is missing, and locked against other writers.
 
-    What is written goes to the operating system at once and in one piece: it outlives the process. A write that fails,
-    as on a full disk, leaves the file as it was before.
+    A write goes to the operating system at once and in one piece: its lines outlive the process. A write that fails,
+    for example on a full disk, leaves the file as it was before.
 
     Args:
-      path: of the file.
+      path: the path of the file.
 
     Raises:
-      BlockingIOError: somebody writes it already, in this process or another.
+      BlockingIOError: another writer has the file, in this process or another.
       OSError: it cannot be opened.
     """
 
@@ -36,18 +36,18 @@ class LineFile:
         self._size = self._length()
 
     def first_line(self) -> bytes:
-        """The first line, with its end if it has one; empty where there is none."""
+        """The first line, with its newline if it has one; empty if the file is empty."""
         line = b""
         while b"\n" not in line and (block := self._read(len(line), _BLOCK)):
             line += block
         return line[: line.find(b"\n") + 1] or line
 
     def empty(self) -> None:
-        """Removes all that is there."""
+        """Removes everything in the file."""
         self._cut(0)
 
     def cut_torn_line(self) -> None:
-        """Removes what follows the last end of a line: a line that a kill or a full disk has cut off."""
+        """Removes what follows the last newline: a line that a kill or a full disk has cut off."""
         end = self._size
         while end > 0:
             start = max(0, end - _BLOCK)
@@ -62,21 +62,21 @@ class LineFile:
         """Appends whole lines.
 
         Raises:
-          OSError: they cannot be written, or another program has changed the file; it is as it was before.
+          OSError: they cannot be written, or another program has changed the file. The file is as it was before.
         """
         if self._length() != self._size:
             raise OSError(f"another program has changed it: it had {self._size} bytes, now {self._length()}")
         rest = memoryview(lines)
         try:
             while rest:
-                rest = rest[self._file.write(rest) :]  # a full disk first takes a part, then none
+                rest = rest[self._file.write(rest) :]  # a full disk first takes a part, and raises at the rest
         except BaseException:
             self._cut(self._size)
             raise
         self._size += len(lines)
 
     def close(self) -> None:
-        """Lets others write it, processes that this one has forked or not."""
+        """Releases the file. It unlocks it first: a forked process still has it open, and would keep the lock."""
         if not self._file.closed:
             with contextlib.suppress(OSError):
                 if fcntl is not None:
@@ -84,7 +84,7 @@ class LineFile:
             self._file.close()
 
     def _read(self, start: int, count: int) -> bytes:
-        self._file.seek(start)  # writes go to the end, wherever this is
+        self._file.seek(start)  # this does not move writes: in append mode they go to the end
         return self._file.read(count)
 
     def _length(self) -> int:
@@ -97,7 +97,7 @@ class LineFile:
 
 
 def _lock(file: int) -> None:
-    """Locks an open file, where its file system can."""
+    """Locks an open file, if its file system has locks."""
     if fcntl is None:
         return
     try:

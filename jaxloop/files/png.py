@@ -1,4 +1,4 @@
-"""PNG pictures of arrays, by Pillow."""
+"""PNG pictures of arrays, made with Pillow."""
 
 import io
 from typing import Any
@@ -8,20 +8,20 @@ import numpy as np
 
 
 def require_pillow(who: str) -> None:
-    """Refuses to go on where Pillow is not installed.
+    """Checks that Pillow is installed.
 
     Args:
-      who: asks for it, named in the message.
+      who: the caller, for the message.
 
     Raises:
-      ModuleNotFoundError: it is not; the message says what to install.
+      ModuleNotFoundError: it is not installed; the message says what to install.
     """
     try:
         import PIL.Image  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{who}: it needs Pillow, which is not installed. Install jaxloop with its extra `images`, as in "
-            "`pip install 'jaxloop[images]'`, or pillow alone."
+            "`pip install 'jaxloop[images]'`, or only pillow."
         ) from error
 
 
@@ -29,16 +29,16 @@ def pixels(who: str, image: Any) -> np.ndarray:
     """The pixels of an image.
 
     Args:
-      who: asks, named in the message.
-      image: [height, width], [height, width, 1] or [height, width, 3]. Floats reach from 0, black, to 1; what lies
-        outside is cut off there, and NaN is black. Bools are 0 or 1; uint8 is taken as it is.
+      who: the caller, for messages.
+      image: [height, width], [height, width, 1] or [height, width, 3]. Floats are clipped to the range from 0, black,
+        to 1, and NaN is black. Bools count as 0 and 1; uint8 is taken as it is.
 
     Returns:
       uint8[height, width] or uint8[height, width, 3].
 
     Raises:
-      TypeError: it is of another dtype.
-      ValueError: it is of another shape.
+      TypeError: it has another dtype.
+      ValueError: it has another shape.
     """
     array = np.asarray(image)
     check_image_shape(who, array.shape)
@@ -56,10 +56,10 @@ def pixels(who: str, image: Any) -> np.ndarray:
 
 
 def check_image_shape(who: str, shape: tuple[int, ...]) -> None:
-    """Refuses a shape that no picture has.
+    """Refuses a shape that is not the shape of an image.
 
     Raises:
-      ValueError: it is none of those that `pixels` takes, or empty.
+      ValueError: `pixels` does not take the shape, or it is empty.
     """
     if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,)) or 0 in shape:
         raise ValueError(
@@ -68,7 +68,7 @@ def check_image_shape(who: str, shape: tuple[int, ...]) -> None:
 
 
 def encoded(image: np.ndarray) -> bytes:
-    """The PNG file of what `pixels` gave."""
+    """The bytes of a PNG file with these pixels, as `pixels` gives them."""
     from PIL import Image
 
     buffer = io.BytesIO()

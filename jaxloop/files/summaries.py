@@ -1,4 +1,4 @@
-"""What TensorBoard shows, as tensorboardX summaries: scalars, histograms, images, hyperparameters."""
+"""TensorBoard's contents as tensorboardX summaries: scalars, histograms, images, hyperparameters."""
 
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ _STATUS_FAILURE = 2  # in tensorboardX's api.proto
 
 
 def scalars(values: Mapping[str, Any]) -> Any:
-    """A scalar under each tag, a `Summary`."""
+    """A `Summary` with a scalar under each tag."""
     from tensorboardX import summary
 
     found = summary.Summary()
@@ -25,12 +25,12 @@ def scalars(values: Mapping[str, Any]) -> Any:
 
 
 def histograms(prefix: str, tree: Any) -> Any:
-    """A histogram of each array in a tree, under its path: `weights/dense/kernel`. Waits for the device.
+    """A histogram of each array in a tree, under its path: `weights/dense/kernel`. It waits for the device.
 
-    What is not finite is left out, and so is an array of which nothing is left.
+    Values that are not finite are left out. An array without any finite value is left out too.
 
     Args:
-      prefix: of the tags.
+      prefix: the beginning of the tags.
       tree: PyTree of arrays.
 
     Returns:
@@ -42,7 +42,8 @@ def histograms(prefix: str, tree: Any) -> Any:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         with np.errstate(over="ignore"):
-            values = np.asarray(leaf).astype(np.float32)  # so that no range is too narrow to be divided into bins
+            # First to float32, then to float64: a range of float64 could be too narrow to be divided into bins.
+            values = np.asarray(leaf).astype(np.float32)
         values = values[np.isfinite(values)].astype(np.float64)
         if values.size:
             found.value.add(tag=f"{prefix}/{name}", histo=summary.make_histogram(values, _BINS))
@@ -59,7 +60,7 @@ def images(pictures: Mapping[str, Any]) -> Any:
       A `Summary`.
 
     Raises:
-      TypeError, ValueError: one of them is no image.
+      TypeError, ValueError: one of them is not an image.
     """
     from tensorboardX import summary
 
@@ -78,7 +79,7 @@ def plain_hyperparameters(hyperparameters: Mapping[str, Any]) -> dict[str, bool 
     """Hyperparameters as Python values.
 
     Raises:
-      TypeError: a name is no string, or a value is neither a number nor a bool nor a string.
+      TypeError: a name is not a string, or a value is not a number, bool or string.
     """
     plain: dict[str, bool | int | float | str] = {}
     for name, value in hyperparameters.items():
@@ -93,11 +94,11 @@ def plain_hyperparameters(hyperparameters: Mapping[str, Any]) -> dict[str, bool 
 
 
 def session_start(hyperparameters: Mapping[str, Any], metrics: Sequence[tuple[str, str]]) -> Any:
-    """What the hyperparameter view needs at the start of a run.
+    """What TensorBoard's tab HPARAMS needs at the start of a run.
 
     Args:
       hyperparameters: as `plain_hyperparameters` gives them.
-      metrics: of the columns beside them, each the folder, below that of the summary, and the tag of a scalar.
+      metrics: the scalars to show with them: for each its folder, below the folder of the summary, and its tag.
 
     Returns:
       A `Summary`.
@@ -113,7 +114,7 @@ def session_start(hyperparameters: Mapping[str, Any], metrics: Sequence[tuple[st
 
 
 def session_end(completed: bool) -> Any:
-    """What the hyperparameter view needs at the end of a run, a `Summary`: whether it came to its end."""
+    """What TensorBoard's tab HPARAMS needs at the end of a run, a `Summary`: whether the run was completed."""
     from tensorboardX import summary
 
     _, _, end = summary.hparams({}, {})
@@ -125,7 +126,7 @@ def session_end(completed: bool) -> Any:
 
 @contextmanager
 def _plugin_data(summary: Any) -> Iterator[Any]:
-    """The plugin's data in the first value of a summary, to be changed in place."""
+    """The plugin's data in the first value of a summary, which the caller changes in place."""
     from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData  # pyright: ignore[reportAttributeAccessIssue]
 
     carrier = summary.value[0].metadata.plugin_data

@@ -1,4 +1,4 @@
-"""Rows that wait for others, to be written together: each time costs as much as some thousand rows."""
+"""Rows that wait to be written together: a write costs as much as some thousand rows."""
 
 import numpy as np
 
@@ -7,53 +7,55 @@ from jaxloop.views import Columns
 
 _ROWS_AT_ONCE = 8192
 _SECONDS_AT_MOST = 1.0
-_SECONDS_AT_LEAST = 0.1  # from one end of a phase to another: each is a time at which the device has nothing to do
+_SECONDS_AT_LEAST = 0.1  # between two writes at the ends of phases, where the device has to wait for the host
 
 
 class WaitingRows:
-    """Rows of one phase that are not written yet, in the order they came, and when they are due.
+    """Rows of one phase that are not written yet, in the order in which they came, and when they are due.
 
-    `now` is in seconds of any clock, the same for all. `start` it when the file is opened.
+    `now` is the time in seconds on any clock, the same clock for all calls. Call `start` when the file is opened.
     """
 
     def __init__(self) -> None:
         self._like: Columns | None = None
-        self._came: list[tuple[bytes, int, float]] = []  # see Columns.bits; how many rows, and when
+        self._came: list[
+            tuple[bytes, int, float]
+        ] = []  # for each dispatch `Columns.bits`, the number of rows, the time
         self._count = 0
-        self._written = 0.0  # when the last were
+        self._written = 0.0  # the time of the last write
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def phase(self) -> Phase | None:
-        """Of the rows that wait; None if none does."""
+        """The phase of the rows that wait; None if there are none."""
         return self._like.phase if self._like is not None and self._came else None
 
     def start(self, now: float) -> None:
-        """Begins to count the time in which nothing was written."""
+        """Begins to count the time without a write."""
         self._written = now
 
     def add(self, columns: Columns, now: float) -> None:
-        """Rows that came just now, of the phase of those that wait."""
+        """Adds rows that have just come. Their phase must be that of the rows that wait."""
         self._like, count = columns, columns.count
         self._came.append((columns.bits(), count, now))
         self._count += count
 
     def are_due(self, now: float, *, phase_ended: bool = False) -> bool:
-        """Whether there are many, or nothing was written for a second; for a tenth of one where a phase has ended."""
+        """Whether many rows wait, or the last write was a second ago; a tenth of a second at the end of a phase."""
         seconds = _SECONDS_AT_LEAST if phase_ended else _SECONDS_AT_MOST
         return self._count >= _ROWS_AT_ONCE or now - self._written >= seconds
 
     def together(self) -> tuple[Columns, np.ndarray] | None:
-        """All of them, and when each came, float64[rows]; None if there is none."""
+        """All rows that wait, and the time at which each came, float64[rows]; None if there are none."""
         if self._like is None or not self._came:
             return None
         bits, counts, times = zip(*self._came, strict=True)
         return self._like.with_bits(b"".join(bits)), np.repeat(times, counts)
 
     def clear(self, now: float) -> None:
-        """Forgets them: they are written."""
+        """Forgets the rows, which are written."""
         self._came.clear()
         self._count = 0
         self._written = now

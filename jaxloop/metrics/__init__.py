@@ -1,4 +1,4 @@
-"""Metrics: pure accumulators over a phase, exact under weights and padding."""
+"""Metrics: pure accumulators over a phase, which are exact under weights and padding."""
 
 from jaxloop.metrics.classification import Accuracy as Accuracy
 from jaxloop.metrics.classification import MatthewsCorrelationCoefficient as MatthewsCorrelationCoefficient

@@ -1,4 +1,4 @@
-"""Metrics of classification: from logits, and the classes or probabilities they should have given."""
+"""Metrics of classification, from logits and the true classes or probabilities."""
 
 import functools
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from jaxloop.metrics.means import add_to_mean, empty_mean, mean_of, two_sum
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The share of examples (or tokens) whose predicted class is the target's: `sum w_i [y_i = t_i] / sum w_i`.
+    """The share of examples (or tokens) whose predicted class is the true class: `sum w_i [y_i = t_i] / sum w_i`.
 
-    The prediction is the class of the largest logit, the first of them in a tie; from one logit it is class 1 where
-    the logit is above 0, that is, where its sigmoid is above 1/2. An example with a NaN among its logits, or in its
-    target, is wrong.
+    The predicted class is that of the largest logit, and in a tie the first of them. If there is only one logit, the
+    predicted class is 1 where the logit is above 0, that is, where its sigmoid is above 1/2. An example with a NaN in
+    its logits or its target is wrong.
 
     | `output` | `target` |
     | --- | --- |
@@ -27,11 +27,11 @@ class Accuracy:
     | float[batch] or float[..., 1]: one logit | 0 or 1, int or float, of the output's shape, or without the axis of 1 |
 
     Args:
-      name: of the statistic.
-      multilabel: whether each logit is a question of its own, answered by yes or no, as under
-        `losses.sigmoid_cross_entropy`: then `target` is 0 or 1 of the output's shape, and what is counted are labels,
-        `sum w_i [y_ij = t_ij] / (classes sum w_i)`. Unless that is said, by True or False, data whose targets are
-        several classes at once, or none, are refused, since the largest of them would be taken for the class.
+      name: the name of the statistic.
+      multilabel: whether each logit is an independent question that is answered by yes or no, as in
+        `losses.sigmoid_cross_entropy`. Then `target` is 0 or 1 and has the output's shape, and labels are counted:
+        `sum w_i [y_ij = t_ij] / (classes sum w_i)`. With None, data whose targets are several classes at once, or none,
+        are refused: the largest target would be taken for the class. True or False allows such data.
 
     Example:
       >>> metric = Accuracy()
@@ -64,14 +64,15 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class TopKAccuracy:
-    """The share of examples (or tokens) with fewer than `k` classes above the target's logit.
+    """The share of examples (or tokens) for which fewer than `k` classes have a larger logit than the true class.
 
-    Classes that tie with the target are not above it. An example with a NaN among its logits, or in its target, is
-    wrong. `output` is float[..., classes]; `target` int[...] or, as probabilities, float[..., classes].
+    Classes that tie with the true class do not count as larger. An example with a NaN in its logits or its target is
+    wrong. `output` is float[..., classes]. `target` is int[...], or float[..., classes] for probabilities.
 
     Args:
-      k: how many guesses the model has, at least 1 and at most the number of classes.
-      name: `"top{k}_accuracy"` unless given; `metrics=["top3_accuracy"]` means `TopKAccuracy(3)`.
+      k: the number of guesses, at least 1 and at most the number of classes.
+      name: the name of the statistic, by default `"top{k}_accuracy"`. `metrics=["top3_accuracy"]` means
+        `TopKAccuracy(3)`.
 
     Example:
       >>> metric = TopKAccuracy(2)
@@ -102,6 +103,7 @@ class TopKAccuracy:
                 f"{output.shape}. Choose a smaller `k`, or Accuracy() for one logit, or check the model's last layer."
             )
         label = _labels(self.name, output, target)[1]
+        # A sum over a mask, not a gather: a gather would wrap around or clip a label that is none of the classes.
         classes = jax.lax.broadcasted_iota(label.dtype, output.shape, output.ndim - 1)
         at_target = jnp.sum(jnp.where(classes == label[..., None], output, 0), axis=-1, keepdims=True)
         above = jnp.sum(output > at_target, axis=-1)
@@ -114,22 +116,21 @@ class TopKAccuracy:
 
 @dataclass(frozen=True)
 class MatthewsCorrelationCoefficient:
-    """The correlation of predicted and true classes: 1 where all agree, 0 for chance, exact under weights.
+    """The correlation of predicted and true classes: 1 if all agree, 0 for chance, exact under weights.
 
-    With s the weight of all examples, c of those predicted right, p_k of those predicted as class k and t_k of those
-    that are of class k:
+    Let s be the weight of all examples, c of those with a right prediction, p_k of those with the prediction k, and t_k
+    of those with the true class k:
 
         (c s - sum_k p_k t_k) / sqrt((s^2 - sum_k p_k^2) (s^2 - sum_k t_k^2))
 
-    the R_K of Gorodkin (Computational Biology and Chemistry 28, 2004), which scikit-learn's `matthews_corrcoef`
-    computes, and for two classes Matthews's (TP TN - FP FN) / sqrt(...). It is 0 where the denominator is 0, and NaN
-    where nothing was measured. Examples whose target is none of the classes are left out. An example with a NaN among
-    its logits, or in its target, is wrong: predicted as a further class, that none is of.
+    This is the R_K of Gorodkin (Computational Biology and Chemistry 28, 2004), which scikit-learn's
+    `matthews_corrcoef` computes. For two classes it is Matthews's (TP TN - FP FN) / sqrt(...). It is 0 if the
+    denominator is 0, and NaN if nothing was measured. Examples whose target is none of the classes are left out. An
+    example with a NaN in its logits or its target is wrong: its prediction is one more class, which no example has.
 
     Args:
-      classes: how many logits there are; `None` means one logit, for the classes 0 and 1. Shapes are those of
-        `Accuracy`.
-      name: of the statistic. The name given in place of the object means one logit.
+      classes: the number of logits. `None` means one logit, for the classes 0 and 1. Shapes are as in `Accuracy`.
+      name: the name of the statistic. In `metrics`, the name alone means one logit.
 
     Example:
       >>> metric = MatthewsCorrelationCoefficient()
@@ -151,7 +152,7 @@ class MatthewsCorrelationCoefficient:
             )
 
     def init(self) -> dict[str, Any]:
-        """float32[classes, classes + 1], true by predicted: the weights so far, and their rounding errors."""
+        """float32[classes, classes + 1], true class by prediction: the weights so far, and their rounding errors."""
         shape = (self.classes or 2, (self.classes or 2) + 1)
         return {name: np.zeros(shape, np.float32) for name in ("weight", "weight_error")}
 
@@ -167,12 +168,13 @@ class MatthewsCorrelationCoefficient:
         return {"weight": total, "weight_error": state["weight_error"] + error}
 
     def compute(self, state: dict[str, Any]) -> jax.Array:
-        # Class against the rest, sums of positive terms only: nothing cancels before the numerator's difference,
-        # which is at most sqrt(2) times the denominator. So float32 is enough however rare a class is.
+        # Each class is compared with the rest, in sums of positive terms. So nothing cancels before the difference in
+        # the numerator, whose terms are at most sqrt(2) times the denominator. Float32 is enough, however rare a class
+        # is.
         matrix = state["weight"] + state["weight_error"]
         total = jnp.sum(matrix)
         shares = matrix / jnp.where(total == 0, 1, total)
-        matrix = jnp.pad(shares, ((0, 1), (0, 0)))  # no example is of the further class
+        matrix = jnp.pad(shares, ((0, 1), (0, 0)))  # no example has the class that stands for NaN
         rest_of_row = _sum_of_others(matrix, axis=1)
         right, missed = jnp.diag(matrix), jnp.diag(rest_of_row)
         mistaken = jnp.diag(_sum_of_others(matrix, axis=0))
@@ -185,7 +187,7 @@ class MatthewsCorrelationCoefficient:
         return jnp.where(total == 0, unmeasured(jnp.float32), correlation)
 
     def _predicted_and_label(self, output: Any, target: Any) -> tuple[Any, Any, Any]:
-        """Predicted class, true class, and whether there is a NaN in neither."""
+        """Predicted class, true class, and whether logits and target are free of NaN."""
         logits = _single_logit(output, target)
         if self.classes is None and logits is not None:
             return *_yes_or_no(*logits), _known(output, target, logits)
@@ -205,7 +207,10 @@ class MatthewsCorrelationCoefficient:
 
 
 def _sum_of_others(matrix: jax.Array, axis: int) -> jax.Array:
-    """At each place the sum of all other places along `axis`, by addition alone."""
+    """For each element the sum of all other elements along `axis`.
+
+    It only adds. To subtract the element from the whole sum would cancel digits.
+    """
     nothing = jnp.zeros_like(jax.lax.slice_in_dim(matrix, 0, 1, axis=axis))
 
     def before(matrix: jax.Array) -> jax.Array:
@@ -216,7 +221,7 @@ def _sum_of_others(matrix: jax.Array, axis: int) -> jax.Array:
 
 
 def _check_arrays(name: str, output: Any, target: Any) -> None:
-    """Refuses trees.
+    """Refuses an output or a target that is a tree.
 
     Raises:
       TypeError: the output or the target is not an array.
@@ -230,7 +235,7 @@ def _check_arrays(name: str, output: Any, target: Any) -> None:
 
 
 def _single_logit(output: Any, target: Any) -> tuple[Any, Any] | None:
-    """Logit and target of each example where there is one logit for each, without an axis for it; else None."""
+    """The logit and the target of each example, without an axis of 1, if each example has one logit; else None."""
     if output.shape == (*target.shape, 1):
         return output[..., 0], target
     if output.shape == target.shape and output.ndim > 1 and output.shape[-1] == 1:
@@ -239,7 +244,7 @@ def _single_logit(output: Any, target: Any) -> tuple[Any, Any] | None:
 
 
 def _each_alone(name: str, output: Any, target: Any) -> tuple[Any, Any]:
-    """Logit and target of each label.
+    """The logit and the target of each label.
 
     Raises:
       ValueError: the shapes do not fit.
@@ -255,7 +260,7 @@ def _each_alone(name: str, output: Any, target: Any) -> tuple[Any, Any]:
 
 
 def _known(output: Any, target: Any, single: tuple[Any, Any] | None) -> Any:
-    """bool of the examples' shape, or of the labels' as in `single`: whether neither logits nor target hold a NaN."""
+    """Whether logits and target are free of NaN: bool of the shape of the examples, or of the labels in `single`."""
     known: Any = True
     for array in (output, target) if single is None else single:
         if jnp.issubdtype(array.dtype, jnp.floating):
@@ -274,7 +279,7 @@ def _yes_or_no(logit: Any, target: Any) -> tuple[Any, Any]:
 
 
 def _labels(name: str, output: Any, target: Any) -> tuple[Any, Any]:
-    """Predicted and true class from logits of several.
+    """Predicted and true class from several logits.
 
     Raises:
       ValueError: the shapes do not fit.
@@ -296,7 +301,7 @@ def _labels(name: str, output: Any, target: Any) -> tuple[Any, Any]:
 
 
 def _of_one_dtype(predicted: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both in a dtype that holds either: the label's, if it has as many bits as an index."""
+    """Both in a dtype that can hold both: the dtype of the label, if it has at least as many bits as an index."""
     if label.dtype.itemsize < predicted.dtype.itemsize:
         return predicted, label.astype(predicted.dtype)
     return predicted.astype(label.dtype), label

@@ -1,4 +1,4 @@
-"""Compensated means over a phase: of the loss, its exponential, and of any function."""
+"""Compensated means over a phase: of the loss, of any function, and the exponential of the mean loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ def empty_mean() -> dict[str, Any]:
 
 
 def add_to_mean(state: dict[str, Any], values: jax.Array, weight: jax.Array) -> dict[str, Any]:
-    """Adds per-example `values` under `weight`, both of one shape.
+    """Adds per-example `values` with their `weight`; both have the same shape.
 
-    Sums are float32, and compensated (Knuth's two-sum), so that a mean over a million batches is right to float32's
-    last digits, and a count of examples is exact up to 2**48, where an int32 would end at 2**31.
+    The sums are float32 and compensated (Knuth's two-sum). So a mean over a million batches is right to the last digits
+    of float32, and a count of examples is exact up to 2**48, while an int32 ends at 2**31.
     """
     total, total_error = two_sum(state["sum"], weighted_sum(values, weight).astype(jnp.float32))
     count, count_error = two_sum(state["weight"], jnp.sum(weight))
@@ -34,14 +34,15 @@ def add_to_mean(state: dict[str, Any], values: jax.Array, weight: jax.Array) -> 
 
 
 def mean_of(state: dict[str, Any]) -> jax.Array:
-    """The weighted mean so far, float32[]; `unmeasured(jnp.float32)`, a NaN, while the weight is 0."""
+    """The weighted mean so far, float32[]. While the weight is 0 it is the NaN `unmeasured(jnp.float32)`."""
+    # The error of an infinite sum is NaN: it must not turn an infinite mean into a NaN.
     total = jnp.where(jnp.isfinite(state["sum"]), state["sum"] + state["sum_error"], state["sum"])
     weight = state["weight"] + state["weight_error"]
     return jnp.where(weight == 0, unmeasured(jnp.float32), jnp.divide(total, jnp.where(weight == 0, 1, weight)))
 
 
 def two_sum(a: Any, b: Any) -> tuple[Any, Any]:
-    """`a + b` as rounded, and what the rounding lost (Knuth, TAOCP vol. 2, section 4.2.2, theorem B)."""
+    """The rounded sum `a + b`, and what the rounding has lost (Knuth, TAOCP vol. 2, section 4.2.2, theorem B)."""
     total = a + b
     b_seen = total - a
     return total, (a - (total - b_seen)) + (b - b_seen)
@@ -49,9 +50,9 @@ def two_sum(a: Any, b: Any) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Loss:
-    """The mean of the losses of all examples (or tokens) seen. Always measured, as `"loss"`.
+    """The mean loss of all examples (or tokens) so far. It is always measured, as `"loss"`.
 
-    A scalar loss counts as often as its batch has examples (by weight, if there are weights).
+    A scalar loss counts once for each example in its batch; if there are weights, with the sum of the weights.
     """
 
     name: str = "loss"
@@ -72,10 +73,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """exp of the mean of the losses of all tokens (or examples) seen: the exponential of `Loss`.
+    """The exponential of the mean loss of all tokens (or examples) so far.
 
-    `exp(sum_i w_i loss_i / sum_i w_i)`, for losses in nats as `losses.softmax_cross_entropy` gives them (Jelinek et
-    al., 1977). A model that is torn evenly between n tokens has perplexity n.
+    `exp(sum_i w_i loss_i / sum_i w_i)`, for losses in nats, as `losses.softmax_cross_entropy` gives them (Jelinek et
+    al., 1977). A model that gives n tokens the same probability has perplexity n.
 
     Example:
       >>> metric = Perplexity()
@@ -103,8 +104,8 @@ class Mean:
     """The weighted mean of `fn(output, target)`, which gives a value per example or token: `sum w_i v_i / sum w_i`.
 
     Args:
-      fn: from output and target to float[batch] or float[batch, tokens]; a loss function, for one.
-      name: of the statistic.
+      fn: takes output and target, and gives float[batch] or float[batch, tokens]; for example a loss function.
+      name: the name of the statistic.
 
     Example:
       >>> from jaxloop import losses
@@ -143,6 +144,6 @@ class Mean:
 
 
 def _example_count(*parts: Any) -> int:
-    """The leading axis of the first part that has one; one where nothing counts the examples."""
+    """The leading axis of the first leaf of `parts`; 1 if there is no leaf, or it has no axis."""
     shape = [jnp.shape(leaf) for leaf in jax.tree.leaves(parts)[:1]]
     return shape[0][0] if shape and shape[0] else 1

@@ -1,4 +1,4 @@
-"""What a metric is, and how one is chosen by name."""
+"""The protocol of a metric, and the metrics that can be chosen by name."""
 
 import re
 from collections.abc import Sequence
@@ -12,13 +12,15 @@ from jaxloop.metrics.means import Loss, Perplexity
 
 @runtime_checkable
 class Metric(Protocol):
-    """What a metric is: a small frozen object with a name and three pure functions.
+    """A metric: a small frozen object with a name and three pure functions.
 
-    `init()` makes the empty accumulator, a PyTree of arrays; `update` adds one batch; `compute` gives the
-    statistic of all that was added, float[], or int32[] where it is a count; where nothing was added, rather
-    `jaxloop.measured.unmeasured("float32")` than another NaN, which means diverged. `update` is given by keyword what
-    the step holds: `output` and `target` (PyTree), `loss` (what the loss function gave: one per example or token, or a
-    scalar), `weight` ((batch,), (batch, tokens) or None). What has weight 0 is padding and must not count.
+    `init()` makes the empty accumulator, a PyTree of arrays. `update` adds one batch. `compute` gives the statistic of
+    everything that was added: float[], or int32[] for a count. If nothing was added, it should give
+    `jaxloop.measured.unmeasured("float32")`, since any other NaN means that the statistic has diverged.
+
+    `update` gets these keywords from the step: `output` and `target`, PyTrees; `loss`, what the loss function gave: one
+    per example or token, or a scalar; and `weight`, of shape (batch,) or (batch, tokens), or None. Examples and tokens
+    of weight 0 are padding and must not count.
     """
 
     @property
@@ -37,21 +39,21 @@ _ROW_NAMES = frozenset((*_POSITION, "phase", "stop", "counted", "seconds", "exam
 
 
 def check_name(where: str, name: str) -> None:
-    """Refuses a statistic's name that rows and logs have for something else.
+    """Refuses a name for a statistic that rows and logs use for something else.
 
     Raises:
-      ValueError: it is one of those names.
+      ValueError: the name is used.
     """
     if name in _ROW_NAMES:
         raise ValueError(f"{where}: {name!r} is a column that every log has; choose another name.")
 
 
 def resolve(metrics: Sequence[str | Metric]) -> tuple[Metric, ...]:
-    """The metrics named or given, `Loss` first.
+    """The metrics that are named or given, with `Loss` as the first.
 
     Raises:
-      ValueError: a name that is not known, that two metrics share, or that logs have for something else.
-      TypeError: an object that is no `Metric`, or a single name in place of a list.
+      ValueError: a name is not known, or two metrics have the same name, or logs use it for something else.
+      TypeError: an object is not a `Metric`, or `metrics` is a single name, not a list.
     """
     if isinstance(metrics, str):
         raise TypeError(f"metrics: expected a list of names or metrics, got {metrics!r}. Put it in brackets.")

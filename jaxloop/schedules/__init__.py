@@ -1,4 +1,4 @@
-"""Schedules: the course of a rate over a fit, as segments that become one optax schedule."""
+"""Schedules: a rate over the steps of a fit, as segments that become one optax schedule."""
 
 from jaxloop.schedules.ready import one_cycle as one_cycle
 from jaxloop.schedules.ready import warmup_cosine as warmup_cosine

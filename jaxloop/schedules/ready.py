@@ -1,4 +1,4 @@
-"""Schedules in common use, as ready lists of segments that fit a training of any length."""
+"""Common schedules, as ready lists of segments for a fit of any length."""
 
 import numbers
 
@@ -15,21 +15,22 @@ def one_cycle(
     fall: int | float = 0.45,
     shape: AnyShape = linear,
 ) -> list[ScheduleSegment]:
-    """The segments of one cycle up to `peak_rate` and back, and of a last decay far below it until the fit ends.
+    """The segments of one cycle: up to `peak_rate`, back down, and a last decay far below until the end of the fit.
 
     Smith and Topin: Super-Convergence, Very Fast Training of Neural Networks Using Large Learning Rates, 2017. In
-    Smith: A Disciplined Approach to Neural Network Hyper-Parameters, 2018, momentum goes the other way:
+    Smith: A Disciplined Approach to Neural Network Hyper-Parameters, 2018, the momentum falls while the rate rises:
     `hyperparameter_scheduler("momentum", make_schedule(one_cycle(0.85, start_rate=0.95, end_rate=0.95)))`.
 
     Args:
       peak_rate: the rate in the middle of the cycle.
-      start_rate: the rate at both ends of the cycle; `peak_rate / 25` by default.
-      end_rate: the rate at the end of the fit; `start_rate / 10_000` by default.
-      rise, fall: the way up and the way down, each as a number of steps from 2 on or as a share of the fit.
-      shape: of each of the three.
+      start_rate: the rate at both ends of the cycle; by default `peak_rate / 25`.
+      end_rate: the rate at the end of the fit; by default `start_rate / 10_000`.
+      rise, fall: the lengths of the way up and the way down, each as a number of steps, at least 2, or as a share of
+        the fit.
+      shape: the shape of the three segments.
 
     Raises:
-      TypeError, ValueError: an argument is not what it must be; the message names it.
+      TypeError, ValueError: an argument has a wrong type, or is outside of its bounds; the message names it.
 
     Example:
       >>> schedule = jl.make_schedule(jl.one_cycle(0.5))
@@ -53,15 +54,16 @@ def one_cycle(
 def warmup_cosine(
     peak_rate: Rate, warmup: int | float, *, start_rate: Rate = 0.0, end_rate: Rate = 0.0
 ) -> list[ScheduleSegment]:
-    """The segments of a linear warm-up to `peak_rate`, and of a cosine from there until the fit ends.
+    """The segments of a linear warm-up to `peak_rate`, and of a cosine decay from there to the end of the fit.
 
     Args:
       peak_rate: the rate at the end of the warm-up.
-      warmup: its length, as a number of steps from 2 on, both ends included, or as a share of the fit.
+      warmup: the length of the warm-up, as a number of steps with both ends included, at least 2; or as a share of the
+        fit.
       start_rate, end_rate: the rates at the first and at the last step.
 
     Raises:
-      TypeError, ValueError: an argument is not what it must be; the message names it.
+      TypeError, ValueError: an argument has a wrong type, or is outside of its bounds; the message names it.
 
     Example:
       >>> schedule = jl.make_schedule(jl.warmup_cosine(1e-3, warmup=0.05))
@@ -74,7 +76,7 @@ def warmup_cosine(
 
 
 def _check_length(where: str, name: str, length: int | float) -> None:
-    """Refuses a length that the segment would, and a single step: that has no width, and leads nowhere."""
+    """Refuses a length that the segment would refuse, and a single step, in which the rate could not change."""
     whole = isinstance(length, numbers.Integral) and length >= 2
     if not (whole or (_is_share(length) and 0 < length < 1)):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Segments, and the schedule that a list of them makes once the number of steps is known."""
+"""Segments, and the schedule that they make when the number of steps is known."""
 
 import math
 import numbers
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScheduleSegment:
-    """A part of a schedule, which leads from one rate to another. It includes both its ends.
+    """A part of a schedule, from one rate to another. It includes both its ends.
 
     Args:
       shape: one of `jaxloop.shapes`.
-      start_rate: the rate at its first step. By default the end rate of the segment before; 0 for the first one.
+      start_rate: the rate at its first step; by default the end rate of the segment before, and 0 for the first one.
       end_rate: the rate at its last step.
-      step_count: its steps, both ends included, at least 1; or as a float between 0 and 1 the share of the fit that it
-        takes. Only the last segment may do without: it ends with the fit.
+      step_count: the number of its steps with both ends included, at least 1; or, as a float between 0 and 1, its share
+        of the fit. Only the last segment may leave it out: it ends with the fit.
 
     Raises:
-      TypeError, ValueError: an argument is not what it must be; the message names it.
+      TypeError, ValueError: an argument has a wrong type, or is outside of its bounds; the message names it.
 
     Example:
       >>> jl.ScheduleSegment(jl.shapes.linear, start_rate=0.0, end_rate=0.1, step_count=10)
@@ -61,32 +61,32 @@ class ScheduleSegment:
 
 @dataclass(frozen=True)
 class SegmentedSchedule:
-    """What `make_schedule` gives: the segments, which a number of steps turns into an optax schedule.
+    """The result of `make_schedule`: segments, which become an optax schedule when the number of steps is given.
 
-    Equal to another of equal segments. Called with `total_steps`, it gives a function of the step, counted from 0;
-    steps behind the last keep its rate.
+    Two are equal if their segments are equal. A call with `total_steps` gives a function of the step, counted from 0.
+    Steps after the last keep the last rate.
     """
 
     segments: tuple[ScheduleSegment, ...]
 
     def __call__(self, total_steps: int) -> optax.Schedule:
-        """The schedule of a fit of `total_steps` steps. Makes no array.
+        """The schedule of a fit of `total_steps` steps. It makes no array.
 
         Raises:
-          ValueError: the segments end before the fit does, or `total_steps` is no whole number of at least 1.
+          ValueError: the segments end before the fit does, or `total_steps` is not a whole number of at least 1.
         """
         opening, pieces = self._laid_out(total_steps)
         if not pieces:
             return optax.constant_schedule(opening)
-        schedules = [optax.constant_schedule(opening), *(piece.behind_its_joint() for piece in pieces)]
+        schedules = [optax.constant_schedule(opening), *(piece.after_its_joint() for piece in pieces)]
         return optax.join_schedules(schedules, [piece.joint + 1 for piece in pieces])
 
     def plot(self, total_steps: int) -> "Figure":
-        """A figure of the rate at each of `total_steps` steps, the ends of the segments marked.
+        """A figure of the rate at each of `total_steps` steps, with marks at the ends of the segments.
 
         Raises:
           ModuleNotFoundError: matplotlib is not installed.
-          ValueError: as when it is called.
+          ValueError: as in a call.
 
         Example:
           >>> schedule.plot(total_steps=1000).savefig("schedule.png")
@@ -96,7 +96,7 @@ class SegmentedSchedule:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 "make_schedule(...).plot: it needs matplotlib, which is not installed. Install jaxloop with its extra "
-                "`plot`, as in `pip install 'jaxloop[plot]'`, or matplotlib alone."
+                "`plot`, as in `pip install 'jaxloop[plot]'`, or only matplotlib."
             ) from error
         _, pieces = self._laid_out(total_steps)
         steps = np.arange(total_steps)
@@ -111,7 +111,7 @@ class SegmentedSchedule:
         return figure
 
     def _laid_out(self, total_steps: int) -> "tuple[Rate, list[_Piece]]":
-        """The rate of step 0, and the segments that have a width, each in its place."""
+        """The rate at step 0, and the segments of more than one step, each in its place."""
         if isinstance(total_steps, bool) or not isinstance(total_steps, numbers.Integral) or total_steps < 1:
             raise ValueError(f"make_schedule: `total_steps` must be a Python int of at least 1, got {total_steps!r}.")
         ends = _ends(self.segments, int(total_steps))
@@ -127,21 +127,22 @@ class SegmentedSchedule:
 
 
 def make_schedule(segments: Sequence[ScheduleSegment]) -> SegmentedSchedule:
-    """A schedule of segments one after the other, for `callbacks.learning_rate_scheduler`.
+    """A schedule of segments, one after the other, for `callbacks.learning_rate_scheduler`.
 
-    Neighbours share the step at which they meet: segments of 10 and 5 steps cover the steps 0 to 9 and 9 to 13. There
-    the earlier one counts, also where the later one starts from another rate. A segment of one step has no width: its
-    start rate is where the next one starts, and its end rate is never reached.
+    Neighbours share the step at which they meet: segments of 10 and 5 steps cover the steps 0 to 9 and 9 to 13. The
+    shared step has the rate of the earlier segment, even if the later one starts from another rate. A segment of one
+    step only sets the rate from which the next one starts, to its own start rate. Its end rate is not used.
 
     Args:
       segments: one or more. They must last until the end of the fit, and may last longer.
 
     Returns:
-      A value to be called with the number of steps, which gives an optax schedule; it can `plot(total_steps=...)`.
+      A `SegmentedSchedule`. A call with the number of steps gives an optax schedule, and `plot(total_steps=...)` draws
+      it.
 
     Raises:
-      ValueError: there is no segment, one other than the last has no `step_count`, or an exponential one touches 0.
-      TypeError: something is no segment.
+      ValueError: there is no segment; or one that is not the last has no `step_count`; or an exponential one touches 0.
+      TypeError: an item is not a segment.
 
     Example:
       >>> schedule = jl.make_schedule([
@@ -173,7 +174,7 @@ def make_schedule(segments: Sequence[ScheduleSegment]) -> SegmentedSchedule:
 
 
 class _Piece(NamedTuple):
-    """A segment in its place: from `joint`, where the one before still counts, over `width` steps."""
+    """A segment in its place: the `width` steps after `joint`, the step that it shares with the segment before."""
 
     shape: AnyShape
     start: Rate
@@ -181,15 +182,16 @@ class _Piece(NamedTuple):
     joint: int
     width: int
 
-    def behind_its_joint(self) -> optax.Schedule:
-        """Its rate, counted from the step behind the joint."""
+    def after_its_joint(self) -> optax.Schedule:
+        """Its rate, counted from the step after the joint."""
         schedule = self.shape.between(self.start, self.end, self.width)
 
         def rate(count: Any) -> Any:
-            # Where another segment counts this one is computed too, and must stay finite: a gradient takes 0 times it.
+            # `optax.join_schedules` computes every segment at every step, and selects. Outside of its own steps a
+            # segment must stay finite too: a gradient multiplies it by 0.
             inside = schedule(jnp.clip(count + 1, 0, self.width))
-            rate = jnp.where(count + 1 >= self.width, self.end, inside)  # exact, where a division may be rounded
-            return rate.astype(float)  # as those of the other segments
+            rate = jnp.where(count + 1 >= self.width, self.end, inside)  # the end is exact, without a rounded division
+            return rate.astype(float)  # the same dtype in all segments
 
         return rate
 
@@ -197,8 +199,9 @@ class _Piece(NamedTuple):
 def _ends(segments: Sequence[ScheduleSegment], total_steps: int) -> list[int]:
     """The last step of each segment.
 
-    Shares are of the way from the first step to the last, and are added up before they are rounded, so that shares
-    that make 1 end with the fit. One of them is at least a step wide: a short warm-up does not vanish in a short fit.
+    Shares are shares of the way from the first step to the last. They are added up before they are rounded, so that
+    shares with the sum 1 end with the fit. Each is at least one step long: a short warm-up does not vanish in a short
+    fit.
     """
     ends, end, place = [], 0, 0.0
     for segment in segments:
@@ -238,7 +241,7 @@ def _too_short(segments: Sequence[ScheduleSegment], ends: Sequence[int], total_s
 
 
 def _check_rate(name: str, rate: Any) -> None:
-    """Refuses what is no finite real number; of a traced one only the shape can be seen."""
+    """Refuses a rate that is not a finite real number. Of a traced rate only the shape can be checked."""
     if isinstance(rate, jax.Array):
         fits = rate.shape == () and (isinstance(rate, Tracer) or bool(np.isfinite(rate)))
     else:

@@ -1,4 +1,4 @@
-"""Shapes of the way from one rate to another: `linear`, `cosine`, `exponential`, `polynomial`, or any curve."""
+"""The shapes of a way from one rate to another: `linear`, `cosine`, `exponential`, `polynomial`, or any curve."""
 
 import math
 import numbers
@@ -19,7 +19,7 @@ class AnyShape(Protocol):
     """What a segment takes as its shape."""
 
     def between(self, start: Rate, end: Rate, width: int, /) -> optax.Schedule:
-        """The way from `start` at 0 to `end` at `width`, for steps from 0 to `width`, at least 1. Makes no array."""
+        """The rates from `start` at step 0 to `end` at step `width`, which is at least 1. It makes no array."""
         ...
 
 
@@ -28,14 +28,14 @@ class Shape:
     """The shape of any curve on [0, 1], stretched so that it leads from the start rate to the end rate.
 
     `end + (start - end) * (curve(1) - curve(x)) / (curve(1) - curve(0))`, where x goes from 0 to 1 over the segment.
-    The curve is asked once for each step when the schedule is made, on the host; the program holds the answers.
+    The curve is called on the host, once for each step, when the schedule is made. The program holds its values.
 
     Args:
       curve: takes a float from 0 to 1 and gives a real number; in plain Python or NumPy.
 
     Raises:
-      ValueError: it has the same value at 0 and at 1, or one that is not finite.
-      TypeError: it gives something that is no number.
+      ValueError: it has the same value at 0 and at 1, or a value that is not finite.
+      TypeError: it gives something that is not a number.
 
     Example:
       >>> smooth = jl.shapes.Shape(lambda x: x * x * (3 - 2 * x))
@@ -62,7 +62,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class _Formula:
-    """A shape that is computed where it is used. Equal to another of the same name."""
+    """A shape that the program computes at each step. Two of the same name are equal."""
 
     name: str
     between: Callable[[Rate, Rate, int], optax.Schedule] = field(compare=False)
@@ -72,9 +72,9 @@ class _Formula:
 
 
 def polynomial(power: float) -> AnyShape:
-    """The shape `end + (start - end) * (1 - x)**power`, as `optax.polynomial_schedule` has it.
+    """The shape `end + (start - end) * (1 - x)**power`, as in `optax.polynomial_schedule`.
 
-    With a power above 1 most of the way is gone at the beginning, with one below 1 at the end.
+    With a power above 1 the rate changes most at the beginning, with a power below 1 at the end.
 
     Args:
       power: above 0.
@@ -98,14 +98,14 @@ def _cosine(start: Rate, end: Rate, width: int) -> optax.Schedule:
 
 
 def _exponential(start: Rate, end: Rate, width: int) -> optax.Schedule:
-    # `optax.exponential_decay` asks whether its decay rate is 0, which a traced rate could not answer.
+    # `optax.exponential_decay` tests whether its decay rate is 0. A traced rate cannot be tested.
     return lambda step: start * jnp.power(end / start, step / width)
 
 
 #: The straight line, `end + (start - end) * (1 - x)`.
 linear: AnyShape = _Formula("linear", optax.linear_schedule)
 
-#: Half a wave, `end + (start - end) * (1 + cos(pi x)) / 2`: level at both ends. Loshchilov and Hutter: SGDR, ICLR 2017.
+#: Half a wave, `end + (start - end) * (1 + cos(pi x)) / 2`: flat at both ends. Loshchilov and Hutter: SGDR, ICLR 2017.
 cosine: AnyShape = _Formula("cosine", _cosine)
 
 #: The same factor at each step, `start * (end / start)**x`; both rates must be of one sign, and not 0.
@@ -113,7 +113,7 @@ exponential: AnyShape = _Formula("exponential", _exponential)
 
 
 def _sampled(curve: Callable[[float], Any], places: Sequence[float]) -> np.ndarray:
-    """The curve's values, float64[places]; at once, also where the schedule is made inside of a trace."""
+    """float64[places]: the curve's values, computed at once, even if the schedule is made inside of a trace."""
     with jax.ensure_compile_time_eval():
         given = [curve(place) for place in places]
         try:
