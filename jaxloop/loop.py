@@ -155,6 +155,15 @@ class Loop:
           lasting: whether the next fit on this loop keeps it. Otherwise that fit begins without it.
           evaluated: whether an evaluation depends on it as it does on the model, for example on an average that
             replaces the parameters. Then `early_stopping(restore_best=True)` restores it together with the model.
+
+        Example:
+          >>> def average_weights(loop, event, decay=0.999):
+          ...     loop = loop.remember("average", loop.model.params, lasting=True)
+          ...     if event is jl.Event.BATCH_END and loop.phase is jl.Phase.TRAINING:
+          ...         old, new = loop.callback_state["average"], loop.model.params
+          ...         average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, old, new)
+          ...         loop = loop.replace(callback_state=loop.callback_state | {"average": average})
+          ...     return loop
         """
         kept = self.evaluated | {name} if evaluated else self.evaluated
         loop = self if kept == self.evaluated else self.replace(evaluated=kept)

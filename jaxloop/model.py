@@ -25,7 +25,8 @@ class Model:
     Attributes:
       apply: `apply(params, state, input, *, training: bool, key) -> (output, state)`. Static: two models
         whose `apply` are equal share their compiled programs.
-      params: PyTree of arrays, which are differentiated and updated.
+      params: PyTree of arrays, which are differentiated and updated. A complex array is trained as its real and
+        imaginary parts would be.
       state: PyTree of arrays that the forward pass changes (batch statistics, streams of random numbers).
       training: the mode of `model(input)` and `model.forward`: training or inference; static.
 

@@ -103,7 +103,6 @@ class TopKAccuracy:
                 f"{output.shape}. Choose a smaller `k`, or Accuracy() for one logit, or check the model's last layer."
             )
         label = _labels(self.name, output, target)[1]
-        # A sum over a mask, not a gather: a gather would wrap around or clip a label that is none of the classes.
         classes = jax.lax.broadcasted_iota(label.dtype, output.shape, output.ndim - 1)
         at_target = jnp.sum(jnp.where(classes == label[..., None], output, 0), axis=-1, keepdims=True)
         above = jnp.sum(output > at_target, axis=-1)
