@@ -1,1 +1,1 @@
-"""Runnable examples, one script each: `python examples/digits.py`. What they share lies in the folders beside them."""
+"""Runnable examples, one script each: `python examples/digits.py`. The folders here hold what they share."""

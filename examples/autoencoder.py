@@ -1,6 +1,6 @@
-"""Trains an autoencoder on MNIST, and saves images above what it makes of them after each epoch.
+"""Trains an autoencoder on MNIST. After each epoch it saves images, and below them the model's outputs.
 
-It is the Autoencoder1D sample of Swift for TensorFlow's model garden, which takes Fashion-MNIST.
+It is the sample Autoencoder1D of Swift for TensorFlow's model garden, which uses Fashion-MNIST.
 """
 
 import optax
@@ -19,7 +19,7 @@ CSV = "run/autoencoder/log.csv"
 
 def main() -> None:
     parser = make_parser(__doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, csv=CSV, data="the folder mnist")
-    parser.add_argument("--images", default="run/autoencoder", help="the folder of the images, one file an epoch")
+    parser.add_argument("--images", default="run/autoencoder", help="the folder of the images, with one file per epoch")
     arguments = parser.parse_args()
 
     (training_images, _), (test_images, _) = load_mnist(arguments.data_dir)

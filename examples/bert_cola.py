@@ -1,4 +1,4 @@
-"""Trains BERT on CoLA to tell acceptable sentences from others: a checkpoint, or a small one from the beginning."""
+"""Trains BERT on CoLA to recognize acceptable sentences: from a checkpoint, or a small one from random weights."""
 
 import functools
 from pathlib import Path
@@ -17,7 +17,7 @@ CONFIGS = {"tiny": TINY, "base": BASE}
 EPOCHS = {"tiny": 8, "base": 3}
 LEARNING_RATE = {"tiny": 5e-4, "base": 2e-5}
 BATCH_SIZE = 32
-LENGTHS = (12, 24, 48)  # that sentences are padded to; the longest has 47 tokens
+LENGTHS = (12, 24, 48)  # sentences are padded to these; the longest has 47 tokens
 CSV = "run/bert_cola/log.csv"
 
 
@@ -29,8 +29,10 @@ def token_count(sample: tuple[np.ndarray, np.integer]) -> int:
 def main() -> None:
     data = "the folders cola and vocab (vocab.txt)"
     parser = make_parser(__doc__, epochs=None, batch_size=BATCH_SIZE, csv=CSV, data=data)
-    parser.add_argument("--config", choices=CONFIGS, default="tiny", help=f"its size; epochs are {EPOCHS}")
-    parser.add_argument("--checkpoint", type=Path, help="weights to begin with: bert-base-uncased's model.safetensors")
+    parser.add_argument(
+        "--config", choices=CONFIGS, default="tiny", help=f"the size of the model; its epochs are {EPOCHS}"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="weights to start from: bert-base-uncased's model.safetensors")
     arguments = parser.parse_args()
     if arguments.config == "base" and arguments.checkpoint is None:
         parser.error("--config base learns little from random weights: give --checkpoint, or take --config tiny")

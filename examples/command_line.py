@@ -13,31 +13,33 @@ def make_parser(
 
     Args:
       description: what the example does, for `--help`.
-      epochs, batch_size, csv: what holds where the flag is left out; None leaves it to the script.
-      data: what the data directory must hold, as "the folder mnist", for an example that reads files.
+      epochs, batch_size, csv: the values if the flags are left out. With None the script chooses.
+      data: what the data directory must hold, such as "the folder mnist", if the example reads files.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--epochs", type=int, default=epochs, help="how many epochs to train")
     parser.add_argument("--batch-size", type=int, default=batch_size, help="examples in a batch")
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights and of the order of the samples")
-    parser.add_argument("--device", help="a platform such as cpu or gpu, or one device of it as gpu:1")
-    parser.add_argument("--limit-batches", type=int, help="at most this many batches in each phase, to try it out")
-    parser.add_argument("--csv", default=csv, help="where the statistics are written")
-    parser.add_argument("--plot", help="where they are drawn, as run/history.png; needs the extra `plot`")
     parser.add_argument(
-        "--steps-per-dispatch", type=steps_per_dispatch, default="auto", help="steps in one program: auto, or how many"
+        "--seed", type=int, default=0, help="the seed of the first weights and of the order of the samples"
+    )
+    parser.add_argument("--device", help="a platform such as cpu or gpu, or one of its devices such as gpu:1")
+    parser.add_argument("--limit-batches", type=int, help="the most batches in each phase, to try it out")
+    parser.add_argument("--csv", default=csv, help="the file for the statistics")
+    parser.add_argument("--plot", help="a file for a plot of them, such as run/history.png; needs the extra `plot`")
+    parser.add_argument(
+        "--steps-per-dispatch", type=steps_per_dispatch, default="auto", help="steps in one program: auto, or a number"
     )
     parser.add_argument(
-        "--explain", action="store_true", help="tell which programs there are, what callbacks do, and train nothing"
+        "--explain", action="store_true", help="show the programs and what callbacks do, without training"
     )
     if data is not None:
         parser.add_argument(
             "--data-dir",
             type=Path,
             default=os.environ.get("JAXLOOP_DATA") or None,
-            help=f"what holds {data}, else $JAXLOOP_DATA; without either the files are downloaded",
+            help=f"the directory that holds {data}, or $JAXLOOP_DATA; without both the files are downloaded",
         )
     return parser
 

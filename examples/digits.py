@@ -1,4 +1,4 @@
-"""Trains a small convolutional network on scikit-learn's digits. Takes seconds, downloads nothing."""
+"""Trains a small convolutional network on scikit-learn's digits. It takes seconds, and downloads nothing."""
 
 import optax
 from command_line import make_parser

@@ -1,4 +1,4 @@
-"""Trains GPT-2 on WikiText-2, from the first weights or from a checkpoint, as the sample of swift-models does."""
+"""Trains GPT-2 on WikiText-2, from random weights or from a checkpoint, like the sample of swift-models."""
 
 import optax
 from command_line import make_parser
@@ -21,10 +21,12 @@ PROMPT, SAMPLE_LENGTH = "The", 40
 
 def main() -> None:
     parser = make_parser(__doc__, epochs=EPOCHS, batch_size=None, csv=CSV, data="the folders wikitext2 and vocab")
-    parser.add_argument("--config", choices=CONFIGURATIONS, default="tiny", help="the model's size; tiny is for a CPU")
+    parser.add_argument(
+        "--config", choices=CONFIGURATIONS, default="tiny", help="the size of the model; tiny is for a CPU"
+    )
     parser.add_argument("--checkpoint", help="a .safetensors file of the published GPT-2 of that size, to start from")
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16; weights stay float32")
-    parser.add_argument("--tensorboard", default=TENSORBOARD, help="below which folder TensorBoard's files are written")
+    parser.add_argument("--tensorboard", default=TENSORBOARD, help="the folder for TensorBoard's files")
     arguments = parser.parse_args()
     configuration = CONFIGURATIONS[arguments.config]
     batch_size = BATCH_SIZES[arguments.config] if arguments.batch_size is None else arguments.batch_size

@@ -1,4 +1,4 @@
-"""Trains LeNet-5 on MNIST, as the LeNet-MNIST sample of Swift for TensorFlow's model garden does."""
+"""Trains LeNet-5 on MNIST, like the sample LeNet-MNIST of Swift for TensorFlow's model garden."""
 
 import optax
 from command_line import make_parser
@@ -16,7 +16,9 @@ CSV = "run/lenet_mnist/log.csv"
 
 def main() -> None:
     parser = make_parser(__doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, csv=CSV, data="the folder mnist")
-    parser.add_argument("--report", choices=["epoch", "batch"], default="epoch", help="when there are statistics")
+    parser.add_argument(
+        "--report", choices=["epoch", "batch"], default="epoch", help="how often statistics are reported"
+    )
     arguments = parser.parse_args()
 
     training, test = load_mnist(arguments.data_dir)

@@ -8,7 +8,7 @@ try:
     from PIL import Image
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "To save pictures takes Pillow, which is not installed. Run pip install '.[examples]'."
+        "Saving pictures needs Pillow, which is not installed. Run pip install '.[examples]'."
     ) from error
 
 
@@ -16,9 +16,9 @@ def save_grid(path: str | Path, images: np.ndarray, *, columns: int) -> None:
     """Saves grey images side by side, in rows from left to right.
 
     Args:
-      path: of the file, whose ending says the format, as `.png`. Its folder is made.
+      path: the path of the file. Its ending gives the format, such as `.png`. Its folder is made.
       images: float[rows * columns, height, width] in [0, 1].
-      columns: how many stand in a row.
+      columns: the number of images in a row.
     """
     count, height, width = images.shape
     rows = images.reshape(count // columns, columns, height, width)

@@ -1,6 +1,6 @@
-"""Predicts from ten measurements of a patient how far diabetes goes within a year, and compares with what is simpler.
+"""Predicts the progress of diabetes after a year from ten measurements of a patient, and compares with simpler methods.
 
-Takes seconds, downloads nothing.
+It takes seconds, and downloads nothing.
 """
 
 import numpy as np
@@ -12,7 +12,8 @@ from models.mlp import MLP
 
 import jaxloop as jl
 
-EPOCHS = 20  # these were chosen by cross-validation of the training part, so that the part held out decides nothing
+# Chosen by cross-validation on the training part, so that the held-out part has no influence on them.
+EPOCHS = 20
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1.0
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def error_of_median(training: Samples, validation: Samples) -> float:
-    """The mean absolute error of the one prediction that is best where nothing is known of the patients."""
+    """The mean absolute error of the best constant prediction: the median, without any knowledge of the patients."""
     return float(np.mean(np.abs(validation[1] - np.median(training[1]))))
 
 

@@ -1,4 +1,4 @@
-"""Trains a residual network on CIFAR-10: in minutes, as its authors did, or as Swift for TensorFlow's sample does."""
+"""Trains a residual network on CIFAR-10: in minutes, or as in the paper, or as in Swift for TensorFlow's sample."""
 
 import functools
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ CSV = "run/resnet_cifar10/log.csv"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the network is trained; depth, epochs and batch size hold where their flags are left out."""
+    """How the network is trained. Depth, epochs and batch size are the defaults of their flags."""
 
     depth: int
     epochs: int
@@ -31,7 +31,7 @@ class Recipe:
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
-        """SGD with weight decay, which pulls at kernels alone: not at biases, nor at the scales of normalization."""
+        """SGD with weight decay only for kernels: not for biases, and not for the scales of normalization."""
         decay = optax.add_decayed_weights(
             self.weight_decay, mask=functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
         )
@@ -39,12 +39,12 @@ class Recipe:
 
 
 def constant(rate: float, step_count: int | None = None) -> jl.ScheduleSegment:
-    """One rate all along."""
+    """A segment with a constant rate."""
     return jl.ScheduleSegment(jl.shapes.linear, start_rate=rate, end_rate=rate, step_count=step_count)
 
 
 # The paper divides the rate by 10 at steps 32,000 and 48,000 of 64,000; 164 epochs have 63,960. A segment shares its
-# first step with the one before, whose rate counts there.
+# first step with the segment before, which gives the rate at that step: so the second segment has one step more.
 PAPER_RATE = [constant(0.1, 32_000), constant(0.01, 16_001), constant(0.001)]
 RECIPES = {
     "short": Recipe(20, 3, 128, jl.one_cycle(0.2, rise=0.3, fall=0.6), weight_decay=5e-4),
@@ -56,8 +56,12 @@ RECIPES = {
 def main() -> None:
     short = RECIPES["short"]
     parser = make_parser(__doc__, epochs=short.epochs, batch_size=short.batch_size, csv=CSV, data="the folder cifar10")
-    parser.add_argument("--recipe", choices=RECIPES, default="short", help="how it is trained, and other defaults")
-    parser.add_argument("--depth", type=int, choices=[20, 32, 44, 56], default=short.depth, help="of the network")
+    parser.add_argument(
+        "--recipe", choices=RECIPES, default="short", help="how to train; it also sets the defaults of other flags"
+    )
+    parser.add_argument(
+        "--depth", type=int, choices=[20, 32, 44, 56], default=short.depth, help="the depth of the network"
+    )
     recipe = RECIPES[parser.parse_known_args()[0].recipe]
     parser.set_defaults(depth=recipe.depth, epochs=recipe.epochs, batch_size=recipe.batch_size)
     arguments = parser.parse_args()

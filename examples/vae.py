@@ -1,7 +1,7 @@
-"""Trains a variational autoencoder on MNIST, and draws digits that it makes up.
+"""Trains a variational autoencoder on MNIST, and draws digits that it invents.
 
-Losses are in nats an image. In evaluation a code is its mean, without noise: what is measured then is no bound of the
-likelihood, and lower than in training.
+Losses are in nats per image. In evaluation a code is its mean, without noise. The loss that is measured then is not a
+bound of the likelihood, and is lower than in training.
 """
 
 import jax
@@ -34,7 +34,7 @@ def variational_step(model: jl.Model, loop: jl.Loop) -> tuple[jax.Array, jl.Loop
 
 def main() -> None:
     parser = make_parser(__doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, csv=CSV, data="the folder mnist")
-    parser.add_argument("--samples", default="run/vae/samples.png", help="where the digits that it makes up are saved")
+    parser.add_argument("--samples", default="run/vae/samples.png", help="the file for the digits that it invents")
     arguments = parser.parse_args()
 
     (training_images, _), (test_images, _) = load_mnist(arguments.data_dir)

@@ -1,1 +1,1 @@
-"""Data sets that the examples train on."""
+"""The data sets of the examples."""

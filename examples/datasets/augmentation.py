@@ -1,4 +1,4 @@
-"""Augmentation of images as a compiled callback: part of the step's program, another one for each example."""
+"""Augmentation of images as a compiled callback: a part of the step's program, different for each example."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import jaxloop as jl
 
 
 def crop_and_flip(padding: int = 4) -> jl.Callback:
-    """A callback that shifts and mirrors the images of each training step by chance; evaluation is left alone.
+    """A callback that shifts and mirrors the images of each training step at random. Evaluation is not changed.
 
     Args:
       padding: as in `cropped_and_flipped`.
@@ -30,15 +30,15 @@ def crop_and_flip(padding: int = 4) -> jl.Callback:
 
 
 def cropped_and_flipped(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
-    """A random crop of each padded image, of the image's own size, and half of them mirrored left to right.
+    """A random crop of each padded image, in the size of the image. Half of the images are mirrored left to right.
 
-    Rows and columns are chosen by products with matrices of zeros and ones, as exact as a gather; on a CPU, inside of
-    fused steps, they take a quarter of its time.
+    Rows and columns are selected by products with matrices of zeros and ones. This is as exact as a gather. On a CPU,
+    inside of fused steps, it takes a quarter of the time of a gather.
 
     Args:
-      key: of the chances; the same key gives the same images.
+      key: the PRNG key; the same key gives the same images.
       images: float[batch, height, width, channels].
-      padding: pixels of value 0 on each side: the mean colour, where images were normalized.
+      padding: the number of pixels of value 0 on each side. If images are normalized, 0 is the mean colour.
     """
     count, height, width, _ = images.shape
     down, across, mirror = jax.random.split(key, 3)

@@ -1,4 +1,4 @@
-"""GPT-2's tokens: pairs of bytes merged by rule, so that every text has tokens and comes back from them."""
+"""GPT-2's tokens: pairs of bytes that are merged by rules. Every text has tokens, and can be recovered from them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,12 +25,12 @@ def load_byte_pairs(data_dir: Path | None = None) -> "Tokenizer":
     """The tokenizer of GPT-2, as it was published: 50,257 tokens.
 
     Args:
-      data_dir: what holds the folder `vocab` with encoder.json and vocab.bpe; None downloads them into the user's
-        cache, once.
+      data_dir: the directory that holds the folder `vocab` with encoder.json and vocab.bpe. None downloads them once,
+        into the user's cache.
 
     Raises:
       ModuleNotFoundError: tokenizers is not installed.
-      What `files.checked_path` raises.
+      And the exceptions of `files.checked_path`.
 
     Example:
       >>> tokenizer = load_byte_pairs()
@@ -42,17 +42,17 @@ def load_byte_pairs(data_dir: Path | None = None) -> "Tokenizer":
 
 
 def make_byte_pairs(vocabulary: Path, merges: Path) -> "Tokenizer":
-    """The tokenizer of these files, without a space before the text.
+    """The tokenizer of these files, which adds no space before the text.
 
     Args:
-      vocabulary: JSON, each token with its number.
-      merges: one pair a line behind a header, the first to be merged first.
+      vocabulary: a JSON file with the number of each token.
+      merges: a file with a header and then one pair per line. The first pair is merged first.
     """
     try:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "To cut texts into tokens takes tokenizers, which is not installed. Run pip install '.[examples]'."
+            "Cutting texts into tokens needs tokenizers, which is not installed. Run pip install '.[examples]'."
         ) from error
     tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

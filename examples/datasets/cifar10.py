@@ -37,7 +37,7 @@ _SHA256 = {
 }
 FILES = tuple(DataFile("cifar10", name, sha256, (_ADDRESS,)) for name, sha256 in _SHA256.items())
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # what NumPy names in the pickle of an array, itself in a private module
+_RECONSTRUCT = np.empty(0).__reduce__()[0]  # the pickle of an array names this function, which is in a private module
 _ACCEPTED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -50,14 +50,14 @@ def load_cifar10(data_dir: Path | None = None) -> tuple[Samples, Samples]:
     """The 50,000 samples for training and the 10,000 for testing; the pixels stay bytes.
 
     Args:
-      data_dir: what holds the folder `cifar10` with the published archive, or with its six batches, each by gzip; None
-        downloads the archive into the user's cache, once.
+      data_dir: the directory that holds the folder `cifar10` with the published archive, or with its six batches, each
+        as a gzip file. None downloads the archive once, into the user's cache.
 
     Returns:
       Training and test, each (images, labels): uint8[samples, 32, 32, 3] and int32[samples].
 
     Raises:
-      What `files.checked_path` and `read_batch` raise.
+      The exceptions of `files.checked_path` and `read_batch`.
     """
     *training, test = map(read_batch, _contents(data_dir))
     images, labels = zip(*training, strict=True)
@@ -67,7 +67,7 @@ def load_cifar10(data_dir: Path | None = None) -> tuple[Samples, Samples]:
 def read_batch(content: bytes) -> Samples:
     """(images, labels) of one of the published batches: uint8[samples, 32, 32, 3] and int32[samples].
 
-    It is a pickle, which could name any function to be called; none is accepted but those that make an array.
+    A batch is a pickle, and a pickle can call any function. Only the functions that make an array are accepted.
 
     Raises:
       pickle.UnpicklingError: it names something else.
@@ -78,9 +78,9 @@ def read_batch(content: bytes) -> Samples:
 
 
 def normalize(batch: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The batch with its images as float32, of mean 0 and deviation 1 in each channel over the training images.
+    """The batch with its images as float32. Over the training images each channel has mean 0 and deviation 1.
 
-    For `.map(normalize, compiled=True)`, so that images travel as bytes.
+    Use it as `.map(normalize, compiled=True)`: then images travel to the device as bytes.
     """
     images, *others = batch
     shares = images.astype(jnp.float32) / 255
@@ -94,14 +94,14 @@ class _ArrayUnpickler(pickle.Unpickler):
         accepted = _ACCEPTED.get((module_name, global_name))
         if accepted is None:
             raise pickle.UnpicklingError(
-                "read_batch: a batch of CIFAR-10 holds arrays, lists and strings alone, but this pickle asks for "
+                "read_batch: a batch of CIFAR-10 holds only arrays, lists and strings, but this pickle asks for "
                 f"{module_name}.{global_name}. It is not one of the published files; get them from {_ADDRESS}."
             )
         return accepted
 
 
 def _contents(data_dir: Path | None) -> Iterator[bytes]:
-    """What is in each of the six batches, the test batch last."""
+    """The contents of the six batches, with the test batch last."""
     if data_dir is not None and any((data_dir / file.folder / file.name).exists() for file in FILES):
         for path in [checked_path(file, data_dir) for file in FILES]:
             yield gzip.decompress(path.read_bytes())
@@ -109,5 +109,5 @@ def _contents(data_dir: Path | None) -> Iterator[bytes]:
     with tarfile.open(checked_path(ARCHIVE, data_dir)) as archive:
         for file in FILES:
             member = archive.extractfile(f"cifar-10-batches-py/{Path(file.name).stem}")
-            assert member is not None  # as the checksum was right
+            assert member is not None  # since the checksum of the archive is right
             yield member.read()

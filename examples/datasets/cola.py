@@ -26,7 +26,7 @@ class Sentences(NamedTuple):
 
 
 class Cola(NamedTuple):
-    """The public parts: what is trained on, and what is held out, from the same sources and from others."""
+    """The public parts: training sentences, and held-out sentences from the same sources and from others."""
 
     training: Sentences
     in_domain: Sentences
@@ -34,21 +34,22 @@ class Cola(NamedTuple):
 
 
 def load_cola(data_dir: Path | None = None) -> Cola:
-    """8,551 sentences for training, 527 held out from the same sources, 516 from others.
+    """8,551 sentences for training, 527 held-out sentences from the same sources, and 516 from others.
 
     Warstadt, Singh, Bowman: Neural Network Acceptability Judgments, TACL 7, 2019.
 
     Args:
-      data_dir: what holds the folder `cola` with the three files; None downloads them into the user's cache, once.
+      data_dir: the directory that holds the folder `cola` with the three files. None downloads them once, into the
+        user's cache.
 
     Raises:
-      What `files.checked_path` raises.
+      The exceptions of `files.checked_path`.
     """
     return Cola(*(read_sentences(checked_path(file, data_dir)) for file in FILES))
 
 
 def read_sentences(path: Path) -> Sentences:
-    """The sentences of a file: four columns apart by tabs, which are source, label, the author's mark, sentence.
+    """The sentences of a file with four columns, separated by tabs: source, label, the author's mark, sentence.
 
     Raises:
       ValueError: a line has another number of columns, or its label is neither 0 nor 1.

@@ -1,4 +1,4 @@
-"""Scikit-learn's diabetes data: 442 patients, ten measurements each, and how far the disease went within a year."""
+"""Scikit-learn's diabetes data: ten measurements of 442 patients, and the progress of the disease after a year."""
 
 import numpy as np
 
@@ -6,16 +6,16 @@ Samples = tuple[np.ndarray, np.ndarray]
 
 
 def load_diabetes(validation_share: float = 0.2) -> tuple[Samples, Samples, float]:
-    """The patients to train on and those held out, always the same ones, and the unit of the targets.
+    """The training patients and the held-out patients, always the same ones, and the unit of the targets.
 
-    Measurements and targets are less the mean and over the standard deviation of the patients to train on.
+    Measurements and targets are standardized with the mean and the standard deviation of the training patients.
 
     Args:
-      validation_share: which part is held out, between 0 and 1.
+      validation_share: the share of patients that are held out, between 0 and 1.
 
     Returns:
       Training and validation, each (measurements, targets): float32[patients, 10] and float32[patients, 1]; and the
-      standard deviation of the targets, by which an error is multiplied to have it on the scale of the data.
+      standard deviation of the targets. An error times this number is on the scale of the data.
 
     Raises:
       ModuleNotFoundError: scikit-learn is not installed.

@@ -6,10 +6,10 @@ Samples = tuple[np.ndarray, np.ndarray]
 
 
 def load_digits(validation_share: float = 0.2) -> tuple[Samples, Samples]:
-    """The samples to train on and those held out, always the same ones, with all classes in proportion.
+    """The training samples and the held-out samples, always the same ones, with the same proportions of classes.
 
     Args:
-      validation_share: which part is held out, between 0 and 1.
+      validation_share: the share of samples that are held out, between 0 and 1.
 
     Returns:
       Training and validation, each (images, labels): float32[samples, 8, 8, 1] in [0, 1] and int32[samples].

@@ -1,4 +1,4 @@
-"""Files of data sets: found in a folder or downloaded, and never read before their checksum was."""
+"""Files of data sets: found in a folder or downloaded. No file is used before its checksum is verified."""
 
 import hashlib
 import zipfile
@@ -9,14 +9,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file as its publisher has it.
+    """A published file.
 
     Attributes:
-      folder: of the data set, below the data directory.
-      name: of the file in that folder.
-      sha256: of its bytes, in hexadecimal.
-      urls: where it can be had; they are tried in turn.
-      member: of the zip archives that the urls are, which one is the file; empty where the urls are the file itself.
+      folder: the folder of the data set, below the data directory.
+      name: the name of the file in that folder.
+      sha256: the checksum of its bytes, in hexadecimal.
+      urls: the addresses of the file, which are tried in turn.
+      member: the name of the file in a zip archive, if the urls are those of an archive; empty if they are those of the
+        file itself.
     """
 
     folder: str
@@ -27,11 +28,11 @@ class DataFile:
 
 
 def checked_path(file: DataFile, data_dir: Path | None = None) -> Path:
-    """Where `file` lies on this machine; its checksum is right.
+    """The path of `file` on this machine, after its checksum is verified.
 
     Args:
-      file: which one.
-      data_dir: what holds `<folder>/<name>`; None downloads the file into the user's cache, once.
+      file: the file.
+      data_dir: the directory that holds `<folder>/<name>`. None downloads the file once, into the user's cache.
 
     Raises:
       FileNotFoundError: it is not in `data_dir`.
@@ -57,12 +58,12 @@ def checked_path(file: DataFile, data_dir: Path | None = None) -> Path:
 
 
 def _downloaded(file: DataFile) -> Path:
-    """The file in the user's cache, downloaded where it is not there yet."""
+    """The path of the file in the user's cache. It is downloaded if it is not there yet."""
     try:
         import pooch
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{file.name}: to download it takes pooch, which is not installed. Run pip install '.[examples]', or "
+            f"{file.name}: downloading it needs pooch, which is not installed. Run pip install '.[examples]', or "
             "give the folder of the data by --data-dir or JAXLOOP_DATA."
         ) from error
     cache = Path(pooch.os_cache("jaxloop")) / file.folder
@@ -82,10 +83,10 @@ def _downloaded(file: DataFile) -> Path:
 
 
 def _unpacked(file: DataFile, url: str, cache: Path) -> Path:
-    """The member of the archive at `url`, in the user's cache; the archive is kept for its other members.
+    """The path of the archive's member in the user's cache. The archive is kept too, for its other members.
 
     Raises:
-      OSError, ValueError: no connection, no such archive, or another checksum; then neither is kept.
+      OSError, ValueError: there is no connection, no such archive, or another checksum. Then neither is kept.
     """
     import pooch
 

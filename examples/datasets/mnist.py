@@ -29,13 +29,14 @@ def load_mnist(data_dir: Path | None = None) -> tuple[Samples, Samples]:
     """The 60,000 samples for training and the 10,000 for testing.
 
     Args:
-      data_dir: what holds the folder `mnist` with the four files; None downloads them into the user's cache, once.
+      data_dir: the directory that holds the folder `mnist` with the four files. None downloads them once, into the
+        user's cache.
 
     Returns:
       Training and test, each (images, labels): float32[samples, 28, 28, 1] in [0, 1] and int32[samples].
 
     Raises:
-      What `files.checked_path` raises.
+      The exceptions of `files.checked_path`.
     """
     training_images, training_labels, test_images, test_labels = (
         read_idx(checked_path(file, data_dir)) for file in FILES
@@ -46,10 +47,11 @@ def load_mnist(data_dir: Path | None = None) -> tuple[Samples, Samples]:
 def read_idx(path: Path) -> np.ndarray:
     """The array in a gzip file of the IDX format, uint8 of any shape.
 
-    Two zero bytes, the type (8 is uint8), the number of axes; each axis' length as a big-endian uint32; the data.
+    The format: two zero bytes, the type (8 is uint8), the number of axes, the length of each axis as a big-endian
+    uint32, and the data.
 
     Raises:
-      ValueError: it is another format or type, or the data are not as long as the lengths say.
+      ValueError: it has another format or type, or the data do not have the length that the header says.
     """
     content = gzip.decompress(path.read_bytes())
     if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:

@@ -1,4 +1,4 @@
-"""WikiText-2: two million words of Wikipedia's best articles, as Merity, Xiong, Bradbury and Socher published them."""
+"""WikiText-2: two million words of Wikipedia's best articles, published by Merity, Xiong, Bradbury and Socher."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,20 +21,20 @@ FILES = tuple(DataFile("wikitext2", name, sha256, (_ADDRESS + name,)) for name, 
 
 
 def load_wikitext2(tokenizer: "Tokenizer", length: int, data_dir: Path | None = None) -> tuple[Samples, Samples]:
-    """The texts for training and for validation, each cut into sequences; it takes seconds.
+    """The texts for training and for validation, each cut into sequences. This takes seconds.
 
     Args:
-      tokenizer: cuts a text, a whole file at once, into tokens.
-      length: of a sequence.
-      data_dir: what holds the folder `wikitext2` with train.txt and valid.txt; None downloads them into the user's
-        cache, once.
+      tokenizer: cuts a text into tokens, a whole file at once.
+      length: the length of a sequence.
+      data_dir: the directory that holds the folder `wikitext2` with train.txt and valid.txt. None downloads them once,
+        into the user's cache.
 
     Returns:
       Training and validation, each as `packed` gives it.
 
     Raises:
       ValueError: `length` is below 1, or longer than a text.
-      What `files.checked_path` raises.
+      And the exceptions of `files.checked_path`.
     """
     texts = [checked_path(file, data_dir).read_text(encoding="utf-8") for file in FILES]
     training, validation = (packed(tokenizer.encode_batch_fast([text])[0].ids, length) for text in texts)
@@ -42,13 +42,13 @@ def load_wikitext2(tokenizer: "Tokenizer", length: int, data_dir: Path | None = 
 
 
 def packed(tokens: list[int], length: int) -> Samples:
-    """Sequences that lie end to end in `tokens`, and for each token of them the one that follows.
+    """Consecutive sequences of `tokens`, and for each of their tokens the token that follows.
 
-    What does not fill a sequence at the end is left out.
+    Tokens at the end that do not fill a sequence are left out.
 
     Args:
-      tokens: of a text.
-      length: of a sequence, at least 1.
+      tokens: the tokens of a text.
+      length: the length of a sequence, at least 1.
 
     Returns:
       (inputs, targets), both int32[sequences, length].

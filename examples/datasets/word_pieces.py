@@ -1,4 +1,4 @@
-"""Word pieces: the vocabulary of the public uncased BERT, and the tokenizer that splits texts into it."""
+"""Word pieces: the vocabulary of the public uncased BERT, and the tokenizer that splits texts into its tokens."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,23 +24,24 @@ def load_word_pieces(data_dir: Path | None = None, *, vocabulary_size: int, max_
     """The tokenizer of the public uncased BERT, 30,522 tokens; see `word_pieces`.
 
     Args:
-      data_dir: what holds the folder `vocab` with vocab.txt; None downloads it into the user's cache, once.
+      data_dir: the directory that holds the folder `vocab` with vocab.txt. None downloads it once, into the user's
+        cache.
 
     Raises:
-      What `files.checked_path` and `word_pieces` raise.
+      The exceptions of `files.checked_path` and `word_pieces`.
     """
     return word_pieces(checked_path(FILE, data_dir), vocabulary_size=vocabulary_size, max_length=max_length)
 
 
 def word_pieces(vocabulary: Path, *, vocabulary_size: int, max_length: int) -> Tokenizer:
-    """A function that gives the tokens of texts, each as int32[length], with `[CLS]` before and `[SEP]` after.
+    """A function that gives the tokens of texts, each as int32[length], with `[CLS]` before and `[SEP]` after them.
 
-    Letters are made small and lose their accents.
+    It makes letters lower case, and removes their accents.
 
     Args:
-      vocabulary: a file with a token a line.
-      vocabulary_size: how many tokens the model has.
-      max_length: longer texts are cut to so many tokens, `[CLS]` and `[SEP]` counted.
+      vocabulary: a file with one token per line.
+      vocabulary_size: the number of tokens that the model has.
+      max_length: longer texts are cut to this number of tokens, including `[CLS]` and `[SEP]`.
 
     Raises:
       ValueError: the file has another number of tokens than the model, or is not a vocabulary of BERT.
@@ -51,7 +52,7 @@ def word_pieces(vocabulary: Path, *, vocabulary_size: int, max_length: int) -> T
         from tokenizers.models import WordPiece
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "word_pieces: to split texts takes tokenizers, which is not installed. Run pip install '.[examples]'."
+            "word_pieces: splitting texts needs tokenizers, which is not installed. Run pip install '.[examples]'."
         ) from error
     tokens = WordPiece.read_file(str(vocabulary))
     if len(tokens) != vocabulary_size:

@@ -1,1 +1,1 @@
-"""Models that the examples train."""
+"""The models of the examples."""

@@ -1,4 +1,4 @@
-"""BERT, which reads a text in both directions, with a classifier on top; and the public checkpoints of it."""
+"""BERT, which reads a text in both directions, with a classifier on top; and its public checkpoints."""
 
 import functools
 import re
@@ -26,11 +26,11 @@ class BertConfig:
     """The sizes of a BERT.
 
     Attributes:
-      width: of the vectors that stand for tokens; the layers inside of a block are four times as wide.
-      block_count: how many blocks follow one another.
-      head_count: how many heads attention has, which share the width.
-      vocabulary_size: how many tokens there are.
-      max_length: the longest text, in tokens.
+      width: the size of the vectors of tokens. The layers inside of a block are four times as wide.
+      block_count: the number of blocks, one after the other.
+      head_count: the number of attention heads, which share the width.
+      vocabulary_size: the number of tokens in the vocabulary.
+      max_length: the length of the longest text, in tokens.
       dropout: the share of numbers that training sets to 0.
     """
 
@@ -47,11 +47,11 @@ BASE = BertConfig(width=768, block_count=12, head_count=12)
 
 
 class BertClassifier(nnx.Module):
-    """A BERT with one logit on top of what it says of a text as a whole.
+    """A BERT with one logit, computed from its vector of the whole text.
 
     Args:
       config: its sizes, such as `TINY` or `BASE`.
-      rngs: of the first weights and of dropout.
+      rngs: the random numbers of the first weights and of dropout.
     """
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
@@ -66,14 +66,14 @@ class BertClassifier(nnx.Module):
 
 
 class Bert(nnx.Module):
-    """Embeddings, blocks of attention, and a pooler that sums up the text in its first token.
+    """Embeddings, blocks of attention, and a pooler that makes a vector of the whole text from its first token.
 
     Devlin, Chang, Lee, Toutanova: BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding,
     NAACL 2019.
 
     Args:
       config: its sizes.
-      rngs: of the first weights and of dropout.
+      rngs: the random numbers of the first weights and of dropout.
     """
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
@@ -82,10 +82,10 @@ class Bert(nnx.Module):
         self.pooler = _Linear(config.width, config.width, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, token_types: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """What becomes of each token, and of the text.
+        """The vectors of the tokens, and of the texts.
 
         Args:
-          tokens: int[batch, length], the first of each text `[CLS]`; where they are `PAD` nothing is looked at.
+          tokens: int[batch, length]. The first token of each text is `[CLS]`. Attention ignores tokens that are `PAD`.
           token_types: int[batch, length], 0 for the first text and 1 for the second; None for all 0.
 
         Returns:
@@ -98,7 +98,7 @@ class Bert(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    """The sum of a vector for each token, for its position and for its type."""
+    """The sum of three vectors for each token: of the token, its position and its type."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         self.words = _Embed(config.vocabulary_size, config.width, rngs=rngs)
@@ -121,7 +121,7 @@ class Embeddings(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention, then a layer four times as wide; each added to what it was given, and normalized after that."""
+    """Attention, then a layer four times as wide. Each input is added to its output, and the sum is normalized."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         self.attention = SelfAttention(config, rngs=rngs)
@@ -132,14 +132,14 @@ class Block(nnx.Module):
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """float32[batch, length, width] of the same; `mask`, bool[batch, length], says what may be looked at."""
+        """float32[batch, length, width] from the same shape; attends to the tokens in `mask`, bool[batch, length]."""
         x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
         hidden = nnx.gelu(self.expand(x), approximate=False)
         return self.output_norm(x + self.dropout(self.contract(hidden)))
 
 
 class SelfAttention(nnx.Module):
-    """Every token looks at all tokens of its text, in several ways at once."""
+    """Attention of several heads, in which every token attends to all tokens of its text."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         self.head_count = config.head_count
@@ -150,10 +150,10 @@ class SelfAttention(nnx.Module):
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """float32[batch, length, width] of the same; `mask`, bool[batch, length], says what may be looked at."""
+        """float32[batch, length, width] from the same shape; attends to the tokens in `mask`, bool[batch, length]."""
         query, key, value = (self._heads(project(x)) for project in (self.query, self.key, self.value))
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(query.shape[-1])
-        # A finite number: a text of padding alone, which fills up a batch, would be NaN otherwise.
+        # A finite number, not -inf: a text of only padding, which fills a batch, would be NaN otherwise.
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
         shares = self.dropout(nnx.softmax(scores))
         return self.output(jnp.einsum("bhqk,bkhd->bqhd", shares, value).reshape(x.shape))
@@ -166,19 +166,18 @@ class SelfAttention(nnx.Module):
 def load_checkpoint(model: BertClassifier, path: str | Path) -> None:
     """Fills the model from a file in the layout of the public `bert-base-uncased`.
 
-    What the names begin with, `bert.` or nothing, does not matter; nor whether normalizations have `weight` and `bias`
-    or, as in old files, `gamma` and `beta`. The heads of pre-training are left out. Where the file has no classifier,
-    the model keeps its own.
+    The names may begin with `bert.` or not. The normalizations may have `weight` and `bias`, or `gamma` and `beta` as
+    in old files. The heads of pre-training are left out. If the file has no classifier, the model keeps its own.
 
     Raises:
-      What `checkpoints.read_tensors` and `checkpoints.fill` raise: it is of another architecture or size.
+      The exceptions of `checkpoints.read_tensors` and `checkpoints.fill`: the file has another architecture or size.
     """
     own = nnx.to_pure_dict(nnx.state(model.classifier, nnx.Param))
     classifier = {f"classifier.{name}": np.asarray(value) for name, value in own.items()}
     fill(model, classifier | _renamed(read_tensors(path)), source=path)
 
 
-#: What stands in the place of each public name, in turn.
+#: The replacements that turn a public name into a name of this model, applied in this order.
 _NAMES = (
     (r"^bert\.", ""),
     (r"LayerNorm\.gamma$", "LayerNorm.weight"),
@@ -201,7 +200,7 @@ _LEFT_OUT = re.compile(r"^cls\.|(^|\.)embeddings\.position_ids$")
 
 
 def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Each tensor under its name in `BertClassifier`; dense layers are stored as [out, in]."""
+    """Each tensor by its name in `BertClassifier`. Dense layers are transposed: the file stores them as [out, in]."""
     renamed = {}
     for public, tensor in tensors.items():
         if _LEFT_OUT.search(public):

@@ -1,4 +1,4 @@
-"""Weights from files in the public safetensors layout, put into modules by name."""
+"""Weights from files in the public safetensors format, which are put into modules by name."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ SHOWN = 4
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Every tensor of a safetensors file, by its name there.
+    """Every tensor of a safetensors file, by its name in the file.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -22,7 +22,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "To read a checkpoint takes safetensors, which is not installed. Run pip install '.[examples]'."
+            "Reading a checkpoint needs safetensors, which is not installed. Run pip install '.[examples]'."
         ) from error
     path = Path(path)
     if not path.is_file():
@@ -31,21 +31,21 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(
-            f"{path}: it is not a whole safetensors file ({error}). Get it anew, or save the weights in that format."
+            f"{path}: it is not a whole safetensors file ({error}). Get it again, or save the weights in that format."
         ) from error
 
 
 def fill(module: nnx.Module, tensors: Mapping[str, np.ndarray], *, source: str | Path) -> None:
-    """Puts `tensors` in the place of the module's weights and batch statistics; all of them, or none.
+    """Replaces the module's weights and batch statistics by `tensors`: all of them, or none.
 
     Args:
-      module: what is filled; each weight keeps its dtype.
-      tensors: by the weight's path in the module, as `"blocks.0.attention.query.kernel"`; of the weight's shape.
-      source: where they come from, for the message.
+      module: the module to fill. Each weight keeps its dtype.
+      tensors: tensors of the weights' shapes, by path in the module, such as `"blocks.0.attention.query.kernel"`.
+      source: where the tensors come from, for the message.
 
     Raises:
-      ValueError: a weight has no tensor, a tensor has no weight, or their shapes differ: the checkpoint is that of
-        another architecture or size.
+      ValueError: a weight has no tensor, a tensor has no weight, or their shapes differ: the checkpoint has another
+        architecture or size.
 
     Example:
       >>> fill(model, {"dense.kernel": kernel, "dense.bias": bias}, source="model.safetensors")
@@ -76,7 +76,7 @@ def fill(module: nnx.Module, tensors: Mapping[str, np.ndarray], *, source: str |
 
 
 def _listed(what: str, names: Iterable[str]) -> list[str]:
-    """One phrase with the first few of `names`; nothing where there are none."""
+    """One phrase with the first few of `names`; nothing if there are none."""
     ordered = sorted(names)
     if not ordered:
         return []

@@ -18,11 +18,11 @@ class Configuration:
     """The sizes of a GPT-2.
 
     Attributes:
-      layers: how many blocks there are.
-      heads: of the attention in each.
-      width: of what stands for a token, `heads` times the width of a head.
-      context_length: the most tokens that it looks at.
-      vocabulary_size: how many different tokens there are.
+      layers: the number of blocks.
+      heads: the number of attention heads in each block.
+      width: the size of the vector of a token: `heads` times the width of a head.
+      context_length: the largest number of tokens that it attends to.
+      vocabulary_size: the number of different tokens.
     """
 
     layers: int
@@ -39,7 +39,7 @@ class Configuration:
 
     @property
     def residual_deviation(self) -> float:
-        """Of the first weights of the two layers of a block whose outputs add up over the blocks."""
+        """The deviation of the first weights in the two layers of a block whose outputs add up over the blocks."""
         return 0.02 / (2 * self.layers) ** 0.5
 
 
@@ -51,15 +51,15 @@ CONFIGURATIONS = {
 
 
 class GPT2(nnx.Module):
-    """Embeddings of tokens and positions, blocks, a normalization; each logit is a product with a token's embedding.
+    """Embeddings of tokens and positions, blocks, a normalization. Each logit is a product with a token's embedding.
 
     Radford, Wu, Child, Luan, Amodei, Sutskever: Language Models are Unsupervised Multitask Learners, 2019; without
     dropout.
 
     Args:
       configuration: its sizes.
-      dtype: in which it computes; its weights are float32, and so are the logits.
-      rngs: of the first weights.
+      dtype: the dtype of its computations. Weights and logits are float32.
+      rngs: the random numbers of the first weights.
     """
 
     def __init__(self, configuration: Configuration, *, dtype: jax.typing.DTypeLike = jnp.float32, rngs: nnx.Rngs):
@@ -72,11 +72,11 @@ class GPT2(nnx.Module):
         self.norm = _norm(configuration.width, dtype, rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """The logits of each token's successor, float32[batch, length, vocabulary], of int32[batch, length]."""
+        """The logits of each token's successor, float32[batch, length, vocabulary], for int32[batch, length]."""
         return self.logits(self.features(tokens))
 
     def features(self, tokens: jax.Array) -> jax.Array:
-        """What each token and those before it mean, dtype[batch, length, width], of int32[batch, length].
+        """The vector of each token in its context, dtype[batch, length, width], for int32[batch, length].
 
         Raises:
           ValueError: `tokens` are longer than the context.
@@ -93,13 +93,13 @@ class GPT2(nnx.Module):
         return self.norm(x)
 
     def logits(self, features: jax.Array) -> jax.Array:
-        """The products with every token's embedding, float32[..., vocabulary], of dtype[..., width]."""
+        """The products with every token's embedding, float32[..., vocabulary], for dtype[..., width]."""
         embedding = self.tokens.embedding[...].astype(features.dtype)
         return jnp.dot(features, embedding.T, preferred_element_type=jnp.float32)
 
 
 class Block(nnx.Module):
-    """Attention, then two dense layers; the input of each is normalized, its output added."""
+    """Attention, then two dense layers. The input of each is normalized first, and its output is added."""
 
     def __init__(self, configuration: Configuration, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         width = configuration.width
@@ -111,13 +111,13 @@ class Block(nnx.Module):
         self.contract = dense(4 * width, width, kernel_init=_normal(configuration.residual_deviation))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Of dtype[batch, length, width] the same."""
+        """dtype[batch, length, width] from the same shape."""
         x = x + self.attention(self.attention_norm(x))
         return x + self.contract(nnx.gelu(self.expand(self.dense_norm(x)), approximate=True))
 
 
 class CausalSelfAttention(nnx.Module):
-    """Attention of several heads, in which each position sees itself and those before it."""
+    """Attention of several heads, in which each position attends to itself and the positions before it."""
 
     def __init__(self, configuration: Configuration, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         width = configuration.width
@@ -127,7 +127,7 @@ class CausalSelfAttention(nnx.Module):
         self.output = dense(width, width, kernel_init=_normal(configuration.residual_deviation))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Of dtype[batch, length, width] the same."""
+        """dtype[batch, length, width] from the same shape."""
         batch, length, width = x.shape
         parts = self.query_key_value(x).reshape(batch, length, 3, self.heads, width // self.heads)
         query, key, value = (parts[:, :, index] for index in range(3))
@@ -136,17 +136,18 @@ class CausalSelfAttention(nnx.Module):
 
 
 def load_checkpoint(model: GPT2, path: str | Path) -> None:
-    """Puts the weights of a safetensors file in the place of the model's, under the names of the published GPT-2.
+    """Fills the model from a safetensors file with the names of the published GPT-2.
 
-    With the prefix `transformer.` or without it; masks are ignored, and so is `lm_head.weight`, which is `wte.weight`.
+    The names may have the prefix `transformer.` or not. Masks are ignored. So is `lm_head.weight`, which must be equal
+    to `wte.weight`.
 
     Args:
-      model: of the file's configuration; its number of heads cannot be told from the file.
-      path: of the file.
+      model: must have the configuration of the file. The file does not tell the number of heads.
+      path: the path of the file.
 
     Raises:
-      ValueError: the file is of another architecture or size, or its output layer is not tied to its embedding.
-      What `checkpoints.read_tensors` raises.
+      ValueError: the file has another architecture or size, or its output layer is not tied to its embedding.
+      And the exceptions of `checkpoints.read_tensors`.
     """
     tensors = {name.removeprefix("transformer."): tensor for name, tensor in read_tensors(path).items()}
     output = tensors.pop("lm_head.weight", None)
@@ -160,7 +161,7 @@ def load_checkpoint(model: GPT2, path: str | Path) -> None:
 
 
 def _weight_name(name: str) -> str:
-    """The path in `GPT2` of a weight by its published name; of one that it does not know, the name itself."""
+    """The path in `GPT2` of a weight with this published name; the name itself if it is not known."""
     of_block = re.fullmatch(r"h\.(\d+)\.(.+)", name)
     if of_block and of_block[2] in _BLOCK_NAMES:
         return f"blocks.{of_block[1]}.{_BLOCK_NAMES[of_block[2]]}"
@@ -171,7 +172,8 @@ def _norm(width: int, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> nnx.LayerN
     return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
 
-_normal = functools.cache(nnx.initializers.normal)  # the same function for the same deviation: equal modules are equal
+# Cached, so that the same deviation gives the same function: two models of one configuration then compare equal.
+_normal = functools.cache(nnx.initializers.normal)
 
 _MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
 _NAMES = {

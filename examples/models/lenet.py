@@ -1,17 +1,18 @@
-"""LeNet-5 as Swift for TensorFlow's model garden has it."""
+"""LeNet-5, as in Swift for TensorFlow's model garden."""
 
 import jax
 from flax import nnx
 
 
 class LeNet(nnx.Module):
-    """Two convolutions with average pooling, three dense layers: ten logits for an image of 28x28 grey pixels.
+    """Two convolutions with average pooling and three dense layers give ten logits for an image of 28x28 grey pixels.
 
     LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, Proceedings of the
-    IEEE 86(11), 1998; with rectifiers in place of sigmoids, and every map of the second convolution connected.
+    IEEE 86(11), 1998. Here there are rectifiers in place of sigmoids, and every map of the second convolution is
+    connected to all maps of the first.
 
     Args:
-      rngs: of the first weights.
+      rngs: the random numbers of the first weights.
     """
 
     def __init__(self, *, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""Residual networks for images of 32x32 pixels, and how weights saved by PyTorch are put into them."""
+"""Residual networks for images of 32x32 pixels, and how to load weights that PyTorch has saved."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,16 +18,16 @@ Shortcut = Literal["pad", "project"]
 class ResNet(nnx.Module):
     """The residual network for CIFAR-10: three stages of `(depth - 2) / 6` blocks, with 16, 32 and 64 channels.
 
-    He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2. Normalization takes the
-    statistics of the batch in training and their running average in inference.
+    He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2. Normalization uses the
+    statistics of the batch in training, and their running average in inference.
 
     Args:
-      depth: layers with weights on the longest way: 20, 32, 44 or 56, or another that is 6n + 2.
-      classes: how many logits.
-      shortcut: what a block adds where its channels become more: `"pad"`, every other pixel and zeros for the new
-        channels, the paper's option A; or `"project"`, a convolution of 1x1 with normalization, its option B, which
-        is what ResNet-56 of Swift for TensorFlow's model garden has.
-      rngs: of the first weights.
+      depth: the number of layers with weights on the longest path: 20, 32, 44 or 56, or another number 6n + 2.
+      classes: the number of logits.
+      shortcut: what a block adds to its output if it has more channels than its input. `"pad"` adds every other pixel,
+        and zeros for the new channels: the paper's option A. `"project"` adds a convolution of 1x1 with normalization:
+        the paper's option B, which the ResNet-56 of Swift for TensorFlow's model garden has.
+      rngs: the random numbers of the first weights.
 
     Raises:
       ValueError: `depth` is not 6n + 2.
@@ -56,13 +56,13 @@ class ResNet(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Two convolutions of 3x3, to which their input is added. With more channels than it is given it halves the maps.
+    """Two convolutions of 3x3. Their input is added to their output. If the channels become more, the maps are halved.
 
     Args:
-      given: channels of the input.
-      channels: of the output, `given` or more.
+      given: the number of channels of the input.
+      channels: the number of channels of the output, `given` or more.
       shortcut: as in `ResNet`.
-      rngs: of the first weights.
+      rngs: the random numbers of the first weights.
     """
 
     def __init__(self, given: int, channels: int, *, shortcut: Shortcut, rngs: nnx.Rngs):
@@ -79,7 +79,7 @@ class Block(nnx.Module):
             self.projection = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """float32[batch, height, width, channels], of which the maps are half as high and wide with a stride of 2."""
+        """float32[batch, height, width, channels]. With a stride of 2, height and width are half of the input's."""
         y = nnx.relu(self.norm1(self.convolution1(x)))
         y = self.norm2(self.convolution2(y))
         return nnx.relu(y + self._shortcut(x, y.shape[-1]))
@@ -93,13 +93,13 @@ class Block(nnx.Module):
 
 
 def convolution(given: int, channels: int, *, size: int = 3, stride: int = 1, rngs: nnx.Rngs) -> nnx.Conv:
-    """A convolution without bias, which the normalization after it would take away, with He's first weights."""
+    """A convolution with He's first weights. It has no bias: the normalization after it would remove the bias."""
     return nnx.Conv(
         given,
         channels,
         (size, size),
         strides=stride,
-        padding=size // 2,  # on both sides, where "SAME" would pad one side alone under a stride of 2
+        padding=size // 2,  # on both sides, as in PyTorch; with a stride of 2, "SAME" would pad only one side
         use_bias=False,
         kernel_init=nnx.initializers.he_normal(),
         rngs=rngs,
@@ -107,24 +107,24 @@ def convolution(given: int, channels: int, *, size: int = 3, stride: int = 1, rn
 
 
 def batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    """Batch normalization as the paper has it: running averages move by a tenth of the way with each batch."""
+    """Batch normalization as in the paper: each batch moves the running averages by a tenth of the way."""
     return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, rngs=rngs)
 
 
 def load_checkpoint(model: ResNet, path: str | Path) -> None:
     """Fills `model` with the weights and batch statistics of a safetensors file that holds a PyTorch state dict.
 
-    Its names are torchvision's: `conv1.weight`, `bn1.running_mean`, `layer1.0.conv1.weight`,
-    `layer2.0.downsample.0.weight`, `fc.weight`; or `shortcut` for `downsample` and `linear` for `fc`.
+    The file must have torchvision's names: `conv1.weight`, `bn1.running_mean`, `layer1.0.conv1.weight`,
+    `layer2.0.downsample.0.weight`, `fc.weight`. It may have `shortcut` for `downsample`, and `linear` for `fc`.
 
     Raises:
-      What `checkpoints.read_tensors` and `checkpoints.fill` raise.
+      The exceptions of `checkpoints.read_tensors` and `checkpoints.fill`.
     """
     fill(model, dict(_renamed(read_tensors(path))), source=path)
 
 
 _MODULES = (
-    (r"^(conv|bn)1\.", r"\1."),  # the first ones of all have no number in `ResNet`
+    (r"^(conv|bn)1\.", r"\1."),  # the stem has no number in `ResNet`
     (r"^(fc|linear)\.", "dense."),
     (r"^layer(\d)\.", lambda match: f"stages.{int(match[1]) - 1}."),
     (r"\.(downsample|shortcut)\.", ".projection.layers."),
@@ -135,7 +135,7 @@ _OF_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_
 
 
 def _renamed(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """Each tensor under the path that it has in `ResNet`, its axes in the order that they have there."""
+    """Each tensor with its path in `ResNet`, and with its axes in the order that `ResNet` uses."""
     for name, tensor in tensors.items():
         module, kind = name.rpartition(".")[::2]
         if kind == "num_batches_tracked":

@@ -1,4 +1,4 @@
-"""Texts that a language model goes on with, one token after the other."""
+"""Text that a language model writes, one token after the other."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,16 +13,16 @@ from .gpt2 import GPT2
 def sample(
     model: GPT2, prompt: Sequence[int], length: int, *, key: jax.Array, temperature: float = 1.0, top_k: int = 40
 ) -> list[int]:
-    """`length` tokens that follow `prompt`, each drawn from what the model expects there. Waits for the device.
+    """`length` tokens that follow `prompt`, each drawn from the model's probabilities. It waits for the device.
 
-    All of it is one program, compiled once for each length of the prompt, `length` and `top_k`.
+    It is one program, which is compiled once for each length of the prompt, `length` and `top_k`.
 
     Args:
       model: gives the logits.
-      prompt: the tokens to go on from, at least one.
-      length: how many more, at least 1; with the prompt at most the model's context.
-      key: key[], of the draws: the same key gives the same tokens.
-      temperature: what logits are divided by, above 0; a lower one keeps to what is likely.
+      prompt: the tokens to continue, at least one.
+      length: how many tokens to draw, at least 1; together with the prompt at most the model's context.
+      key: key[], the PRNG key: the same key gives the same tokens.
+      temperature: the divisor of the logits, above 0. A lower temperature gives more likely tokens.
       top_k: how many of the likeliest tokens can be drawn; 1 always takes the likeliest.
 
     Raises:
@@ -48,7 +48,7 @@ def _continued(
     start: int,
     top_k: int,
 ) -> jax.Array:
-    """`tokens` with those from `start` on drawn anew. Zeros behind a position do not count: attention is causal."""
+    """`tokens` with those from `start` on drawn. Attention is causal, so the zeros after a position do not count."""
     model = nnx.merge(graph, weights)
 
     def draw(position: jax.Array, tokens: jax.Array) -> jax.Array:

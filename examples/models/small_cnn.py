@@ -5,10 +5,10 @@ from flax import nnx
 
 
 class SmallCNN(nnx.Module):
-    """Two convolutions, one pooling, two dense layers with dropout between: ten logits for 8x8 grey pixels.
+    """Two convolutions, pooling, dropout, and two dense layers give ten logits for 8x8 grey pixels.
 
     Args:
-      rngs: of the first weights and of dropout.
+      rngs: the random numbers of the first weights and of dropout.
     """
 
     def __init__(self, *, rngs: nnx.Rngs):

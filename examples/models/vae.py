@@ -1,4 +1,4 @@
-"""A variational autoencoder of dense layers, and the two losses it is trained by."""
+"""A variational autoencoder of dense layers, and its two losses."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,15 @@ Output = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class VAE(nnx.Module):
-    """Encoder and decoder of one hidden layer each, for images of 28x28 grey pixels.
+    """An encoder and a decoder with one hidden layer each, for images of 28x28 grey pixels.
 
-    Kingma, Welling: Auto-encoding variational Bayes, ICLR 2014. The encoder gives a normal distribution over codes for
-    each image, the decoder the logit of each pixel for a code.
+    Kingma, Welling: Auto-encoding variational Bayes, ICLR 2014. The encoder gives a normal distribution of codes for
+    each image. The decoder gives the logit of each pixel for a code.
 
     Args:
-      code_size: how many numbers a code has.
-      hidden_size: of both hidden layers.
-      rngs: of the first weights.
+      code_size: the number of numbers in a code.
+      hidden_size: the size of both hidden layers.
+      rngs: the random numbers of the first weights.
     """
 
     def __init__(self, code_size: int = 20, hidden_size: int = 400, *, rngs: nnx.Rngs):
@@ -29,11 +29,11 @@ class VAE(nnx.Module):
         self.pixels = nnx.Linear(hidden_size, 784, rngs=rngs)
 
     def __call__(self, images_and_noise: tuple[jax.Array, jax.Array]) -> Output:
-        """Logits of the pixels, for codes drawn by the noise: `mean + noise * standard deviation`.
+        """The logits of the pixels, for codes that are drawn as `mean + noise * standard deviation`.
 
         Args:
-          images_and_noise: float32[batch, 28, 28, 1] in [0, 1], and float32[batch, code_size], standard normal; of
-            zeros, the code is the mean.
+          images_and_noise: float32[batch, 28, 28, 1] in [0, 1], and float32[batch, code_size], standard normal. If the
+            noise is zero, the code is the mean.
 
         Returns:
           Logits, float32[batch, 28, 28, 1]; mean and logarithm of the variance, each float32[batch, code_size].
@@ -50,7 +50,7 @@ class VAE(nnx.Module):
 
 
 def reconstruction_loss(output: Output, images: jax.Array) -> jax.Array:
-    """The cross entropy between pixels and what was decoded, summed over an image: float32[batch], in nats."""
+    """The cross entropy between the pixels and the decoded logits, summed over an image: float32[batch], in nats."""
     return optax.losses.sigmoid_binary_cross_entropy(output[0], images).sum(axis=(1, 2, 3))
 
 
