@@ -1,1 +1,1 @@
-"""Times whole trainings by jaxloop against the same trainings by loops written by hand: `python -m benchmarks`."""
+"""Times whole trainings by jaxloop, and the same trainings by loops written by hand: `python -m benchmarks`."""

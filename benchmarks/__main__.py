@@ -1,4 +1,4 @@
-"""The command: chooses workloads and contestants, lets them take turns, prints the table."""
+"""The command: it chooses workloads and contestants, lets them take turns, and prints the table."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ from benchmarks.workloads import WORKLOADS
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
-    """Runs the command with these arguments (those of the process by default); gives what it printed."""
+    """Runs the command with these arguments (by default those of the process), and returns the rows it has printed."""
     parser = _parser()
     options = parser.parse_args(arguments)
     chosen = {name: chosen_for(name, options.filter) for name in WORKLOADS}
@@ -39,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
 
 
 def chosen_for(workload: str, pattern: str | re.Pattern[str]) -> list[Contestant]:
-    """The contestants in `workload` whose "workload/contestant" holds `pattern`, and with any the reference."""
+    """The contestants whose "workload/contestant" matches `pattern`; if there are any, the reference too."""
     all_of_them = [contestant for contestant in CONTESTANTS if workload in contestant.workloads]
     found = [contestant for contestant in all_of_them if re.search(pattern, f"{workload}/{contestant.name}")]
     return [contestant for contestant in all_of_them if contestant in found or (found and contestant.name == REFERENCE)]
 
 
 def present(contestants: Sequence[Contestant]) -> list[Contestant]:
-    """Those whose packages are installed; of the others it is said what to install."""
+    """The contestants whose packages are installed. For the others it prints what to install."""
     for contestant in contestants:
         if contestant.missing:
             missing = ", ".join(contestant.missing)
@@ -87,24 +87,24 @@ def _parser() -> argparse.ArgumentParser:
         type=re.compile,
         default="",
         metavar="REGEX",
-        help='those whose "workload/contestant" holds it, such as "W1" or "fit_1$"; the reference always runs along',
+        help='only those whose "workload/contestant" matches, such as "W1" or "fit_1$"; the reference always runs too',
     )
     parser.add_argument(
         "--columns",
         type=_columns,
         metavar="NAMES",
-        help=f"of the table, with commas between; of {', '.join(COLUMNS)} ({','.join(DEFAULT_COLUMNS)})",
+        help=f"the columns of the table, with commas between: {', '.join(COLUMNS)} ({','.join(DEFAULT_COLUMNS)})",
     )
-    parser.add_argument("--iterations", type=_positive, default=11, help="turns of each that are timed (11)")
-    parser.add_argument("--warmup-iterations", type=_natural, default=2, help="turns before those (2)")
+    parser.add_argument("--iterations", type=_positive, default=11, help="timed turns of each contestant (11)")
+    parser.add_argument("--warmup-iterations", type=_natural, default=2, help="turns before the timed ones (2)")
     parser.add_argument("--epochs", type=_positive, help="epochs in one turn (by workload)")
-    parser.add_argument("--steps", type=_positive, help="at most so many steps in an epoch, to try things out")
+    parser.add_argument("--steps", type=_positive, help="the most steps in an epoch, for a quick try")
     parser.add_argument(
         "--cold",
         choices=("compiled", "cached"),
-        help="each turn in a new process, compiling included; cached: from JAX's compile cache, filled in the warm-up",
+        help="each turn in a new process, with compiling; cached: from JAX's compile cache, which the warm-up fills",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep all that was measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="a file for all results")
     return parser
 
 

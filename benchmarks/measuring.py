@@ -1,4 +1,4 @@
-"""How it is measured: contestants take turns, and each iteration gives a ratio against the reference."""
+"""The measurement: contestants take turns, and each iteration gives a ratio against the reference."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,15 +17,15 @@ def take_turns(
     iterations: int,
     warmup_iterations: int,
 ) -> dict[str, list[float]]:
-    """Seconds of each turn by the contestant's name, one per iteration; outcomes are checked against the reference's.
+    """The seconds of each turn by the contestant's name, one per iteration. Outcomes are compared with the reference's.
 
-    The order moves on by one from iteration to iteration, so that nobody always follows the same one.
+    The order moves on by one from iteration to iteration, so that no contestant always follows the same other one.
 
     Args:
-      turns: each takes a turn, and gives its seconds and outcome; the reference must be among them.
+      turns: functions that take a turn and give its seconds and its outcome; the reference must be among them.
       workload: what is trained.
-      iterations: how many are timed, at least 1.
-      warmup_iterations: how many go before, in which programs are compiled.
+      iterations: how many iterations are timed, at least 1.
+      warmup_iterations: how many iterations come before, for compiling.
 
     Raises:
       ValueError: a contestant has trained something else.
@@ -46,18 +46,18 @@ def take_turns(
 
 
 def ratios(seconds: Sequence[float], reference: Sequence[float]) -> list[float]:
-    """By how much a contestant took longer than another, iteration by iteration."""
+    """The time of a contestant divided by that of another, iteration by iteration."""
     return [own / other for own, other in zip(seconds, reference, strict=True)]
 
 
 def check_same(contestant: Contestant, outcome: Outcome, reference: Outcome, workload: Workload) -> None:
-    """Checks that a contestant has done the reference's training, up to its tolerance.
+    """Checks that a contestant has done the same training as the reference, up to its tolerance.
 
-    That is of every epoch's loss and accuracy; and where both have told their parameters, of the distance between
-    them, in units of how far training has moved the reference's.
+    The tolerance is for every epoch's loss and accuracy. If both outcomes have parameters, it is also for the distance
+    between them, relative to the distance by which training has moved the reference's.
 
     Raises:
-      ValueError: its parameters, losses or accuracies are others.
+      ValueError: its parameters, losses or accuracies differ.
     """
     difference, moved = 0.0, 0.0
     if outcome.params is not None and reference.params is not None:

@@ -1,4 +1,4 @@
-"""What was measured as a table to read and as JSON to keep, with the kind of machine that it holds for."""
+"""The results as a table to read and as JSON to keep, with the kind of machine on which they were measured."""
 
 import os
 import platform
@@ -24,15 +24,15 @@ class Row:
     """One contestant's result in one workload.
 
     Attributes:
-      workload: its name.
-      contestant: its name.
-      microseconds: of a step, over the iterations.
-      ratio: against the reference, iteration by iteration.
-      rival: the other contestant it is compared with, or None.
-      rival_ratio: against that one, or None.
-      batch_size: examples in a step.
-      steps: in a turn.
-      seconds: of each turn.
+      workload: the name of the workload.
+      contestant: the name of the contestant.
+      microseconds: the time of a step, over the iterations.
+      ratio: the time relative to the reference, iteration by iteration.
+      rival: the other contestant that it is compared with, or None.
+      rival_ratio: the time relative to the rival, or None.
+      batch_size: the number of examples in a step.
+      steps: the number of steps in a turn.
+      seconds: the time of each turn.
     """
 
     workload: str
@@ -53,9 +53,9 @@ def rows_of(
 
     Args:
       workload: what was trained.
-      contestants: those that took part.
-      seconds: of each turn, by contestant.
-      epochs: in a turn.
+      contestants: the contestants that took part.
+      seconds: the time of each turn, by contestant.
+      epochs: the number of epochs in a turn.
     """
     rows, steps = [], epochs * workload.step_count
     for contestant in contestants:
@@ -78,7 +78,7 @@ def rows_of(
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers hold for: kind of processor and device, and versions. Nothing that names the machine."""
+    """The kind of processor and device, and the versions. Nothing in it identifies the machine."""
     device = jax.devices()[0]
     return {
         "cpu": _cpu_model(),
@@ -101,7 +101,7 @@ def table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
 
 
 def as_json(rows: Sequence[Row], settings: dict[str, Any]) -> dict[str, Any]:
-    """All there is, each turn's seconds included, ready for `json.dump`."""
+    """All results with the seconds of each turn, ready for `json.dump`."""
     return {"machine": machine(), "settings": settings, "rows": [asdict(row) for row in rows]}
 
 
@@ -121,7 +121,7 @@ def _deviation(row: Row) -> str:
     return f"{100 * np.std(row.seconds) / np.mean(row.seconds):.1f}%"
 
 
-#: What `--columns` chooses from: the title, and the cell of a row. Of spreads medians, and quartiles in brackets.
+#: The columns for `--columns`: the title, and the cell of a row. A spread is a median, with quartiles in brackets.
 COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "workload": ("workload", lambda row: row.workload),
     "contestant": ("contestant", lambda row: row.contestant),

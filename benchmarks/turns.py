@@ -1,4 +1,4 @@
-"""Contestants as processes of their own, each of which trains when it is told to, and says how long that took."""
+"""Contestants in separate processes. Each trains when it is told to, and reports the time."""
 
 import contextlib
 import gc
@@ -22,7 +22,7 @@ _SECONDS_TO_END = 10
 
 
 def timed(turn: Turn) -> tuple[float, Outcome]:
-    """Seconds of a turn until its parameters are there, with garbage of earlier turns collected before."""
+    """The seconds of a turn until its parameters are there. The garbage of earlier turns is collected first."""
     gc.collect()
     start = time.perf_counter()
     outcome = turn()
@@ -31,17 +31,17 @@ def timed(turn: Turn) -> tuple[float, Outcome]:
 
 
 class Worker:
-    """A process in which one contestant waits for its turns. Close it, or the process stays until this one ends.
+    """A process in which one contestant waits for its turns. If it is not closed, it runs until this process ends.
 
     Args:
-      contestant: who.
-      workload: what is trained; the process makes it anew by its name.
-      epochs: in a turn.
-      steps: at most so many in an epoch, or None.
-      compile_cache: the folder of JAX's persistent compile cache, or None for none.
+      contestant: the contestant.
+      workload: what is trained; the process makes its own copy by the name.
+      epochs: the number of epochs in a turn.
+      steps: the most steps in an epoch, or None.
+      compile_cache: the folder of JAX's persistent compile cache, or None.
 
     Raises:
-      RuntimeError: from `ready` and `turn`: the process has failed; the message ends with what it wrote.
+      RuntimeError: from `ready` and `turn`: the process has failed; the message ends with its output.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Worker:
         )
 
     def ready(self) -> None:
-        """Waits until all is imported and set up."""
+        """Waits until everything is imported and set up."""
         self._answer()
 
     def turn(self) -> tuple[float, Outcome]:
-        """Seconds of one turn, and what it led to; parameters come with the first alone, since all are the same."""
+        """The seconds of one turn, and its outcome. Only the first has parameters, since they are always the same."""
         path = Path(self._folder.name) / "params.npz"
         answer = self._ask({"params": None if self._told_params else str(path)})
         params = None
@@ -103,7 +103,7 @@ class Worker:
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # then what it wrote says why
+        with contextlib.suppress(BrokenPipeError):  # the process is gone, and its output says why
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         return self._answer()
@@ -120,19 +120,19 @@ class Worker:
 
 
 def _quiet() -> dict[str, str]:
-    """Options that let several processes share a GPU, and keep libraries from telling of themselves."""
+    """Options that let several processes share a GPU, and that silence the messages of libraries."""
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 def turn_in_new_process(worker: Callable[[], Worker]) -> tuple[float, Outcome]:
-    """A turn of a process that has trained nothing before, so that compiling is part of it."""
+    """A turn of a new process, which has trained nothing before, so that it includes compiling."""
     with contextlib.closing(worker()) as one:
         one.ready()
         return one.turn()
 
 
 def _caching(folder: Path | None) -> dict[str, str]:
-    """Options that keep all that is compiled, however small and fast, in `folder`."""
+    """Options that keep every compiled program in `folder`, however small and fast it is."""
     if folder is None:
         return {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     thresholds = ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES")
@@ -140,7 +140,7 @@ def _caching(folder: Path | None) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """A worker's side: prepares, then takes a turn for each line that comes in."""
+    """The worker's side: it prepares, and then takes a turn for each line that it reads."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not come between the replies
     workload_name, contestant_name, epochs, steps = arguments
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str]) -> None:
     workload = workload.shortened(int(steps)) if int(steps) else workload
     contestant = next(one for one in CONTESTANTS if one.name == contestant_name)
     turn = contestant.prepare(workload, int(epochs))
-    jax.block_until_ready(jax.numpy.zeros(1) + 1)  # the device is there
+    jax.block_until_ready(jax.numpy.zeros(1) + 1)  # starts the backend, which must not count in the first turn
     _reply(replies, {})
     for line in sys.stdin:
         seconds, outcome = timed(turn)

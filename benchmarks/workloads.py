@@ -1,4 +1,4 @@
-"""What is trained: data, weights and optimizer. A new workload is a function here and a name in WORKLOADS."""
+"""The workloads: data, weights and optimizer. A new workload is a function here and a name in WORKLOADS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,16 +14,16 @@ from benchmarks import networks
 
 @dataclass(frozen=True)
 class Workload:
-    """A training that every contestant does alike.
+    """A training that every contestant does in the same way.
 
     Attributes:
-      name: as in tables.
-      model: the network with its first weights, as NumPy arrays, which nobody changes.
-      samples: (input, target), NumPy arrays of one length: a whole number of batches.
-      batch_size: examples in a batch.
-      rule: of the optimizer, as all frameworks have it: plain, or Adam with an epsilon of 1e-8.
-      learning_rate: of that.
-      epochs: how many epochs a turn has, unless the command line says otherwise.
+      name: the name in tables.
+      model: the network with its first weights, as NumPy arrays, which must not be changed.
+      samples: (input, target), NumPy arrays of one length, which is a whole number of batches.
+      batch_size: the number of examples in a batch.
+      rule: the optimizer's rule, which all frameworks have: plain SGD, or Adam with an epsilon of 1e-8.
+      learning_rate: the learning rate of the rule.
+      epochs: the number of epochs in a turn, unless the command line sets another.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Workload:
 
     @property
     def step_count(self) -> int:
-        """Steps in an epoch."""
+        """The number of steps in an epoch."""
         return len(self.samples[0]) // self.batch_size
 
     @property
@@ -49,18 +49,18 @@ class Workload:
         return jl.TrainingEpochs(self.samples, self.batch_size)
 
     def shortened(self, step_count: int) -> "Workload":
-        """This workload with epochs of at most `step_count` steps, to try things out."""
+        """This workload with epochs of at most `step_count` steps, for a quick try."""
         count = step_count * self.batch_size
         return replace(self, samples=(self.samples[0][:count], self.samples[1][:count]))
 
 
 def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross entropy of each example or token: what every contestant minimizes the mean of."""
+    """The cross entropy of each example or token. Every contestant minimizes its mean."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def perceptron() -> Workload:
-    """MLP 64-32-10 on noise, 1024 steps of 32 with SGD: the host's work decides."""
+    """MLP 64-32-10 on noise, 1024 steps of 32 with SGD: the host's work takes the time."""
     model = jl.Model(networks.perceptron, networks.perceptron_params())
     return Workload("W1", model, _noise(1024 * 32, (64,)), 32, "sgd", 0.1, epochs=10)
 
@@ -78,7 +78,7 @@ def digits() -> Workload:
 
 
 def residual() -> Workload:
-    """ResNet-8 with batch norm on 32x32x3 noise, 16 steps of 64 with SGD: arithmetic decides."""
+    """ResNet-8 with batch norm on 32x32x3 noise, 16 steps of 64 with SGD: arithmetic takes the time."""
     network = networks.resnet_8()
     return Workload("W3", jl.Model(network, *network.variables()), _noise(16 * 64, (32, 32, 3)), 64, "sgd", 0.1)
 

@@ -1,8 +1,8 @@
-"""Who trains: loops by hand, `fit`, and other libraries. A new contestant is a function and an entry in CONTESTANTS.
+"""The contestants: loops by hand, `fit`, other libraries. A new one is a function and an entry in CONTESTANTS.
 
-`prepare(workload, epochs)` gives a turn; each call of the turn trains the workload once from its first weights. What
-is compiled is kept from turn to turn, so that it falls into the warm-up. It is named, not imported: each contestant
-runs in a process of its own, and only that imports what it needs.
+`prepare(workload, epochs)` gives a turn. Each call of the turn trains the workload once from its first weights.
+Compiled programs are kept from turn to turn, so that compiling happens in the warm-up. The function is given by its
+name, not imported: each contestant runs in its own process, and only that process imports what it needs.
 """
 
 import importlib
@@ -22,12 +22,12 @@ _FRAMEWORKS = ("W1", "W2", "W3")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training has led to; all contestants must agree on it.
+    """The outcome of a training. All contestants must agree on it.
 
     Attributes:
-      params: arrays in the order of the workload's; None of libraries that hold them otherwise.
-      loss: mean over each epoch, float[epochs].
-      accuracy: likewise.
+      params: the arrays in the order of the workload's; None for libraries that store them in another form.
+      loss: float[epochs], the mean over each epoch.
+      accuracy: float[epochs], the mean over each epoch.
     """
 
     params: Any
@@ -43,14 +43,14 @@ class Contestant:
     """One way to train a workload.
 
     Attributes:
-      name: as in tables and filters.
-      place: of the function that gives the turn for a workload and a number of epochs, as "module:function".
+      name: the name in tables and filters.
+      place: the function that gives the turn for a workload and a number of epochs, as "module:function".
       options: further keyword arguments of that function.
-      workloads: the names of those it takes part in.
+      workloads: the names of the workloads in which it takes part.
       rival: a second contestant that it is compared with, besides the reference.
-      needs: packages beyond those of jaxloop; where one is missing, the contestant is left out.
-      tolerance: how far its outcome may be from the reference's. Programs that fuse otherwise round otherwise, and
-        training adds it up; other libraries have other kernels too.
+      needs: packages that jaxloop does not need. If one is missing, the contestant is left out.
+      tolerance: how far its outcome may be from the reference's. Programs that are fused differently round differently,
+        and the differences add up in training. Other libraries also have other kernels.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Contestant:
     tolerance: float = 1e-3
 
     def prepare(self, workload: Workload, epochs: int) -> Turn:
-        """The turn of this contestant; imports what it needs."""
+        """The turn of this contestant. It imports what the contestant needs."""
         module, _, function = self.place.partition(":")
         return getattr(importlib.import_module(f"benchmarks.contestants.{module}"), function)(
             workload, epochs, **self.options
@@ -70,7 +70,7 @@ class Contestant:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The packages it needs that are not installed."""
+        """The packages that it needs and that are not installed."""
         return tuple(name for name in self.needs if importlib.util.find_spec(name) is None)
 
 

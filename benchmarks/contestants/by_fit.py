@@ -13,14 +13,14 @@ from benchmarks.workloads import Workload, loss_fn
 
 
 def fit(workload: Workload, epochs: int, *, steps_per_dispatch: Any) -> Turn:
-    """`fit` as it comes: loss, accuracy, the history's row for each batch, and the console's line for each epoch."""
+    """Plain `fit`: loss, accuracy, the history's row for each batch, and the console's line for each epoch."""
     training_loop = _training_loop(workload, steps_per_dispatch)
     callbacks = [jl.callbacks.ProgressBar(_Sink(terminal=False))]
     return lambda: _fitted(training_loop, workload, epochs, callbacks)
 
 
 def logged_fit(workload: Workload, epochs: int, *, steps_per_dispatch: Any) -> Turn:
-    """`fit` with a row for each batch in a CSV file and in TensorBoard's events, and a bar on a terminal."""
+    """`fit` with a row for each batch in a CSV file and in TensorBoard's files, and a bar on a terminal."""
     training_loop = _training_loop(workload, steps_per_dispatch)
     bar = jl.callbacks.ProgressBar(_Sink(terminal=True))
 
@@ -36,7 +36,7 @@ def logged_fit(workload: Workload, epochs: int, *, steps_per_dispatch: Any) -> T
 
 
 def _training_loop(workload: Workload, steps_per_dispatch: Any) -> jl.TrainingLoop:
-    """What `fit` is called on; without the console that it brings, in whose place stands a bar on a `_Sink`."""
+    """The training loop of a workload. It has no console of its own: a bar on a `_Sink` can replace it."""
     return jl.TrainingLoop(
         workload.training(),
         optimizer=workload.optimizer,
@@ -53,7 +53,7 @@ def _fitted(training_loop: jl.TrainingLoop, workload: Workload, epochs: int, cal
 
 
 class _Sink(io.StringIO):
-    """A stream that keeps nothing."""
+    """A stream that drops everything."""
 
     def __init__(self, *, terminal: bool):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Loops as one writes them by hand in JAX."""
+"""Loops that are written by hand in JAX."""
 
 import functools
 from collections.abc import Callable
@@ -27,9 +27,9 @@ def by_hand(workload: Workload, epochs: int) -> Turn:
 
 
 def scan_by_hand(workload: Workload, epochs: int, *, length: int, unroll: bool = False) -> Turn:
-    """The same with `length` steps in one program by `lax.scan`, over batches gathered in one go.
+    """The same with `length` steps in one program by `lax.scan`, over batches that are gathered at once.
 
-    Unrolled it takes long to compile, but keeps convolutions out of a loop, in which XLA's CPU backend is slow.
+    Unrolled it compiles slowly, but then convolutions are not in a loop, where XLA's CPU backend is slow.
     """
     optimizer = workload.optimizer
 
@@ -50,7 +50,7 @@ def scan_by_hand(workload: Workload, epochs: int, *, length: int, unroll: bool =
 
 
 def _step(workload: Workload, optimizer: optax.GradientTransformation, carry: Any, batch: Any) -> Any:
-    """One step of training as one would write it. The carry: params, state, opt_state and the epoch's sums."""
+    """One plain step of training. The carry is params, state, opt_state and the sums of the epoch."""
     params, state, opt_state, sums = carry
     input, labels = batch
 

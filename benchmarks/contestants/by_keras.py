@@ -15,7 +15,7 @@ from benchmarks.workloads import Workload
 
 
 def by_keras(workload: Workload, epochs: int, *, steps_per_execution: int = 1) -> Turn:
-    """One `fit` over all epochs, jitted, without a bar; batches come from a `PyDataset`, in the order of the others."""
+    """One `fit` over all epochs, jitted, without a bar. A `PyDataset` gives the batches in the common order."""
     model = _MODELS[workload.name](workload)
     rule = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[workload.rule]
     options = {"epsilon": 1e-8} if workload.rule == "adam" else {}
@@ -43,7 +43,7 @@ def by_keras(workload: Workload, epochs: int, *, steps_per_execution: int = 1) -
 
 
 class _Batches(keras.utils.PyDataset):
-    """The batches of the epoch that a callback told of: Keras calls the data's own hooks more than once an epoch."""
+    """The batches of the epoch that a callback sets: Keras calls the hooks of the data more than once an epoch."""
 
     def __init__(self, workload: Workload):
         super().__init__()

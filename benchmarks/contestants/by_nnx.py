@@ -1,4 +1,4 @@
-"""A loop by hand over Flax NNX modules, as its guide writes it: `nnx.jit`, `nnx.Optimizer`, `nnx.MultiMetric`."""
+"""A loop by hand over Flax NNX modules, as in its guide: `nnx.jit`, `nnx.Optimizer`, `nnx.MultiMetric`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from benchmarks.workloads import Workload, loss_fn
 
 
 def by_nnx(workload: Workload, epochs: int, *, cached: bool = False) -> Turn:
-    """`nnx.jit` of a step over the module, the optimizer and the metrics; with `cached`, by `nnx.cached_partial`."""
+    """`nnx.jit` of a step over the module, the optimizer and the metrics; with `cached` in `nnx.cached_partial`."""
     model = _MODULES[workload.name](workload)
     model.train()
     optimizer = nnx.Optimizer(model, workload.optimizer, wrt=nnx.Param)

@@ -16,7 +16,7 @@ from benchmarks.workloads import Workload
 
 
 def by_torch(workload: Workload, epochs: int) -> Turn:
-    """The plain loop: loss and accuracy summed as tensors and fetched once an epoch."""
+    """The plain loop. Loss and accuracy are summed as tensors, and fetched once an epoch."""
     training = workload.training()
 
     def turn() -> Outcome:
@@ -40,7 +40,7 @@ def by_torch(workload: Workload, epochs: int) -> Turn:
 
 
 def by_lightning(workload: Workload, epochs: int) -> Turn:
-    """Lightning's `Trainer`, without its bar, loggers, checkpoints and summaries; means of epochs by `self.log`."""
+    """Lightning's `Trainer` without bar, loggers, checkpoints and summaries. `self.log` gives the means of epochs."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
@@ -79,7 +79,7 @@ class _Module(lightning.LightningModule):
 
 
 class _Batches:
-    """The batches of the epoch that the trainer is in: it iterates more often than once an epoch."""
+    """The batches of the trainer's present epoch, since the trainer iterates more than once an epoch."""
 
     def __init__(self, workload: Workload, trainer: lightning.Trainer):
         self._workload = workload
@@ -110,7 +110,7 @@ def _dense(params: Any) -> nn.Linear:
 
 
 class _Convolution(nn.Module):
-    """With XLA's padding, which puts what is odd behind."""
+    """A convolution with XLA's padding, which puts the odd pixel at the end."""
 
     def __init__(self, params: Any, stride: int = 1, *, bias: bool = True):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The networks that are trained: plain functions over dicts of arrays, with weights of a fixed seed."""
+"""The networks of the workloads: plain functions of dicts of arrays, with weights from a fixed seed."""
 
 from benchmarks.networks.resnets import ResNet as ResNet
 from benchmarks.networks.resnets import resnet_8 as resnet_8

@@ -1,4 +1,4 @@
-"""Layers as functions of a dict of arrays, and the arrays they begin with."""
+"""Layers as functions of a dict of arrays, and their first weights."""
 
 from typing import Any
 

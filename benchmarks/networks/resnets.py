@@ -18,9 +18,9 @@ class Block:
     """A residual block.
 
     Attributes:
-      name: of its weights.
-      convolutions: (size, inputs, outputs, stride) of each in turn.
-      shortcut: the same of the one on the way around; None where that leads straight through.
+      name: the name of its weights.
+      convolutions: (size, inputs, outputs, stride) of each convolution in turn.
+      shortcut: the same for the convolution of the shortcut; None if the shortcut is the identity.
     """
 
     name: str
@@ -34,8 +34,8 @@ class ResNet:
 
     Attributes:
       stem: (size, outputs, stride) of the first convolution.
-      pooled: whether the largest of 3x3 at every other place follows it.
-      blocks: in order.
+      pooled: whether a max pooling of 3x3 with a stride of 2 follows it.
+      blocks: the blocks in order.
     """
 
     stem: tuple[int, int, int]
@@ -43,7 +43,7 @@ class ResNet:
     blocks: tuple[Block, ...]
 
     def variables(self) -> tuple[Tree, Tree]:
-        """First weights, and the state: the running statistics of the batch norms."""
+        """The first weights, and the state: the running statistics of the batch norms."""
         generator = np.random.default_rng(1)
         size, width, _ = self.stem
         params: Tree = {"stem": _normed_params(generator, size, 3, width)}
@@ -81,7 +81,7 @@ def resnet_20() -> ResNet:
 
 
 def resnet_50() -> ResNet:
-    """Sixteen bottlenecks, behind a stem that makes images four times smaller."""
+    """Sixteen bottlenecks, after a stem that makes images four times smaller."""
     blocks, inputs = [], 64
     for stage, (count, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)]):
         for index in range(count):
@@ -106,14 +106,14 @@ def _of_basic_blocks(per_stage: int) -> ResNet:
 
 
 def _parts(block: Block) -> dict[str, tuple[int, int, int, int]]:
-    """The block's convolutions by name; the shortcut last."""
+    """The convolutions of the block by name, with the shortcut last."""
     named: dict[str, tuple[int, int, int, int]] = {}
     named.update(zip(("first", "second", "third"), block.convolutions, strict=False))
     return named if block.shortcut is None else named | {"shortcut": block.shortcut}
 
 
 def _residual(block: Block, params: Tree, state: Tree, input: jax.Array, *, training: bool) -> tuple[jax.Array, Tree]:
-    """The block's output and its statistics."""
+    """The output of the block and its statistics."""
     after: Tree = {}
     maps = input
     for name, (_, _, _, stride) in _parts(block).items():
@@ -126,7 +126,7 @@ def _residual(block: Block, params: Tree, state: Tree, input: jax.Array, *, trai
 
 
 def _normed(params: Tree, state: Tree, input: Any, *, stride: int, training: bool) -> tuple[jax.Array, Tree]:
-    """A convolution followed by batch norm, and the statistics behind it."""
+    """A convolution followed by batch norm, and the new statistics."""
     maps = plain_convolution(params["kernel"], input, stride=stride)
     mean, variance = state["mean"], state["variance"]
     if training:

@@ -1,4 +1,4 @@
-"""A small decoder of tokens: causal attention and two dense layers, twice, each behind a layer norm."""
+"""A small decoder of tokens: twice causal attention and two dense layers, each after a layer norm."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from benchmarks.networks.layers import Tree, dense, dense_params, he_normal
 
 @dataclass(frozen=True)
 class Transformer:
-    """Predicts each next token (Vaswani et al. 2017; normed before, as GPT-2); called as a `jl.Model`'s `apply`."""
+    """Predicts each next token (Vaswani et al. 2017, norms first as in GPT-2); called as a `jl.Model`'s `apply`."""
 
     vocabulary: int = 64
     length: int = 32
