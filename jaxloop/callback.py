@@ -240,7 +240,7 @@ def _call(callback: Callback, loop: Loop, event: Event) -> Loop:
     except KeyError as error:
         if error.args and error.args[0] not in loop.callback_state:
             error.add_note(
-                "jaxloop: if it looked into `loop.callback_state`: what is there was made at FIT_START. Give a model, "
+                "jaxloop: if this is a key of `loop.callback_state`: callbacks remember it at FIT_START. Give a model, "
                 "or a loop from `fit` or `start` of a training loop that has this callback."
             )
         raise

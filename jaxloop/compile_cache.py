@@ -47,8 +47,8 @@ def _private(path: str | Path) -> Path:
     """The folder at `path`, made if it is missing, after a check that nobody else can change what is in it."""
     if not str(path) or "://" in str(path):
         raise ValueError(
-            f"compile_cache: `path` must be a local folder, got {str(path)!r}. Who may write to a remote one cannot be "
-            "told here; if you trust all who can, set jax_compilation_cache_dir yourself."
+            f"compile_cache: `path` must be a local folder, got {str(path)!r}. It cannot be checked who may write to a "
+            "remote folder; if you trust all who can, set jax_compilation_cache_dir yourself."
         )
     try:
         folder = Path(path).expanduser().resolve()

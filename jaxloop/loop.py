@@ -287,7 +287,7 @@ def is_scheduled(opt_state: Any, name: str) -> bool:
 def _hyperparameter_message(opt_state: Any, name: str, count: int) -> str:
     if count:
         return (
-            f"Loop.hyperparameter: {count} parts of the optimizer expose {name!r}; which is meant is not clear. "
+            f"Loop.hyperparameter: {count} parts of the optimizer expose {name!r}; it is not clear which one is meant. "
             "Wrap only one of them in `optax.inject_hyperparams`."
         )
     nodes = optax.tree_utils.tree_get_all_with_path(opt_state, "hyperparams", _is_hyperparams)

@@ -101,7 +101,7 @@ def as_statistic(where: str, name: str, value: Any, known: Any = None) -> Any:
         return _whole(where, name, value, known)  # JAX would cut it to 32 bits without a warning
     array = jnp.asarray(value)
     if array.shape != ():
-        raise ValueError(f"{where}: {name!r} must be a scalar, got shape {array.shape}. Reduce it, by jnp.mean or so.")
+        raise ValueError(f"{where}: {name!r} must be a scalar, got shape {array.shape}. Reduce it, as by jnp.mean.")
     if array.dtype == bool:
         dtype = np.dtype(known or np.float32)
     elif jnp.issubdtype(array.dtype, np.integer):
@@ -109,7 +109,7 @@ def as_statistic(where: str, name: str, value: Any, known: Any = None) -> Any:
     elif jnp.issubdtype(array.dtype, np.floating):
         dtype = np.dtype(np.float32)
     else:
-        raise ValueError(f"{where}: {name!r} must be a real number, got {array.dtype}. Record a part of it, or abs.")
+        raise ValueError(f"{where}: {name!r} must be a real number, got {array.dtype}. Record its real part or abs.")
     return jax.lax.convert_element_type(array, dtype)
 
 
@@ -143,8 +143,8 @@ def _dtype_of_integers(where: str, name: str, array: Any) -> np.dtype:
     if array.weak_type or np.can_cast(array.dtype, np.int32):
         return np.dtype(np.int32)
     raise ValueError(
-        f"{where}: {name!r} is {array.dtype.name}, and integers are kept in 32 bits. Write `.astype(jnp.int32)` where "
-        "that holds it, or `.astype(jnp.float32)`, which rounds it."
+        f"{where}: {name!r} is {array.dtype.name}, and integers are kept in 32 bits. Write `.astype(jnp.int32)` if "
+        "that can hold it, or `.astype(jnp.float32)`, which rounds it."
     )
 
 
@@ -155,8 +155,8 @@ def _settled(where: str, name: str, dtype: np.dtype, known: Any, weak: bool) -> 
     if weak:
         return np.dtype(known)
     raise ValueError(
-        f"{where}: {name!r} is {np.dtype(known).name} elsewhere and {dtype.name} here, which it may not hold. Give it "
-        f"one dtype everywhere, as by `.astype(jnp.{np.dtype(known).name})`."
+        f"{where}: {name!r} is {np.dtype(known).name} elsewhere and {dtype.name} here, and the former cannot hold all "
+        f"of the latter. Give it one dtype everywhere, as by `.astype(jnp.{np.dtype(known).name})`."
     )
 
 

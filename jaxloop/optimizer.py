@@ -133,8 +133,8 @@ def _not_known(names: str) -> TypeError:
 def _refuse_pairs(opt_state: Any) -> None:
     if _holds(opt_state, optax.LookaheadState):
         raise TypeError(
-            "optimizer: optax.lookahead updates pairs of fast and slow parameters, optax.LookaheadParams, where a "
-            "model has one of each. Leave it out, and average the parameters by callbacks.ema(0.999, evaluate=True)."
+            "optimizer: optax.lookahead updates pairs of fast and slow parameters, optax.LookaheadParams, but a model "
+            "has only one set of parameters. Leave it out, and average them by callbacks.ema(0.999, evaluate=True)."
         )
 
 
@@ -142,7 +142,7 @@ def _refuse_rows(opt_state: Any) -> None:
     if _holds(opt_state, optax.contrib.DifferentiallyPrivateAggregateState):
         raise TypeError(
             "optimizer: optax.contrib.differentially_private_aggregate (dpsgd) clips the gradient of each example, and "
-            "would take the rows of the mean gradient for examples. Wrap it: "
+            "would mistake the rows of the mean gradient for examples. Wrap it: "
             "optax.GradientTransformationExtraArgs(optimizer.init, update), with def update(updates, state, params, *, "
             "per_example_grad_fn, **extra): return optimizer.update(per_example_grad_fn(params), state, params)."
         )

@@ -37,7 +37,7 @@ def draw_history(epochs: Table, batches: Table, names: Sequence[str] | None = No
       ModuleNotFoundError: matplotlib is not installed.
     """
     if not len(epochs.get("epoch", ())):
-        raise ValueError("History.plot: there is nothing to draw, as no epoch was begun. Fit at least one.")
+        raise ValueError("History.plot: there is nothing to draw, since no epoch was begun. Fit at least one.")
     names = _chosen(epochs, names)
     figure, panels, rate_panel = _panels(len(names), with_rate=_measured(epochs, "learning_rate"))
     best = _best_epoch(epochs)

@@ -142,8 +142,8 @@ def _check_clear(function: Any, parameter: inspect.Parameter) -> None:
         return
     name = parameter.name
     raise ValueError(
-        f"whether `{parameter}` of {_name(function)} says the mode is not clear, since it is no bool. Say what it "
-        f"is in training and in inference, as modes={{{name!r}: (True, False)}}, or tell it nothing, by modes={{}}."
+        f"whether `{parameter}` of {_name(function)} says the mode is not clear, since it is not a bool. Give its "
+        f"values in training and in inference, as modes={{{name!r}: (True, False)}}, or modes={{}} if it does not."
     )
 
 

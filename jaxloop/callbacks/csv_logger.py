@@ -114,8 +114,8 @@ class _CSVLog:
                 with suppress(OSError):
                     self._end()
                 warn(
-                    f"CSVLogger: {str(self._path)!r} cannot be written, {error}. The rows before are whole; training "
-                    "goes on, and this fit writes no more.",
+                    f"CSVLogger: {str(self._path)!r} cannot be written, {error}. The earlier rows are whole; "
+                    "training goes on, and this fit writes no more.",
                     stacklevel=2,
                 )
         self._waiting.clear(time.perf_counter())  # after the write: if Ctrl-C interrupts it, `close` tries it again

@@ -74,7 +74,7 @@ class Batches:
             return replace(self, compiled=(*self.compiled, transform))
         if self.compiled or self.resident:
             why = "comes after one that is compiled" if self.compiled else "is given samples that are on the device"
-            raise ValueError(f"map: this transform {why}, and so must be too. Write .map(transform, compiled=True).")
+            raise ValueError(f"map: this transform {why}: it must be compiled. Write .map(transform, compiled=True).")
         return replace(self, transforms=(*self.transforms, transform))
 
     def uncompiled(self) -> "Batches":

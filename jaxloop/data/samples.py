@@ -45,7 +45,7 @@ class OneByOne:
             sample = self[index]
             try:
                 if size is len and isinstance(sample, (tuple, Mapping)):
-                    raise TypeError("`len` would count the parts of a sample, which are equally many in all")
+                    raise TypeError("`len` would count the parts of a sample, and every sample has as many")
                 sizes[index] = size(sample)
             except (TypeError, ValueError) as error:
                 raise ValueError(
