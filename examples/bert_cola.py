@@ -1,5 +1,6 @@
 """Trains BERT on CoLA to recognize acceptable sentences: from a checkpoint, or a small one from random weights."""
 
+import argparse
 import functools
 from pathlib import Path
 
@@ -26,7 +27,14 @@ def token_count(sample: tuple[np.ndarray, np.integer]) -> int:
     return len(tokens)
 
 
-def main() -> None:
+def warmup_then_decay(rate: float) -> list[jl.ScheduleSegment]:
+    return [
+        jl.ScheduleSegment(jl.shapes.linear, end_rate=rate, step_count=10),
+        jl.ScheduleSegment(jl.shapes.linear, end_rate=0.0),
+    ]
+
+
+def parse_arguments() -> argparse.Namespace:
     data = "the folders cola and vocab (vocab.txt)"
     parser = make_parser(__doc__, epochs=None, batch_size=BATCH_SIZE, csv=CSV, data=data)
     parser.add_argument(
@@ -36,8 +44,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.config == "base" and arguments.checkpoint is None:
         parser.error("--config base learns little from random weights: give --checkpoint, or take --config tiny")
+    if arguments.epochs is None:
+        arguments.epochs = EPOCHS[arguments.config]
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
     config = CONFIGS[arguments.config]
-    epochs = EPOCHS[arguments.config] if arguments.epochs is None else arguments.epochs
 
     tokenize = load_word_pieces(arguments.data_dir, vocabulary_size=config.vocabulary_size, max_length=max(LENGTHS))
     training, in_domain, out_of_domain = (
@@ -51,12 +65,6 @@ def main() -> None:
         load_checkpoint(model, arguments.checkpoint)
 
     rate = LEARNING_RATE[arguments.config]
-    warmup_then_decay = jl.make_schedule(
-        [
-            jl.ScheduleSegment(jl.shapes.linear, end_rate=rate, step_count=10),
-            jl.ScheduleSegment(jl.shapes.linear, end_rate=0.0),
-        ]
-    )
     training_loop = jl.TrainingLoop(
         training=jl.NonuniformTrainingEpochs(
             training, arguments.batch_size, seed=arguments.seed, size=token_count, collate=pad, lengths=LENGTHS
@@ -66,7 +74,7 @@ def main() -> None:
         loss_fn=jl.losses.sigmoid_cross_entropy,
         metrics=["accuracy", "matthews_correlation_coefficient"],
         callbacks=[
-            jl.callbacks.learning_rate_scheduler(warmup_then_decay),
+            jl.callbacks.learning_rate_scheduler(jl.make_schedule(warmup_then_decay(rate))),
             jl.callbacks.clip_by_global_norm(1.0),
             jl.callbacks.CSVLogger(arguments.csv),
         ],
@@ -74,11 +82,11 @@ def main() -> None:
     )
 
     if arguments.explain:
-        jl.explain(training_loop, model, epochs=epochs, on=arguments.device)
+        jl.explain(training_loop, model, epochs=arguments.epochs, on=arguments.device)
         return
 
     loop, history = training_loop.fit(
-        model, epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
     )
     if arguments.plot:
         history.plot(arguments.plot)

@@ -1,5 +1,7 @@
 """Trains GPT-2 on WikiText-2, from random weights or from a checkpoint, like the sample of swift-models."""
 
+import argparse
+
 import optax
 from command_line import make_parser
 from datasets.byte_pairs import load_byte_pairs
@@ -19,7 +21,7 @@ TENSORBOARD = "run/gpt2_wikitext2/tensorboard"
 PROMPT, SAMPLE_LENGTH = "The", 40
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = make_parser(__doc__, epochs=EPOCHS, batch_size=None, csv=CSV, data="the folders wikitext2 and vocab")
     parser.add_argument(
         "--config", choices=CONFIGURATIONS, default="tiny", help="the size of the model; tiny is for a CPU"
@@ -28,9 +30,14 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16; weights stay float32")
     parser.add_argument("--tensorboard", default=TENSORBOARD, help="the folder for TensorBoard's files")
     arguments = parser.parse_args()
-    configuration = CONFIGURATIONS[arguments.config]
-    batch_size = BATCH_SIZES[arguments.config] if arguments.batch_size is None else arguments.batch_size
+    if arguments.batch_size is None:
+        arguments.batch_size = BATCH_SIZES[arguments.config]
+    return arguments
 
+
+def main() -> None:
+    arguments = parse_arguments()
+    configuration = CONFIGURATIONS[arguments.config]
     dtype = jnp.bfloat16 if arguments.bfloat16 else jnp.float32
     model = GPT2(configuration, dtype=dtype, rngs=nnx.Rngs(arguments.seed))
     if arguments.checkpoint:
@@ -46,8 +53,8 @@ def main() -> None:
         print(f"Sample: {PROMPT + tokenizer.decode(tokens)!r}")
 
     training_loop = jl.TrainingLoop(
-        training=jl.TrainingEpochs(training, batch_size, seed=arguments.seed),
-        validation=jl.in_batches(validation, batch_size),
+        training=jl.TrainingEpochs(training, arguments.batch_size, seed=arguments.seed),
+        validation=jl.in_batches(validation, arguments.batch_size),
         optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=LEARNING_RATE),
         loss_fn=jl.losses.softmax_cross_entropy,
         metrics=["accuracy", "perplexity"],
