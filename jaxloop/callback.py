@@ -264,7 +264,7 @@ def same_kind(callback: Any, before: Loop, after: Loop, event: Event, *, new_sta
     changed = {}
     for field in sorted(FIELDS):
         old, new = getattr(before, field), getattr(after, field)
-        if new is old:
+        if new is old:  # also of a tracer that the callback has left alone
             continue
         where = f"callback {name_of(callback)!r} at {event.name}: field {field!r}"
         if not event.in_step and (field in STATIC_FIELDS or _structure(old) != _structure(new)):
@@ -272,7 +272,7 @@ def same_kind(callback: Any, before: Loop, after: Loop, event: Event, *, new_sta
             continue
         if field in STATIC_FIELDS:
             raise TypeError(f"{where} is static and cannot change inside a step. Change it between steps.")
-        if field == "stats" and new_stats:
+        if field == "stats" and new_stats:  # a name that is recorded for the first time has no kind to keep
             old = new | old
         changed[field] = kept(where, old, new, structure_fix=_MAKE_ROOM, leaf_fix=_CONVERT)
     return after.replace(**changed) if changed else after

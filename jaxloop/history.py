@@ -131,7 +131,7 @@ class Recorder:
     def __init__(self, plan: Plan, compile_seconds: Mapping[str, float]):
         self._plan = plan
         self._compile_seconds = compile_seconds
-        self._bits = bytearray()
+        self._bits = bytearray()  # the reported rows; see `Columns.bits`
         self._epochs: list[dict[str, Any]] = []
         self._began = self._training_began = 0.0
         self._compiling = 0.0

@@ -27,7 +27,7 @@ STATIC_FIELDS = ("phase", "plan", "lasting", "evaluated")
     jax.tree_util.register_dataclass,
     data_fields=[
         *("model", "opt_state", "key"),
-        *("first_step", *COUNTERS),
+        *("first_step", *COUNTERS),  # leaves, since as static fields they would make every step compile again
         *("metrics", "stats", "callback_state", "stop"),
         *STEP_FIELDS,
     ],
@@ -119,6 +119,7 @@ class Loop:
         """
         if not isinstance(scope, Scope):
             raise TypeError(f"Loop.cancel: `scope` must be a jaxloop.Scope, got {scope!r}.")
+        # Where no callback cancels, `stop` stays the same object, and the traced program holds nothing of cancelling.
         if isinstance(when, (bool, np.bool_)):
             return self.replace(stop=self.stop | np.int32(scope)) if when else self
         return self.replace(stop=jnp.where(when, self.stop | np.int32(scope), self.stop))

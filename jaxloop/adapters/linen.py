@@ -10,7 +10,7 @@ from typing import Any, cast
 import jax
 
 from jaxloop.adapters.by_value import ByValue
-from jaxloop.adapters.modes import Modes, left_out, modes_of
+from jaxloop.adapters.modes import Modes, missing_of, modes_of
 from jaxloop.adapters.selection import chosen
 
 _WHERE = "Model.from_linen"
@@ -52,7 +52,7 @@ def split(
 
 def _split_variables(variables: Mapping[str, Any], trained: Any) -> tuple[Any, Any]:
     """(params, state). The parameters that are not trained are in the state, under the name `params` too."""
-    from flax.core import unfreeze
+    from flax.core import unfreeze  # here and below, so that `import jaxloop` does not import flax
 
     state = {name: unfreeze(values) for name, values in variables.items() if name not in ("params", _SOWN)}
     params, fixed = _split_params(variables.get("params", {}), trained)
@@ -130,7 +130,7 @@ class LinenApply:
             inside = True
             try:
                 method = getattr(context.module, context.method_name)
-                told = left_out(method, self.modes.told(method, training), arguments, named)
+                told = missing_of(method, self.modes.told(method, training), arguments, named)
                 return next_method(*arguments, **told, **named)
             finally:
                 inside = False
@@ -167,6 +167,7 @@ class LinenApply:
         if key is None:
             return None
         names = ("dropout", "params", *self.rngs) if training else self.rngs
+        # A checksum of the name, since Python's own hash of a string differs from process to process.
         others = {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in names if name != "dropout"}
         return (others | {"dropout": key} if "dropout" in names else others) or None
 

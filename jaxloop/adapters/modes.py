@@ -83,32 +83,32 @@ class Told:
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         module, modes, training = self._told
-        return telling(module, modes, training)(*arguments, **named)
+        return with_mode(module, modes, training)(*arguments, **named)
 
     def __getattr__(self, name: str) -> Any:
         module, modes, training = self._told
         value = getattr(module, name)
         if callable(value) and getattr(value, "__self__", None) is module:
-            return telling(value, modes, training)
+            return with_mode(value, modes, training)
         return Told(value, modes, training) if speaks(type(value), modes) else value
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._told[0], name, value)
 
 
-def telling(function: Callable[..., Any], modes: Modes, training: bool) -> Callable[..., Any]:
+def with_mode(function: Callable[..., Any], modes: Modes, training: bool) -> Callable[..., Any]:
     """`function`, with the arguments that say the mode added to calls that leave them out."""
     told = modes.told(function, training)
     if not told:
         return function
 
     def call(*arguments: Any, **named: Any) -> Any:
-        return function(*arguments, **left_out(function, told, arguments, named), **named)
+        return function(*arguments, **missing_of(function, told, arguments, named), **named)
 
     return call
 
 
-def left_out(function: Callable[..., Any], told: dict[str, Any], arguments: Any, named: Any) -> dict[str, Any]:
+def missing_of(function: Callable[..., Any], told: dict[str, Any], arguments: Any, named: Any) -> dict[str, Any]:
     """The entries of `told` that a call with these arguments does not pass itself."""
     given = inspect.signature(function).bind_partial(*arguments, **named).arguments
     return {name: value for name, value in told.items() if name not in given}

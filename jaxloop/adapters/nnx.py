@@ -18,10 +18,10 @@ def split(module: Any, *, trained: Any = None, modes: Any = None) -> tuple["NNXA
     Raises:
       TypeError, ValueError: an argument is not as `Model.from_nnx` requires.
     """
-    from flax import nnx
+    from flax import nnx  # here and below, so that `import jaxloop` does not import flax
 
     told = modes_of(modes, module if callable(module) else None, _WHERE)
-    module = nnx.merge(*nnx.split(module))
+    module = nnx.merge(*nnx.split(module))  # a copy: `pop` changes it
     nnx.pop(module, nnx.Intermediate)  # what an earlier call has sown is not state
     chosen = nnx.All(nnx.Param if trained is None else trained, _can_be_trained)
     training, params, state = nnx.split(_in_mode(module, training=True), chosen, ...)
@@ -31,7 +31,8 @@ def split(module: Any, *, trained: Any = None, modes: Any = None) -> tuple["NNXA
         )
     inference = nnx.split(_in_mode(module, training=False))[0]
     in_params, in_state = (frozenset(path for path, _ in nnx.to_flat_state(part)) for part in (params, state))
-    apply = NNXApply(ByValue((inference, training)), in_params, in_state, told, type(module).__name__)
+    graphs = ByValue((inference, training))  # in the order of False and True: `training` is their index
+    apply = NNXApply(graphs, in_params, in_state, told, type(module).__name__)
     return apply, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
 
@@ -125,8 +126,9 @@ class NNXApply:
 
         module = self.restore(params, state, training)
         own = [type(part) for _, part in nnx.iter_modules(module) if not type(part).__module__.startswith("flax.")]
-        speaking = any(speaks(kind, self.modes) for kind in own)  # flax's own modules follow the attributes in `graphs`
-        result = function(Told(module, self.modes, training) if speaking else module)
+        # Flax's own modules are left out: they follow the attributes that are set in `graphs`.
+        any_speaks = any(speaks(kind, self.modes) for kind in own)
+        result = function(Told(module, self.modes, training) if any_speaks else module)
         return result, self._state_of(module, state)
 
     def restore(self, params: Any, state: Any, training: bool) -> Any:

@@ -45,7 +45,7 @@ def split(
             f"Model.from_callable: `inference` must be {type(pytree).__name__} itself in inference mode, with the same "
             f"arrays, got {type(inference).__name__}. Write equinox.nn.inference_mode(module) or the like."
         )
-    skeletons = (ByValue(other), ByValue(skeleton))
+    skeletons = (ByValue(other), ByValue(skeleton))  # in the order of False and True: `training` is their index
     told = modes_of(modes, pytree, _WHERE)
     return PytreeApply(skeletons, _takes_key(pytree), batched, told, type(pytree).__name__), params, state
 

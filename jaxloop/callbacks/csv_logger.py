@@ -45,7 +45,7 @@ class CSVLogger:
       >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.CSVLogger("run/log.csv")])
     """
 
-    __slots__ = ("__weakref__", "path")
+    __slots__ = ("__weakref__", "path")  # so that setting a misspelled attribute is an error
 
     def __init__(self, path: str | Path = "run/log.csv"):
         self.path = Path(path)
@@ -149,7 +149,7 @@ class _CSVLog:
         try:
             self._begin(header, going_on=int(loop.step) > 0)
         except BaseException:
-            self._end()
+            self._end()  # releases the lock on the file
             raise
         self._waiting.start(time.perf_counter())
 

@@ -43,6 +43,7 @@ class ImageSaver:
       >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.ImageSaver(image_shape=(28, 28), every_n_epochs=5)])
     """
 
+    # So that setting a misspelled attribute is an error.
     __slots__ = ("__weakref__", "count", "directory", "every_n_epochs", "image_shape")
 
     def __init__(
@@ -64,7 +65,7 @@ class ImageSaver:
             check_image_shape("ImageSaver: `image_shape`", self.image_shape)
 
     def bind(self, plan: Plan) -> "_Saver":
-        require_pillow("ImageSaver")
+        require_pillow("ImageSaver")  # at the start of the fit, not at the first picture
         return _Saver(self)
 
     def __repr__(self) -> str:

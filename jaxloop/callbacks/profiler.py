@@ -48,7 +48,7 @@ class Profiler:
       >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.Profiler(steps=(100, 110))])
     """
 
-    __slots__ = ("__weakref__", "directory", "python", "steps")
+    __slots__ = ("__weakref__", "directory", "python", "steps")  # so that setting a misspelled attribute is an error
 
     def __init__(self, directory: str | Path = "run/profile", steps: tuple[int, int] = (10, 20), python: bool = False):
         if not (_are_two_whole_numbers(steps) and 0 <= steps[0] < steps[1]):
@@ -128,7 +128,7 @@ class _Profile:
             self._mark.__enter__()
 
     def _begin(self, next_step: int) -> None:
-        self._end += max(0, next_step - self._first)
+        self._end += max(0, next_step - self._first)  # a window that is moved keeps its length
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = int(self._python)
         try:

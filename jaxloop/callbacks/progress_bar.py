@@ -47,7 +47,7 @@ class ProgressBar:
       >>> training_loop = jl.TrainingLoop(..., callbacks=callbacks, progress=False)
     """
 
-    __slots__ = ("__weakref__", "file")
+    __slots__ = ("__weakref__", "file")  # so that setting a misspelled attribute is an error
 
     def __init__(self, file: TextIO | None = None):
         self.file = file

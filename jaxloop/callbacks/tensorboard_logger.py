@@ -69,6 +69,7 @@ class TensorBoardLogger:
       >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.TensorBoardLogger(hyperparameters={"batch_size": 128})])
     """
 
+    # So that setting a misspelled attribute is an error.
     __slots__ = ("__weakref__", "gradient_histograms", "hyperparameters", "images", "root", "weight_histograms")
 
     def __init__(
@@ -103,7 +104,7 @@ class TensorBoardLogger:
 
     def bind(self, plan: Plan) -> "_Run":
         if self.images is not None:
-            require_pillow("TensorBoardLogger: `images`")
+            require_pillow("TensorBoardLogger: `images`")  # at the start of the fit, not at the first image
         return _Run(self, plan)
 
     def __repr__(self) -> str:

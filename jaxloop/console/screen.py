@@ -56,7 +56,7 @@ def screen_on(file: TextIO | None) -> Screen:
     if file is None and _in_notebook():
         return Notebook(sys.stdout)
     given = sys.stdout if file is None else file
-    stream = given.stream if isinstance(given, _Above) else given  # this fit runs inside of another one
+    stream = given.stream if isinstance(given, _OutputAboveBar) else given  # this fit runs inside of another one
     return Terminal(stream) if _is_terminal(stream) else Lines(stream)
 
 
@@ -103,7 +103,7 @@ class Terminal:
         self._ascii = not _can_encode_blocks(file)
         self._table = _Table()
         self._bar: Any = None
-        self._above: _Above | None = None
+        self._above: _OutputAboveBar | None = None
 
     @property
     def failure(self) -> Exception | None:
@@ -113,7 +113,7 @@ class Terminal:
         line = bar_line(moment, self._width(), ascii=self._ascii)
         if self._bar is None:
             self._bar = tqdm(desc=line, bar_format="{desc}", file=self._file, leave=False)
-            self._above = _Above.standard_output()
+            self._above = _OutputAboveBar.standard_output()
         else:
             self._bar.set_description_str(line)
 
@@ -204,7 +204,7 @@ class _Table:
         return f"{header}\n{line}"
 
 
-class _Above:
+class _OutputAboveBar:
     """Replaces standard output while there is a bar: whole lines are written above the bar.
 
     Code that keeps it longer writes through it to the real stream.
@@ -216,7 +216,7 @@ class _Above:
         self._open = True
 
     @classmethod
-    def standard_output(cls) -> "_Above | None":
+    def standard_output(cls) -> "_OutputAboveBar | None":
         """Replaces standard output, unless it is not a terminal or has been replaced already."""
         if isinstance(sys.stdout, cls) or not _is_terminal(sys.stdout):
             return None

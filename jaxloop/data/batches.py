@@ -14,7 +14,7 @@ from jaxloop.data.samples import OneByOne, Samples, checked, count_of, is_source
 Collate = Callable[[list[Any]], Any]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)  # eq=False: the comparison of two arrays is not a bool
 class Batches:
     """A sized, indexable collection of batches. The samples of a batch are read when the batch is read.
 
@@ -100,7 +100,7 @@ class Batches:
         rows = slice(chosen.start * self._batch_size, chosen.stop * self._batch_size)
         if self.transforms or self.compiled or chosen.step != 1 or rows.stop > self._sample_count:
             return None
-        shape = (count, self._batch_size)
+        shape = (count, self._batch_size)  # full neighbours are one range of rows: one gather, and a reshape
         return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), self._gather(rows))
 
     @property

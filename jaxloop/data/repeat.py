@@ -97,7 +97,7 @@ class _Sequence:
     def __getitem__(self, index: int) -> SizedIterable:
         if index < 0:
             raise IndexError(f"repeat: epochs are counted from 0 and have no end, got {index}.")
-        return self.batches if self.batch_count == self.length else _Part(self, index)
+        return self.batches if self.batch_count == self.length else _SequenceEpoch(self, index)
 
     def __iter__(self) -> Iterator[SizedIterable]:
         return map(self.__getitem__, itertools.count())
@@ -107,7 +107,7 @@ class _Sequence:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class _SequenceEpoch:
     """An epoch that is a part of a sequence, and can continue from its end to its beginning."""
 
     whole: _Sequence
@@ -134,14 +134,14 @@ class _Loader:
         return self.length
 
     def __iter__(self) -> Iterator[SizedIterable]:
-        return (_All(self, epoch) for epoch in itertools.count())
+        return (_LoaderEpoch(self, epoch) for epoch in itertools.count())
 
     def one_epoch(self) -> SizedIterable:
-        return _All(self, 0)
+        return _LoaderEpoch(self, 0)
 
 
 @dataclass(frozen=True, eq=False)
-class _All:
+class _LoaderEpoch:
     """All batches of a loader, with a check that their number is the loader's length."""
 
     loader: _Loader
@@ -172,15 +172,15 @@ class _Stream:
     batch_count: int
 
     def __iter__(self) -> Iterator[SizedIterable]:
-        tap = _Tap(self.batches)
-        return (_Cut(tap, epoch, self.batch_count) for epoch in itertools.count())
+        position = _Position(self.batches)
+        return (_StreamEpoch(position, epoch, self.batch_count) for epoch in itertools.count())
 
     def one_epoch(self) -> SizedIterable:
-        return _Next(self) if isinstance(self.batches, Iterator) else _Firsts(self)
+        return _NextBatches(self) if isinstance(self.batches, Iterator) else _FirstBatches(self)
 
 
 @dataclass(frozen=True, eq=False)
-class _Firsts:
+class _FirstBatches:
     """The first batches of a loader, the same each time."""
 
     stream: _Stream
@@ -192,7 +192,7 @@ class _Firsts:
         return itertools.islice(self.stream.batches, len(self))
 
 
-class _Next:
+class _NextBatches:
     """The next batches of a loader that can be iterated only once, others each time.
 
     If a caller stops after the first batch, the next iteration begins with that batch: so the engine can look ahead.
@@ -200,28 +200,28 @@ class _Next:
 
     def __init__(self, stream: _Stream):
         self._count = stream.batch_count
-        self._tap = _Tap(stream.batches)
+        self._position = _Position(stream.batches)
         self._time = 0
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(_Cut(self._tap, self._time, self._count))
+        batches = iter(_StreamEpoch(self._position, self._time, self._count))
         yield next(batches)
         self._time += 1
         yield from batches
 
 
 @dataclass(frozen=True, eq=False)
-class _Cut:
+class _StreamEpoch:
     """The next batches of a stream.
 
     If it is iterated again after only its first batch was taken, it gives that batch again: so the engine can look
     ahead.
     """
 
-    tap: "_Tap"
+    position: "_Position"
     epoch: int
     batch_count: int
 
@@ -231,13 +231,13 @@ class _Cut:
     def __iter__(self) -> Iterator[Any]:
         for index in range(self.batch_count):
             try:
-                batch = self.tap.first_of(self.epoch) if index == 0 else self.tap.take()
+                batch = self.position.first_of(self.epoch) if index == 0 else self.position.take()
             except StopIteration:
                 raise ValueError(_ended(self.epoch, index, self.batch_count)) from None
             yield batch
 
 
-class _Tap:
+class _Position:
     """The position in a stream of batches. Only this object changes in this module, as any iterator does."""
 
     def __init__(self, batches: Iterable[Any]):

@@ -63,6 +63,7 @@ def is_source(samples: Samples) -> bool:
     if isinstance(samples, (str, bytes, Mapping)) or hasattr(samples, "__array__"):
         return False
     is_sequence = hasattr(samples, "__len__") and hasattr(samples, "__getitem__")
+    # A tuple, a named tuple or another node of a PyTree has these methods too, but is a tree of arrays.
     return is_sequence and jax.tree_util.all_leaves([samples])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 _STEP_BYTES = 5  # a varint of 35 bits for every step, however small, so that all rows are equally long
-_numbers = itertools.count()  # the files of this process are numbered, since two can be made within one second
+_file_numbers = itertools.count()  # the files of this process are numbered, since two can be made within one second
 
 
 class EventFile:
@@ -30,7 +30,7 @@ class EventFile:
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         now = time.time()
-        mark = f"{os.getpid()}.{next(_numbers)}"
+        mark = f"{os.getpid()}.{next(_file_numbers)}"
         self._file = (folder / f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{mark}").open("xb", 0)
         self._size = 0
         try:
@@ -85,7 +85,7 @@ class ScalarRows:
     """
 
     def __init__(self, tags: Sequence[str]):
-        from tensorboardX.record_writer import masked_crc32c
+        from tensorboardX.record_writer import masked_crc32c  # here, so that `import jaxloop` does not import it
 
         event, values = _event(tags)
         header = len(event).to_bytes(8, "little")

@@ -16,7 +16,7 @@ _STATUS_FAILURE = 2  # in tensorboardX's api.proto
 
 def scalars(values: Mapping[str, Any]) -> Any:
     """A `Summary` with a scalar under each tag."""
-    from tensorboardX import summary
+    from tensorboardX import summary  # here and below, so that `import jaxloop` does not import it
 
     found = summary.Summary()
     for tag, value in values.items():

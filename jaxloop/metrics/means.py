@@ -52,7 +52,8 @@ def two_sum(a: Any, b: Any) -> tuple[Any, Any]:
 class Loss:
     """The mean loss of all examples (or tokens) so far. It is always measured, as `"loss"`.
 
-    A scalar loss counts once for each example in its batch; if there are weights, with the sum of the weights.
+    Losses are counted, not the rows of the input: a batch of several graphs has one for each graph or node. A scalar
+    loss counts once for each example in its batch; if there are weights, with the sum of the weights.
     """
 
     name: str = "loss"
