@@ -1,7 +1,8 @@
 """What several tests start from: a tiny model, data, loops, the parts of a step, rows, and a terminal."""
 
 import io
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxloop.compile_cache import compile_cache
 from jaxloop.events import Phase
 from jaxloop.loop import COUNTERS, Loop, new_loop
 from jaxloop.losses import softmax_cross_entropy
@@ -20,6 +22,23 @@ from jaxloop.views import Columns, LoopView
 
 hypothesis.settings.register_profile("jaxloop", deadline=None, max_examples=50, database=None)
 hypothesis.settings.load_profile("jaxloop")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    """Keeps what is compiled for as long as the tests run.
+
+    Many tests start a fit of their own whose programs are, to the letter, those of another test. XLA compiles them
+    once. All else happens each time: tracing, lowering, and the events by which compiles are counted. A folder that
+    JAX_COMPILATION_CACHE_DIR names is used as it is, and JAX_ENABLE_COMPILATION_CACHE=false compiles each time.
+    """
+    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxloop-compiled-") as folder:  # one per worker: JAX locks nothing here
+        compile_cache(folder)
+        yield
+        compile_cache(None)
 
 
 def _linear(params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:

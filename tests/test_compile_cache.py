@@ -20,8 +20,9 @@ OPTIONS = (
 
 
 @pytest.fixture(autouse=True)
-def _options_as_before():
+def _off_at_first_and_options_as_before():
     before = {name: getattr(jax.config, name) for name in OPTIONS}
+    compile_cache(None)
     yield
     compile_cache(None)
     for name, value in before.items():
