@@ -59,6 +59,15 @@ def dispatches_of(training_loop: jl.TrainingLoop) -> tuple[Dispatches, Any]:
     return dispatches, dispatches.layout.to_wire(loop)
 
 
+def at(event: jl.Event, change: Any) -> Callable[[jl.Loop, jl.Event], Any]:
+    """A compiled callback that changes the loop at `event`."""
+
+    def callback(loop: jl.Loop, seen: jl.Event) -> Any:
+        return change(loop) if seen is event else loop
+
+    return callback
+
+
 def traced() -> Callable[[jl.Loop, jl.Event], jl.Loop]:
     """A compiled callback that writes each event's code into an array in `callback_state`."""
 
@@ -98,3 +107,9 @@ def assert_trees_equal(one: Any, other: Any) -> None:
         if jnp.issubdtype(left.dtype, jax.dtypes.prng_key):
             left, right = jax.random.key_data(left), jax.random.key_data(right)
         np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
+
+
+def assert_close(one: Any, other: Any) -> None:
+    """Equal in every leaf but for what rounding does to a few steps of training."""
+    for leaf, other_leaf in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(leaf, other_leaf, rtol=2e-5, atol=2e-6)

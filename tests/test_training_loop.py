@@ -1,9 +1,8 @@
-"""`TrainingLoop`: fits, second fits, evaluation, ownership, programs, errors."""
+"""`TrainingLoop`: fits, second fits, ownership, programs, errors."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,67 +183,6 @@ def test_callbacks_of_one_fit_are_for_that_fit_alone() -> None:
     assert "gradient_norm" not in history.epochs
 
 
-def test_padded_evaluation_equals_the_unpadded_with_one_compile() -> None:
-    examples = small.samples(53)
-    model = small.model()
-    training_loop = small.training_loop()
-    with counted_compiles() as counts:
-        padded = training_loop.evaluate(model, jl.in_batches(examples, 8))
-    assert steps_in(counts) == {"jit(validation_step)": 1}
-    logits = np.asarray(model(examples[0]), np.float64)
-    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(53), examples[1]]
-    np.testing.assert_allclose(padded["loss"], losses.mean(), rtol=1e-6)
-    np.testing.assert_allclose(padded["accuracy"], (logits.argmax(-1) == examples[1]).mean(), rtol=1e-6)
-    assert padded == training_loop.evaluate(model, jl.in_batches(examples, 8)[:]) != {}
-
-
-@pytest.mark.parametrize("steps_per_dispatch", [1, 3, 4])
-def test_validation_in_a_fit_equals_evaluation(steps_per_dispatch: int) -> None:
-    batches = jl.in_batches(small.samples(53, seed=1), 8)
-    training_loop = small.training_loop(validation=batches, steps_per_dispatch=steps_per_dispatch)
-    loop, history = training_loop.fit(small.model(), 2)
-    metrics = training_loop.evaluate(loop, batches)
-    assert metrics == {name: history.epochs[f"validation_{name}"][-1] for name in ("loss", "accuracy")}
-
-
-def test_a_scalar_loss_evaluates_its_last_batch_unpadded() -> None:
-    def mean_loss(output: jax.Array, target: jax.Array) -> jax.Array:
-        return jl.losses.softmax_cross_entropy(output, target).mean()
-
-    examples, model = small.samples(10), small.model()
-    scalar = small.training_loop(loss_fn=mean_loss).evaluate(model, jl.in_batches(examples, 4))
-    whole = small.training_loop().evaluate(model, jl.in_batches(examples, 10))
-    np.testing.assert_allclose(scalar["loss"], whole["loss"], rtol=1e-6)
-    np.testing.assert_allclose(scalar["accuracy"], whole["accuracy"], rtol=1e-6)
-
-
-@pytest.mark.parametrize("alone", [True, False])
-def test_predictions_are_those_of_every_example_in_order_by_one_program(alone: bool) -> None:
-    examples, model = small.samples(53), small.model()
-    training_loop = small.training_loop()
-    loop, _ = training_loop.fit(model, 1)
-    batches = jl.in_batches(examples[0] if alone else examples, 8)
-    with counted_compiles() as counts:
-        predicted = training_loop.predict(loop, batches)
-    assert counts["jit(predict)"] == 1
-    np.testing.assert_allclose(predicted, loop.model(examples[0]), rtol=1e-6)
-    np.testing.assert_allclose(training_loop.predict(model, batches), model(examples[0]), rtol=1e-6)
-
-
-def test_predictions_see_what_compiled_callbacks_do_to_input_and_output() -> None:
-    def double(loop: jl.Loop, event: Event) -> jl.Loop:
-        loop = loop.remember("factor", 2.0)
-        if event is Event.BATCH_START:
-            return loop.replace(input=loop.input * loop.callback_state["factor"]).record("seen", 1)
-        if event is Event.INFERENCE_PREDICTION_END:
-            return loop.replace(output=loop.output + 1)
-        return loop
-
-    input, model = small.samples(10)[0], small.model()
-    predicted = small.training_loop(callbacks=[double]).predict(model, jl.in_batches(input, 4))
-    np.testing.assert_allclose(predicted, np.asarray(model(2 * input)) + 1, rtol=1e-6, atol=1e-6)
-
-
 def test_statistics_are_the_means_over_the_phase() -> None:
     training_loop = small.training_loop(optimizer=optax.sgd(0.0), validation=None)
     _, history = training_loop.fit(small.model(), 1)
@@ -271,47 +209,6 @@ def test_report_by_epoch_gives_one_row_of_batches_an_epoch() -> None:
     _, history = small.training_loop(report="epoch").fit(small.model(), 2)
     assert history.batches["batch"].tolist() == [3, 3]
     np.testing.assert_array_equal(history.batches["loss"], history.epochs["loss"].astype(np.float32))
-
-
-def test_limited_batches_are_the_first_of_each_phase() -> None:
-    loop, _ = small.training_loop(callbacks=[small.traced()]).fit(small.model(), 2, limit_batches=1)
-    assert int(loop.step) == 2
-    assert small.trace_of(loop).count(Event.INFERENCE_PREDICTION_END) == 2
-
-
-def test_batches_may_be_mappings_named_by_batch_keys() -> None:
-    input, target = small.samples(12)
-    mapped = [[{"x": input[index : index + 4], "y": target[index : index + 4]} for index in (0, 4, 8)]]
-    plain = [[(batch["x"], batch["y"]) for batch in mapped[0]]]
-    one, _ = small.training_loop(training=mapped, batch_keys=("x", "y"), validation=None).fit(small.model(), 1)
-    other, _ = small.training_loop(training=plain, validation=None).fit(small.model(), 1)
-    small.assert_trees_equal(one.model, other.model)
-
-
-def test_a_loader_that_writes_each_batch_into_the_same_memory_is_safe() -> None:
-    input, target = small.samples(40)
-
-    class Reusing:
-        def __len__(self) -> int:
-            return 10
-
-        def __iter__(self) -> Iterator[Any]:
-            memory = np.empty((4, 4), np.float32), np.empty(4, np.int32)
-            for start in range(0, 40, 4):
-                memory[0][:], memory[1][:] = input[start : start + 4], target[start : start + 4]
-                yield memory
-
-    fresh = [(input[start : start + 4], target[start : start + 4]) for start in range(0, 40, 4)]
-    one, _ = small.training_loop(training=[Reusing()], validation=None).fit(small.model(), 1)
-    other, _ = small.training_loop(training=[fresh], validation=None).fit(small.model(), 1)
-    small.assert_trees_equal(one.model, other.model)
-
-
-def test_epochs_may_come_from_a_generator() -> None:
-    epochs = jl.TrainingEpochs(small.samples(12), 4)
-    generated, _ = small.training_loop(training=(epochs[index] for index in range(2))).fit(small.model(), 2)
-    indexed, _ = small.training_loop(training=epochs).fit(small.model(), 2)
-    small.assert_trees_equal(generated.model, indexed.model)
 
 
 def test_a_model_may_be_initialized_on_a_device_by_name() -> None:
@@ -348,19 +245,6 @@ def test_a_fit_stays_on_the_device_it_was_given() -> None:
         cwd=root,
     )
     assert run.returncode == 0, run.stderr
-
-
-def test_a_batch_of_another_shape_names_the_leaf_what_was_and_what_came() -> None:
-    input, target = small.samples(12)
-    odd = [[(input[:4], target[:4]), (input[:4, :3], target[:4])]]
-    with pytest.raises(ValueError, match=r"training: .*input was float32\[4, 4\] there, now it is float32\[4, 3\]"):
-        small.training_loop(training=odd, validation=None).fit(small.model(), 1)
-
-
-def test_too_few_epochs_are_told() -> None:
-    epochs = jl.TrainingEpochs(small.samples(12), 4)[:2]
-    with pytest.raises(ValueError, match="training: it has no epoch 2"):
-        small.training_loop(training=epochs).fit(small.model(), 3)
 
 
 def test_a_compiled_callback_that_branches_on_a_value_is_told_before_any_compile() -> None:
