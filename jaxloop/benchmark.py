@@ -14,9 +14,9 @@ from jaxloop.benchmarking.timing import devices_of, time_function
 from jaxloop.callback import on_host
 from jaxloop.data import repeat
 from jaxloop.events import Event
-from jaxloop.feeding.feed import parts_of, specification
+from jaxloop.feeding.specification import parts_of, specification
 from jaxloop.loop import Loop
-from jaxloop.placement import Device
+from jaxloop.placement import On
 from jaxloop.training_loop import TrainingLoop
 from jaxloop.views import LoopView
 
@@ -32,35 +32,35 @@ def benchmark(
     warmup: int = 2,
     carry: bool | None = None,
     examples: int | None = None,
-    on: Device | str | None = None,
+    on: On = None,
 ) -> Measurement:
-    """Times a function or a training loop; waits for the device after each round. Arrays it is given stay as they were.
+    """Times a function or a training loop, and waits for the device after each round. Its arrays stay as they were.
 
-    A **function** is called as `subject(*arguments)`, several times in a round. Its FLOPs and bytes are counted where
-    it is jitted. One that donates its first argument is fed its own result, see `carry`. NumPy arguments travel to the
+    A **function** is called as `subject(*arguments)`, several times in a round. If it is jitted, its FLOPs and bytes
+    are counted. One that donates its first argument is given its own result, see `carry`. NumPy arguments travel to the
     device in each call, as they do in a loop.
 
-    A **training loop** is benchmarked as `benchmark(training_loop, model)` or with `batches` behind. A round is the
-    training phase of an epoch inside of `fit`, from TRAINING_START to TRAINING_END: feeding, metrics and compiled
-    callbacks are in it. Validation is left out, and so are host callbacks, which would write over a real run's logs.
+    A **training loop** is benchmarked as `benchmark(training_loop, model)`, perhaps with `batches` as a third argument.
+    A round is the training phase of an epoch inside `fit`, from TRAINING_START to TRAINING_END, with feeding, metrics
+    and compiled callbacks. Validation is left out. So are host callbacks, which would write over a real run's logs.
 
     Args:
       subject: a function, jitted or not, or a TrainingLoop.
       *arguments: of the function; or a model or a loop, and perhaps a sized iterable of batches to train on in every
-        round, in place of those of the training loop's first epoch.
-      calls: in a round, at least 1; of a training loop steps, at most an epoch's. None: as many as take 0.2 s; of a
-        training loop at least 16, of a function that is not fed its own result at most 32.
+        round, in place of the first epoch of the training loop.
+      calls: in a round, at least 1; of a training loop steps, at most an epoch's. None: as many as take 0.2 s, but at
+        least 16 for a training loop, and at most 32 for a function that is not given its own result.
       rounds: that are timed, at least 1.
       warmup: rounds before those, at least 1.
-      carry: whether the result, or the first of a tuple of results, is the first argument of the next call. None: yes
-        where a jitted function donates.
-      examples: in one call; a training loop knows its own.
-      on: the device of a training loop, as in `fit`; a function runs where its arguments lie.
+      carry: whether the result, or the first of a tuple of results, is the first argument of the next call. None: only
+        for a jitted function that donates.
+      examples: in one call. A training loop knows its own.
+      on: the device of a training loop, as in `fit`. A function runs where its arguments lie.
 
     Raises:
-      TypeError: `subject` cannot be called, or is given what only the other kind of subject takes.
-      ValueError: a number below its least; `on` names no device that there is; a function that deletes arguments that
-        are not carried, or whose result cannot be; a fit that was cancelled.
+      TypeError: `subject` cannot be called, or an argument is only for the other kind of subject.
+      ValueError: a number is too small; there is no such device; a function deletes arguments that are not carried, or
+        its result cannot be carried; a fit was cancelled.
 
     Example:
       >>> step = jax.jit(lambda params, batch: params - 0.1 * batch.mean(), donate_argnums=0)
@@ -68,20 +68,28 @@ def benchmark(
       >>> measured.examples_per_second > 0
       True
     """
-    for name, value in (("calls", calls), ("rounds", rounds), ("warmup", warmup), ("examples", examples)):
+    _check_numbers(calls=calls, rounds=rounds, warmup=warmup, examples=examples)
+    times: dict[str, Any] = {"calls": calls, "rounds": rounds, "warmup": warmup}
+    if isinstance(subject, TrainingLoop):
+        _check_for_training_loop(arguments, carry, examples)
+        return _of_training_loop(subject, *arguments, **times, on=on)
+    if not callable(subject):
+        raise TypeError(f"benchmark: expected a function or a TrainingLoop, got {type(subject).__name__}.")
+    if on is not None:
+        raise TypeError(
+            "benchmark: `on` is for training loops; a function runs where its arguments lie. Put them there by "
+            "jax.device_put."
+        )
+    return time_function(subject, arguments, **times, carry=carry, examples=examples)
+
+
+def _check_numbers(**numbers: Any) -> None:
+    for name, value in numbers.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
             raise ValueError(f"benchmark: `{name}` must be a whole number of at least 1, got {value!r}.")
-    if not isinstance(subject, TrainingLoop):
-        if not callable(subject):
-            raise TypeError(f"benchmark: expected a function or a TrainingLoop, got {type(subject).__name__}.")
-        if on is not None:
-            raise TypeError(
-                "benchmark: `on` is for training loops; a function runs where its arguments lie. Put them there by "
-                "jax.device_put."
-            )
-        return time_function(
-            subject, arguments, calls=calls, rounds=rounds, warmup=warmup, carry=carry, examples=examples
-        )
+
+
+def _check_for_training_loop(arguments: tuple[Any, ...], carry: bool | None, examples: int | None) -> None:
     if carry is not None or examples is not None:
         raise TypeError(
             "benchmark: `carry` and `examples` are for functions; a training loop knows them. Leave them out."
@@ -91,7 +99,6 @@ def benchmark(
             "benchmark: of a training loop it takes a model or a loop, and perhaps batches, got "
             f"{len(arguments)} arguments."
         )
-    return _of_training_loop(subject, *arguments, calls=calls, rounds=rounds, warmup=warmup, on=on)
 
 
 def _of_training_loop(
@@ -102,10 +109,10 @@ def _of_training_loop(
     calls: int | None,
     rounds: int,
     warmup: int,
-    on: Device | str | None,
+    on: On,
 ) -> Measurement:
     epoch = _first_epoch(training_loop.training) if batches is None else batches
-    alone = training_loop._on_trial(repeat(epoch))
+    alone = TrainingLoop.of(training_loop.setup.on_trial(repeat(epoch)))
     count = len(epoch)
     if calls is None:
         _, tried = _fitted(alone, model, 2, min(count, _TRIED_STEPS), on=on)
@@ -121,7 +128,7 @@ def _of_training_loop(
         rounds=rounds,
         calls=calls,
         seconds=Quartiles.of(seconds[warmup:]),
-        examples=specification(parts_of(batch, training_loop._setup.batch_keys, "batches")).batch_size,
+        examples=specification(parts_of(batch, training_loop.setup.batch_keys, "batches")).batch_size,
         flops=flops,
         bytes=traffic,
         device_kind=device_kind,
@@ -140,9 +147,7 @@ def _first_epoch(training: Any) -> Any:
     return next(iter(training))
 
 
-def _fitted(
-    training_loop: TrainingLoop, model: Any, epochs: int, steps: int, *, on: Device | str | None
-) -> tuple[Loop, list[float]]:
+def _fitted(training_loop: TrainingLoop, model: Any, epochs: int, steps: int, *, on: On) -> tuple[Loop, list[float]]:
     """The loop after a fit, and seconds per step in each of its epochs.
 
     Raises:

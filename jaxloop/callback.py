@@ -1,5 +1,6 @@
 """What a callback is: compiled or on the host, bound to the plan of a fit, and called at events."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class Callbacks:
     compiled: tuple[Callback, ...]
     host: tuple[Any, ...]
 
-    @property
+    @functools.cached_property
     def uses_plan(self) -> bool:
         """Whether a compiled callback is bound to the plan, so that its programs depend on it."""
         return any(hasattr(callback, "bind") for callback in self.compiled)
@@ -240,7 +241,7 @@ def _call(callback: Callback, loop: Loop, event: Event) -> Loop:
     except KeyError as error:
         if error.args and error.args[0] not in loop.callback_state:
             error.add_note(
-                "jaxloop: if this is a key of `loop.callback_state`: callbacks remember it at FIT_START. Give a model, "
+                "jaxloop: if this is a key of `loop.callback_state`: its entries are made at FIT_START. Give a model, "
                 "or a loop from `fit` or `start` of a training loop that has this callback."
             )
         raise

@@ -7,13 +7,12 @@ from typing import Any, TextIO
 import jax
 
 from jaxloop.callback import Callbacks, name_of, sort_out
-from jaxloop.engine.host import Host
+from jaxloop.engine.host import Host, cuts_of
 from jaxloop.engine.run import Run
-from jaxloop.engine.setup import Start
 from jaxloop.events import Event, Phase
 from jaxloop.model import Model
-from jaxloop.placement import Device
-from jaxloop.programs.fusing import Fusing, fixed
+from jaxloop.placement import On
+from jaxloop.programs.fusing import Fusing
 from jaxloop.programs.programs import STEP_NAMES
 from jaxloop.training_loop import TrainingLoop
 
@@ -38,7 +37,7 @@ def explain(
     model_or_loop: Any = None,
     *,
     epochs: int = 1,
-    on: Device | str | None = None,
+    on: On = None,
     file: TextIO | None = None,
 ) -> None:
     """Prints what a fit would do: callback by event, compiled or on the host; the programs; steps per dispatch and why.
@@ -56,15 +55,15 @@ def explain(
     Example:
       >>> jl.explain(training_loop, model)
     """
-    setup = training_loop._setup
+    setup = training_loop.setup
     callbacks = sort_out(setup.callbacks)
     acts: frozenset[tuple[int, Event]] | None = None
     about_steps, about_model = ["Give a model to see the programs: explain(training_loop, model)."], []
     if model_or_loop is not None:
-        start = setup.fit(model_or_loop, epochs, callbacks=(), on=on, seed=0, limit=None)
-        acts = start.trace.acts
-        about_steps = list(_steps(setup.run(start, Host((), start.device)), start, Host(callbacks.host, start.device)))
-        about_model = list(_model(start.loop.model))
+        run = setup.run(setup.fit(model_or_loop, epochs, on=on))
+        acts = run.session.trace.acts
+        about_steps = list(_steps(run, Host(callbacks.host, run.session.placement)))
+        about_model = list(_model(run.session.loop.model))
     lines = [*_callbacks(callbacks), *_table(callbacks, acts), *about_steps, *about_model]
     print("\n".join(lines), file=file or sys.stdout)
 
@@ -115,21 +114,18 @@ def _host_mark(callback: Any, event: Event) -> str:
         return "."
     if not event.in_step:
         return "p"
-    cut = any(event in Host((callback,), None).cuts(phase) for phase in Phase)
+    cut = any(event in cuts_of(callback, phase) for phase in Phase)
     return "|" if cut else "o"
 
 
-def _steps(run: Run, start: Start, host: Host) -> Iterator[str]:
+def _steps(run: Run, host: Host) -> Iterator[str]:
     """The programs of the steps, and those between them."""
     yield "Programs"
-    for phase, loop, feed in run.walk(start.loop, start.source, start.feeds):
-        cuts, dispatches = host.cuts(phase), run.dispatches(loop, phase, feed)
-        if cuts:
-            fusing = fixed(1, "the host looks into each step")
-        else:
-            fusing = dispatches.fusing(dispatches.layout.to_wire(loop), run.steps_per_dispatch)
-        yield from _one_phase(phase, len(feed), fusing, cuts)
-    between = [event.name for event in _ORDER if event in start.trace.active]
+    for phase, loop, steps in run.walk():
+        cuts = host.cuts(phase)
+        fusing = Fusing(1, "the host looks into each step") if cuts else steps.fusing(steps.layout.to_wire(loop))
+        yield from _one_phase(phase, len(steps.feed), fusing, cuts)
+    between = [event.name for event in _ORDER if event in run.session.trace.active]
     yield f"  between steps: {', '.join(between) or 'none; no compiled callback does anything there'}"
 
 

@@ -16,10 +16,11 @@ from jaxloop.callback import Callback
 from jaxloop.events import Event, Scope
 from jaxloop.feeding.checks import check_epoch
 from jaxloop.feeding.source import EpochSource, whole
+from jaxloop.history import History
 from jaxloop.loop import Loop
 from jaxloop.losses import weighted_mean
 from jaxloop.measured import is_measured, unmeasured
-from jaxloop.placement import Device
+from jaxloop.placement import On
 from jaxloop.plots import draw_range_test, save
 from jaxloop.training_loop import TrainingLoop
 
@@ -43,7 +44,7 @@ class LearningRateTest:
         if it ended early.
       smoothed: float64[steps], the same under a Gaussian window with a standard deviation of 3% of all steps.
       suggestion: the rate at which the smoothed loss has come nine tenths of its way, from the mean over the first
-        tenth of the steps to its lowest: short of the minimum, behind which it climbs, and yet not much slower.
+        tenth of the steps to its lowest: before the minimum, after which it climbs, and yet not much slower.
     """
 
     rates: np.ndarray
@@ -84,59 +85,63 @@ def find_learning_rate(
     start_rate: float = 1e-6,
     end_rate: float = 10.0,
     steps: int = 200,
-    on: Device | str | None = None,
+    on: On = None,
     seed: int = 0,
 ) -> LearningRateTest:
-    """The losses of a short training during which the learning rate grows, and the rate that they suggest.
+    """The losses of a short training with a growing learning rate, and the rate that they suggest.
 
-    The rate grows by the same factor at each training step, from `start_rate` to `end_rate`; it ends early where the
-    loss diverges: it is not finite, or its moving average over a tenth of the steps is above its lowest by more than
-    three times that value, or three tenths of the first loss where that is more. Smith: Cyclical learning rates for
+    The rate grows by the same factor at each training step, from `start_rate` to `end_rate`. The training ends early if
+    the loss diverges: it is not finite, or its moving average over a tenth of the steps exceeds its lowest by more than
+    three times that value (or three tenths of the first loss, if that is more). Smith: Cyclical learning rates for
     training neural networks, WACV 2017, section 3.3, with the exponential ramp and the early end of fastai's `lr_find`.
 
-    It is a fit of one epoch, as long as the ramp: compiled callbacks take part, though none of them can set the rate;
-    there is no validation, and host callbacks and console are left out. What it is given stays as it was.
+    It is a fit of one epoch, as long as the ramp. Compiled callbacks are called, but none of them can set the rate.
+    Validation, host callbacks and the console are left out. The given model or loop stays as it was.
 
     Args:
-      training_loop: whose data, optimizer, loss and compiled callbacks are meant. Its optimizer exposes the rate, by
-        `optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)`; which number stands there is of no account.
+      training_loop: with the data, optimizer, loss and compiled callbacks to use. Its optimizer exposes the rate, by
+        `optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)`; any number will do there.
       model_or_loop: a model, or a loop to go on from with its optimizer's state.
       start_rate: above 0, and so small that the model does not learn.
       end_rate: above `start_rate`, and so large that the loss diverges.
-      steps: training steps of the whole ramp, at least 10; over as many epochs of data as they take.
+      steps: training steps of the whole ramp, at least 10, over as many epochs of data as they take.
       on: as in `TrainingLoop.fit`.
-      seed: of the run's key; a loop brings its own.
+      seed: of the run's key. A loop brings its own key.
 
     Raises:
-      TypeError: `training_loop` is none.
-      ValueError: a rate or `steps` is not what it must be, the data have fewer batches, the optimizer exposes no rate,
-        or the loss fell nowhere: then `error.test` is what was measured, to be drawn.
+      TypeError: `training_loop` is no TrainingLoop.
+      ValueError: an argument is wrong, the data have fewer batches, the optimizer exposes no rate, or the loss never
+        fell. In the last case `error.test` has the curve, to be drawn.
       Whatever `TrainingLoop.fit` raises.
 
     Example:
       >>> test = jl.find_learning_rate(training_loop, model)
-      >>> figure = test.plot("run/learning_rate.png")
       >>> loop = training_loop.start(model, epochs=12).with_hyperparameter("learning_rate", test.suggestion)
       >>> loop, history = training_loop.fit(loop, epochs=12)
     """
     _check_arguments(training_loop, start_rate, end_rate, steps)
     first = int(model_or_loop.epoch) if isinstance(model_or_loop, Loop) else 0
     batches = _Chain(_epochs_for(steps, training_loop.training, first), steps)
-    trial = training_loop._on_trial(itertools.repeat(batches), report="batch")
+    trial = TrainingLoop.of(training_loop.setup.on_trial(itertools.repeat(batches), report="batch"))
     ramp = _ramp(float(start_rate), float(end_rate), int(steps))
     _, history = trial.fit(model_or_loop, epochs=1, callbacks=[ramp], on=on, seed=seed)
+    return _test_of(history, int(steps))
+
+
+def _test_of(history: History, steps: int) -> LearningRateTest:
+    """The test that a fit along the ramp was."""
     if not len(history.batches.get(_LOSS, ())):
         raise ValueError("find_learning_rate: a compiled callback cancelled each training step. Leave it out.")
     measured = is_measured(history.batches[_LOSS])
     if not measured.any():
         raise ValueError("find_learning_rate: no batch has an example of a weight above 0. Check the weights.")
-    test = _judged(history.batches["learning_rate"][measured], history.batches[_LOSS][measured], int(steps))
+    test = _judged(history.batches["learning_rate"][measured], history.batches[_LOSS][measured], steps)
     if math.isnan(test.suggestion):
         raise _no_suggestion(test)
     return test
 
 
-@functools.lru_cache(maxsize=16)  # the same ramp again is the same callback, so it compiles nothing anew
+@functools.lru_cache(maxsize=16)  # the same ramp again is the same callback, so it compiles nothing again
 def _ramp(start_rate: float, end_rate: float, steps: int) -> Callback:
     """A compiled callback that sets each step's rate, records its loss, and ends the fit where the loss diverges."""
     rates = np.geomspace(start_rate, end_rate, steps)
@@ -264,7 +269,7 @@ def _epochs_for(steps: int, training: Any, first: int) -> list[Any]:
     count = 0
     while count < steps:
         try:
-            epoch = source.at(first + len(epochs))
+            epoch = source.at(first + len(epochs)).batches
             check_epoch(epoch)
             if len(epoch) == 0:
                 raise ValueError("an epoch without a batch")

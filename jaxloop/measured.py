@@ -17,6 +17,12 @@ _INTEGERS = {np.dtype("int32"): np.int32(np.iinfo(np.int32).min), np.dtype("uint
 _RANKS = {dtype: rank for rank, dtype in enumerate((*_INTEGERS, np.dtype("float32")))}  # each may become a later one
 
 
+def looks_into_values() -> bool:
+    """Whether JAX is told to run Python line by line, or to find what gives NaN: no program is rewritten then."""
+    config: Any = jax.config
+    return bool(config.jax_disable_jit or config.jax_debug_nans)
+
+
 def unmeasured(dtype: Any) -> Any:
     """The NumPy scalar that means "not measured" in a statistic of this dtype.
 
@@ -169,9 +175,11 @@ def _differs(array: Any, bits: Any, double_bits: Any, ones_like: Any) -> Any:
     """Whether each element differs from every value that means "not measured"."""
     dtype = array.dtype
     if dtype == np.float32:
-        return (bits() != _FLOAT_BITS) & (array != _LEAST)
+        measured = bits() != _FLOAT_BITS
+        return measured & (array != _LEAST) if _no_nan() else measured
     if dtype == np.float64:
-        return (double_bits() != _DOUBLE_BITS) & (array != float(_LEAST))
+        measured = double_bits() != _DOUBLE_BITS
+        return measured & (array != float(_LEAST)) if _no_nan() else measured
     if dtype in _INTEGERS:
         return array != _INTEGERS[dtype]
     if dtype == np.int64:  # NumPy's dtype for Python's integers

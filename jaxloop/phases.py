@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from jaxloop.events import Event, Phase, Plan, Scope, leave
-from jaxloop.kinds import strong
 from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.measured import unmeasured, without_nan
 from jaxloop.step import run_steps, step
@@ -42,7 +41,7 @@ def begin_fit(spec: StepSpec, loop: Loop, plan: Plan) -> Loop:
         batch_count=np.int32(plan.batch_count),
         stop=zero,
         phase=None,
-        metrics=_empty_metrics(spec),
+        metrics=spec.empty_metrics,
         stats=_unmeasured(spec, *Phase) | {"learning_rate": unmeasured(np.float32)},
         callback_state={name: value for name, value in loop.callback_state.items() if name in loop.lasting},
         evaluated=frozenset(),
@@ -62,7 +61,7 @@ def enter(spec: StepSpec, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
         phase=phase,
         batch_index=np.int32(0),
         batch_count=batch_count,
-        metrics=_empty_metrics(spec),
+        metrics=spec.empty_metrics,
         stats=loop.stats | _unmeasured(spec, phase),
     )
 
@@ -158,7 +157,3 @@ def _fired(spec: StepSpec, loop: Loop, event: Event) -> Loop:
 
 def _unmeasured(spec: StepSpec, *phases: Phase) -> dict[str, Any]:
     return {phase.stat(name): unmeasured(dtype) for phase in phases for name, dtype in spec.stat_dtypes.items()}
-
-
-def _empty_metrics(spec: StepSpec) -> dict[str, Any]:
-    return {metric.name: jax.tree.map(strong, metric.init()) for metric in spec.metrics}

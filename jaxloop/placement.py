@@ -1,13 +1,81 @@
-"""Where a run lives: turns what a user writes as `on=` into a device."""
+"""Where a run lives: the only module that knows of devices and platforms."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 if TYPE_CHECKING:
     Device = Any  # jax.Device is made by an extension module, which type checkers cannot look into
 else:
     Device = jax.Device
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One device, and how arrays come to it and from it. Equal placements share their programs.
+
+    Attributes:
+      device: all arrays of the run lie on it.
+    """
+
+    device: Device
+
+    @property
+    def platform(self) -> str:
+        """`"cpu"`, `"gpu"` or `"tpu"`."""
+        return self.device.platform
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the host's own memory is the device's.
+
+        A program takes NumPy arrays as they are then, faster than a transfer begins. Nothing needs to be read ahead by
+        a thread, which would take time from the same cores. And convolutions inside a loop run slowly, unless their
+        axes are in one order.
+        """
+        return self.platform == "cpu"
+
+    @property
+    def sharding(self) -> jax.sharding.Sharding:
+        """Where each array lies, as `jax.jit` takes it for arguments and results."""
+        return jax.sharding.SingleDeviceSharding(self.device)
+
+    def put(self, tree: Any) -> Any:
+        """The tree as arrays of the device. What lies there is not copied."""
+        return jax.device_put(tree, self.device)
+
+    def copy(self, leaf: Any) -> jax.Array:
+        """An array of the device that shares no memory with `leaf`, so that it can be donated."""
+        # On CPUs `device_put` may share memory even with may_alias=False: with NumPy's arrays, and between devices.
+        if not isinstance(leaf, jax.Array):
+            leaf = np.array(leaf)
+        elif not self.holds(leaf):
+            leaf = _copied(leaf)
+        return jax.device_put(leaf, self.device, may_alias=False)
+
+    def put_batch(self, batch: Any) -> Any:
+        """A batch on its way to the device: elsewhere than on a CPU its transfer starts now."""
+        return batch if self.is_cpu else jax.device_put(batch, self.device)
+
+    def holds(self, array: jax.Array) -> bool:
+        """Whether the array lies on the device."""
+        return array.devices() == {self.device}
+
+    def fetch(self, tree: Any) -> Any:
+        """The tree in NumPy. Waits for the device."""
+        return jax.tree.map(np.asarray, tree)
+
+    def describe(self) -> str:
+        """For a person: `"cpu:0 (cpu)"`."""
+        return f"{self.platform}:{self.device.id} ({self.device.device_kind})"
+
+
+@jax.jit
+def _copied(leaf: jax.Array) -> jax.Array:
+    return jnp.copy(leaf)
 
 
 def default_device() -> Device:
@@ -21,11 +89,15 @@ def default_device() -> Device:
     return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
 
 
-def resolve(on: Device | str | None) -> Device:
-    """The device named by `on`. Starts the backend.
+#: What names a placement, see `resolve`.
+On = Placement | Device | str | None
+
+
+def resolve(on: On) -> Placement:
+    """The placement that is meant by `on`. Starts the backend.
 
     Args:
-      on: a device; a platform such as `"cpu"`, `"gpu"` or `"tpu"`, which means its first device, or one
+      on: a placement; a device; a platform such as `"cpu"`, `"gpu"` or `"tpu"`, which means its first device, or one
         device of it as `"cpu:3"`; or `None`, JAX's default device.
 
     Raises:
@@ -33,14 +105,16 @@ def resolve(on: Device | str | None) -> Device:
       TypeError: `on` is something else.
     """
     if on is None:
-        return default_device()
-    if isinstance(on, Device):
+        return Placement(default_device())
+    if isinstance(on, Placement):
         return on
+    if isinstance(on, Device):
+        return Placement(on)
     if not isinstance(on, str):
         raise TypeError(f"on: expected a device, a platform name or None, got {on!r}.")
     platform, _, index = on.partition(":")
     try:
-        return {str(device.id): device for device in jax.devices(platform or "none")}[index or "0"]
+        return Placement({str(device.id): device for device in jax.devices(platform or "none")}[index or "0"])
     except (RuntimeError, KeyError) as error:
         known = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
         raise ValueError(f"on: there is no device {on!r} here; there are: {known}.") from error

@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
 from jaxloop.callback import Callback, fire
 from jaxloop.events import Event
+from jaxloop.kinds import strong
 from jaxloop.loop import Loop
 from jaxloop.measured import as_statistic
 from jaxloop.metrics import Metric
@@ -44,6 +46,17 @@ class StepSpec:
     def fire(self, loop: Loop, event: Event) -> Loop:
         """What the compiled callbacks make of `loop` at `event`."""
         return fire(self.callbacks, loop, event, new_stats=self.new_stats)
+
+    @functools.cached_property
+    def empty_metrics(self) -> dict[str, Any]:
+        """The accumulators that a phase begins with, in NumPy, so that no step writes over them."""
+
+        def in_numpy(leaf: Any) -> Any:
+            leaf = strong(leaf)
+            return np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf
+
+        with jax.ensure_compile_time_eval():  # it may be asked for first while a step is traced
+            return {metric.name: jax.tree.map(in_numpy, metric.init()) for metric in self.metrics}
 
     @functools.cached_property
     def stat_dtypes(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxloop.events import Phase
 from jaxloop.kinds import strong
 from jaxloop.loop import COUNTERS, Loop
-from jaxloop.placement import Device
+from jaxloop.placement import Placement
 from jaxloop.views import Columns
 
 Wire = tuple[Any, list[Any]]
@@ -29,23 +29,21 @@ _WIRE_DTYPES = frozenset(np.dtype(name) for name in ("int32", "uint32", "float32
 
 
 class Kind(NamedTuple):
-    """What a leaf is: shape, dtype, and of a typed PRNG key the implementation."""
+    """What a leaf is.
+
+    Attributes:
+      shape: its shape.
+      dtype: its dtype.
+      key: of a typed PRNG key the implementation.
+      places: how many of the vector's places it takes; 0 where it travels by itself.
+      word: the dtype of what stands in such a place.
+    """
 
     shape: tuple[int, ...]
     dtype: Any
-    key: Any = None
-
-    @property
-    def places(self) -> int:
-        """How many of the vector's places it takes; 0 where it travels by itself."""
-        if self.shape != ():
-            return 0
-        return _key_words(self.dtype) if self.key is not None else int(self.dtype in _WIRE_DTYPES)
-
-    @property
-    def word(self) -> Any:
-        """The dtype of what stands in such a place."""
-        return self.dtype if self.key is None else np.dtype("uint32")
+    key: Any
+    places: int
+    word: Any
 
 
 @dataclass(frozen=True)
@@ -198,14 +196,20 @@ class WireLayout:
         return self._hash
 
 
+def kinds_of(loop: Loop) -> tuple[Any, tuple[Kind, ...]]:
+    """What the layout of a loop depends on: its structure, and the kind of each leaf."""
+    leaves, tree = jax.tree.flatten(loop)
+    return tree, tuple(map(_kind, leaves))
+
+
 def layout_of(loop: Loop) -> WireLayout:
     """The layout of loops like `loop`: a row's places first, then the other scalars, then the keys."""
-    paths, tree = jax.tree_util.tree_flatten_with_path(loop)
-    kinds = tuple(_kind(leaf) for _, leaf in paths)
+    tree, kinds = kinds_of(loop)
+    paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(loop)]
     place_in_row = {path: place for place, path in enumerate(_row_paths(loop))}
 
     def place(index: int) -> tuple[int, bool]:
-        return place_in_row.get(_names(paths[index][0]), len(place_in_row)), kinds[index].key is not None
+        return place_in_row.get(paths[index], len(place_in_row)), kinds[index].key is not None
 
     ordered = sorted((index for index, kind in enumerate(kinds) if kind.places), key=place)
     slots: list[int | None] = [None] * len(paths)
@@ -219,7 +223,8 @@ def layout_of(loop: Loop) -> WireLayout:
 
 def _row_paths(loop: Loop) -> list[tuple[str, ...]]:
     """Where the loop holds what makes a row: in one piece what each step of its phase changes, then the rest."""
-    measured = {phase: [phase.stat(name) for name in loop.metrics] for phase in Phase}
+    # A dict that JAX has taken apart comes back sorted, so the order that a user gave must not matter.
+    measured = {phase: [phase.stat(name) for name in sorted(loop.metrics)] for phase in Phase}
     here = measured[loop.phase] if loop.phase is not None else []
     recorded = sorted(loop.stats.keys() - {name for names in measured.values() for name in names})
     stats = [name for name in dict.fromkeys([*here, *recorded, *sorted(loop.stats)]) if name in loop.stats]
@@ -229,7 +234,7 @@ def _row_paths(loop: Loop) -> list[tuple[str, ...]]:
 
 
 def with_host_scalars(loop: Loop) -> Loop:
-    """A loop that the engine owns, opened: its scalars fetched in one go. Waits for the device."""
+    """A loop that the engine owns, its scalars fetched to NumPy in one go. Waits for the device."""
     leaves, tree = jax.tree.flatten(loop)
     places = [index for index, leaf in enumerate(leaves) if _is_scalar(leaf)]
     for index, number in zip(places, jax.device_get([leaves[index] for index in places]), strict=True):
@@ -237,19 +242,19 @@ def with_host_scalars(loop: Loop) -> Loop:
     return jax.tree.unflatten(tree, leaves)
 
 
-def own_copy(loop: Loop, device: Device) -> Loop:
-    """An open loop with arrays of its own, from a loop that somebody else may hold. Waits for the device."""
+def own_copy(loop: Loop, placement: Placement) -> Loop:
+    """A loop with arrays of its own and scalars of NumPy, of one that others may hold. Waits for the device."""
 
     def copied(leaf: Any) -> Any:
         leaf = strong(leaf)
-        return leaf if _is_scalar(leaf) else jax.device_put(leaf, device, may_alias=False)
+        return leaf if _is_scalar(leaf) else placement.copy(leaf)
 
     return with_host_scalars(jax.tree.map(copied, loop))
 
 
-def on_device(loop: Loop, device: Device) -> Loop:
-    """An open loop as one of device arrays, without copying: for when the engine is done with it."""
-    return jax.device_put(loop, device)
+def on_device(loop: Loop, placement: Placement) -> Loop:
+    """A loop with scalars of NumPy as one of device arrays, without copying: for when the engine is done with it."""
+    return placement.put(loop)
 
 
 def _raw(leaf: Any) -> Any:
@@ -301,7 +306,12 @@ def _said(kind: Kind | None) -> str:
 
 
 def _kind(leaf: Any) -> Kind:
-    return Kind(leaf.shape, leaf.dtype, jax.random.key_impl(leaf) if _is_key(leaf) else None)
+    shape, dtype = leaf.shape, leaf.dtype
+    if isinstance(dtype, np.dtype):
+        return Kind(shape, dtype, None, int(shape == () and dtype in _WIRE_DTYPES), dtype)
+    if not _is_key(leaf):
+        return Kind(shape, dtype, None, 0, dtype)
+    return Kind(shape, dtype, jax.random.key_impl(leaf), _key_words(dtype) if shape == () else 0, np.dtype("uint32"))
 
 
 def _is_scalar(leaf: Any) -> bool:

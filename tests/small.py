@@ -9,8 +9,7 @@ import numpy as np
 import optax
 
 import jaxloop as jl
-from jaxloop.engine.dispatch import Dispatches
-from jaxloop.engine.host import Host
+from jaxloop.engine.phase_steps import PhaseSteps
 
 CODES = {event: code for code, event in enumerate(jl.Event)}
 LIMIT = 400
@@ -49,14 +48,11 @@ def training_loop(**changes: Any) -> jl.TrainingLoop:
     return jl.TrainingLoop(**(arguments | changes))
 
 
-def dispatches_of(training_loop: jl.TrainingLoop) -> tuple[Dispatches, Any]:
-    """What sends the batches of the first training phase, and the wire at its start."""
-    setup = training_loop._setup
-    start = setup.fit(model(), 1, callbacks=(), on=None, seed=0, limit=None)
-    run = setup.run(start, Host((), start.device))
-    phase, loop, feed = next(run.walk(start.loop, start.source, start.feeds))
-    dispatches = run.dispatches(loop, phase, feed)
-    return dispatches, dispatches.layout.to_wire(loop)
+def steps_of(training_loop: jl.TrainingLoop) -> tuple[PhaseSteps, Any]:
+    """The steps of the first training phase, and the wire at its start."""
+    setup = training_loop.setup
+    _, loop, steps = next(setup.run(setup.fit(model(), 1)).walk())
+    return steps, steps.layout.to_wire(loop)
 
 
 def at(event: jl.Event, change: Any) -> Callable[[jl.Loop, jl.Event], Any]:

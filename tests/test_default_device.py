@@ -74,4 +74,4 @@ def test_each_way_to_run_takes_the_default_device_that_jax_was_given() -> None:
 @pytest.mark.parametrize("chosen", [jax.devices()[-1], "cpu", None], ids=str)
 def test_none_is_the_device_or_the_platform_that_jax_was_given(chosen) -> None:
     with jax.default_device(chosen):
-        assert resolve(None) == default_device() == (jax.devices()[0] if chosen in (None, "cpu") else chosen)
+        assert resolve(None).device == default_device() == (jax.devices()[0] if chosen in (None, "cpu") else chosen)

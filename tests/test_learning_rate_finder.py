@@ -140,9 +140,9 @@ def test_the_training_loop_that_it_is_given_goes_on_as_before():
 def test_a_second_test_compiles_nothing():
     used = training_loop()
     find(used)
-    kept = len(used._setup.programs._kept)
+    kept = len(used.setup.programs)
     find(used, small.model(seed=1))
-    assert len(used._setup.programs._kept) == kept
+    assert len(used.setup.programs) == kept
 
 
 def test_host_callbacks_and_console_are_left_out(capsys):

@@ -81,3 +81,12 @@ def test_of_two_kinds_the_wider_one_is_kept():
 
 def test_its_examples_run():
     assert doctest.testmod(measured).failed == 0
+
+
+def test_the_least_float_is_measured_unless_it_stands_for_nan() -> None:
+    least = np.float32(np.finfo(np.float32).min)
+    assert bool(is_measured(least))
+    assert bool(jax.jit(is_measured)(least))
+    with jax.debug_nans(True):
+        assert not bool(is_measured(least))
+        assert not bool(is_measured(unmeasured(np.float32)))

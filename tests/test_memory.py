@@ -91,13 +91,13 @@ def test_resident_samples_are_let_go_with_their_data() -> None:
         batches = jl.TrainingEpochs(small.samples(12), 4, resident=True)[0]
         training_loop.evaluate(small.model(), batches)
         training_loop.predict(small.model(), batches)
-        assert len(training_loop._setup.programs._residents) == 1
+        assert len(training_loop.setup.residents) == 1
         return weakref.ref(batches.samples[0])
 
     arrays = [evaluated() for _ in range(2)]
     gc.collect()
     assert [array() for array in arrays] == [None, None]
-    assert training_loop._setup.programs._residents == {}
+    assert len(training_loop.setup.residents) == 0
 
 
 WAYS = {

@@ -39,7 +39,7 @@ def test_a_callback_takes_them_and_does_the_same(make: Any, x64: bool) -> None:
     def traced(two: Any, small_number: Any) -> Any:
         callback = make(two, small_number)
         training_loop = small.training_loop(callbacks=[callback])
-        start = training_loop._setup.fit(small.model(), 2, callbacks=(), on=None, seed=0, limit=None)
+        start = training_loop.setup.fit(small.model(), 2)
         return start.loop, start.trace
 
     with jax.enable_x64(x64):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from jaxloop.events import Phase
 from jaxloop.loop import COUNTERS, new_loop
+from jaxloop.placement import resolve
 from jaxloop.wire import layout_of, on_device, own_copy, with_host_scalars
 
-DEVICE = jax.devices()[0]
+PLACEMENT = resolve(None)
 words = st.integers(0, 2**32 - 1)
 numbers = st.one_of(
     st.tuples(st.sampled_from(["float32", "int32", "uint32"]), words, st.just(())),
@@ -70,7 +71,7 @@ def test_a_loop_comes_back_from_the_wire_bit_for_bit(changes, base):
 
 @settings(max_examples=15)
 @given(changes=changes(), in_place=st.booleans())
-def test_packing_a_traced_loop_agrees_with_closing_it(changes, in_place, base):
+def test_packing_a_traced_loop_agrees_with_to_wire(changes, in_place, base):
     loop = base.replace(**changes)
     layout = layout_of(loop)
     packed = jax.jit(lambda loop: layout.pack(loop, False, in_place=in_place))(loop)
@@ -116,7 +117,7 @@ def test_loops_of_another_kind_have_another_layout(base, change):
 
 
 def test_a_layout_does_not_depend_on_where_the_arrays_are(base):
-    assert layout_of(on_device(base, DEVICE)) == layout_of(base)
+    assert layout_of(on_device(base, PLACEMENT)) == layout_of(base)
 
 
 def test_only_leaves_that_are_neither_scalars_nor_keys_travel_by_themselves(base):
@@ -199,26 +200,26 @@ def test_reading_many_rows_of_which_none_counts_gives_their_stop_alone(base, lay
     assert layout.reader(Phase.TRAINING, 8)(rows) == (None, 2)
 
 
-def test_an_opened_loop_has_numpy_scalars_of_its_types(base):
-    loop = with_host_scalars(on_device(base.record("loss", 0.5), DEVICE))
+def test_a_loop_with_host_scalars_has_numpy_scalars_of_its_types(base):
+    loop = with_host_scalars(on_device(base.record("loss", 0.5), PLACEMENT))
     assert isinstance(loop.step, np.int32)
     assert isinstance(loop.stats["loss"], np.float32)
 
 
-def test_opening_leaves_the_arrays_where_they_are(base):
+def test_host_scalars_leave_the_arrays_where_they_are(base):
     assert with_host_scalars(base).model.params["weight"] is base.model.params["weight"]
 
 
 def test_a_copy_lives_on_when_the_original_is_deleted(base):
-    original = on_device(jax.tree.map(jnp.copy, base), DEVICE)
-    copy = own_copy(original, DEVICE)
+    original = on_device(jax.tree.map(jnp.copy, base), PLACEMENT)
+    copy = own_copy(original, PLACEMENT)
     jax.tree.map(lambda leaf: leaf.delete(), original)
     assert in_bits(copy) == in_bits(base)
 
 
 def test_an_original_lives_on_when_its_copy_is_donated(base):
     layout = layout_of(base)
-    wire = layout.to_wire(own_copy(base, DEVICE))
+    wire = layout.to_wire(own_copy(base, PLACEMENT))
     jax.block_until_ready(jax.jit(lambda wire: layout.pack(layout.unpack(wire), True), donate_argnums=0)(wire))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(base) if isinstance(leaf, jax.Array))
 
@@ -226,10 +227,10 @@ def test_an_original_lives_on_when_its_copy_is_donated(base):
 def test_an_array_that_a_loop_holds_twice_can_be_donated(base):
     loop = base.remember("ema", base.model.params)
     layout = layout_of(loop)
-    wire = layout.to_wire(own_copy(loop, DEVICE))
+    wire = layout.to_wire(own_copy(loop, PLACEMENT))
     after, _ = jax.jit(lambda wire: (layout.pack(layout.unpack(wire), True), 0), donate_argnums=0)(wire)
     assert in_bits(layout.from_wire(after)) == in_bits(loop)
 
 
-def test_a_loop_handed_over_is_all_device_arrays(base):
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(on_device(base, DEVICE)))
+def test_a_loop_on_the_device_is_all_device_arrays(base):
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(on_device(base, PLACEMENT)))

@@ -81,13 +81,28 @@ class Batches:
         """These batches before the compiled transforms. If samples are on the device: their indices, int32[batch]."""
         if not self.resident:
             return replace(self, compiled=())
-        indices = _Indices(self._make_order, self._sample_count)
+        indices = _Indices(self._make_order, self.sample_count)
         return replace(self, _samples=indices, _make_order=None, compiled=(), resident=False)
 
     @property
     def samples(self) -> Samples:
-        """The samples that the batches are drawn from."""
-        return self._samples
+        """The samples that the batches are drawn from. If samples are on the device: their indices in order."""
+        return self._samples.order if isinstance(self._samples, _Indices) else self._samples
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in a full batch."""
+        return self._batch_size
+
+    @property
+    def can_be_gathered(self) -> bool:
+        """Whether neighbours can be drawn from the samples at once: from arrays, with no transform in between."""
+        return not self.transforms and not self.compiled and self._range.step == 1
+
+    @property
+    def first_row(self) -> int:
+        """The position in the order at which the first batch begins."""
+        return self._span(self._range.start).start
 
     def stacked(self, start: int, count: int) -> Any | None:
         """Batches `start` to `start + count`, gathered at once and stacked along a new leading axis.
@@ -98,7 +113,7 @@ class Batches:
         """
         chosen = self._range[start : start + count]
         rows = slice(chosen.start * self._batch_size, chosen.stop * self._batch_size)
-        if self.transforms or self.compiled or chosen.step != 1 or rows.stop > self._sample_count:
+        if self.transforms or self.compiled or chosen.step != 1 or rows.stop > self.sample_count:
             return None
         shape = (count, self._batch_size)  # full neighbours are one range of rows: one gather, and a reshape
         return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), self._gather(rows))
@@ -107,11 +122,11 @@ class Batches:
     def full(self) -> bool:
         """Whether all batches have the same number of examples. If not, the last one has fewer."""
         ends = [self._span(index).stop for index in (*self._range[:1], *self._range[-1:])]
-        return max(ends, default=0) <= self._sample_count
+        return max(ends, default=0) <= self.sample_count
 
     def rows(self) -> Iterator[slice | np.ndarray]:
         """The positions of each batch's samples: a slice, or indices if the batches have an order of their own."""
-        order = self._order
+        order = self.order
         for index in self._range:
             rows = self._span(index)
             yield rows if order is None else order[rows]
@@ -121,15 +136,16 @@ class Batches:
         return slice(index * self._batch_size, (index + 1) * self._batch_size)
 
     @functools.cached_property
-    def _order(self) -> np.ndarray | None:
+    def order(self) -> np.ndarray | None:
+        """int[N]: the samples in the order in which batches are drawn; None for their own order."""
         return None if self._make_order is None else self._make_order()
 
     @functools.cached_property
     def _gather(self) -> Callable[[slice], Any]:
         """The function that reads the samples at given positions in the order, before any transform."""
         if isinstance(self._samples, _Indices):
-            return self._samples.order().__getitem__
-        order = self._order
+            return self._samples.order.__getitem__
+        order = self.order
         if isinstance(self._samples, OneByOne):
             return functools.partial(self._samples.rows, order)
         leaves, tree = jax.tree.flatten(self._samples)
@@ -143,7 +159,8 @@ class Batches:
         return gather
 
     @functools.cached_property
-    def _sample_count(self) -> int:
+    def sample_count(self) -> int:
+        """How many samples there are, of which batches may be a part."""
         return self._samples.count if isinstance(self._samples, _Indices) else count_of(self._samples)
 
     def _transformed(self, batch: Any) -> Any:
@@ -213,6 +230,7 @@ class _Indices:
     make_order: Callable[[], np.ndarray] | None
     count: int
 
+    @functools.cached_property
     def order(self) -> np.ndarray:
         """int32[count]: the indices of the samples, in order."""
         order = np.arange(self.count) if self.make_order is None else self.make_order()

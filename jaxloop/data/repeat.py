@@ -151,17 +151,17 @@ class _LoaderEpoch:
         return self.loader.length
 
     def __iter__(self) -> Iterator[Any]:
-        count = 0
+        count, length = 0, len(self)
         for batch in self.loader.batches:
-            if count == len(self):
+            if count == length:
                 raise ValueError(
                     f"repeat: the loader's length is {count}, but it went on after that in epoch {self.epoch} "
                     f"(counted from 0). Cut it, as repeat(batches, batch_count={count})."
                 )
             yield batch
             count += 1
-        if count < len(self):
-            raise ValueError(_ended(self.epoch, count, len(self)))
+        if count < length:
+            raise ValueError(_ended(self.epoch, count, length))
 
 
 @dataclass(frozen=True, eq=False)

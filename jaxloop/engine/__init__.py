@@ -1,1 +1,1 @@
-"""The driver on the host: programs, feeding, host callbacks, and the run that ties them together."""
+"""The driver on the host: it sets a session up, runs it through its events, and calls the host callbacks."""

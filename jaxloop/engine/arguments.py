@@ -10,7 +10,7 @@ from jaxloop.optimizer import check_update
 
 
 def check_data(training: Any) -> None:
-    """Refuses the batches of one epoch where epochs are meant.
+    """Refuses the batches of one epoch in place of epochs.
 
     Raises:
       TypeError: `training` is one epoch.
@@ -23,10 +23,10 @@ def check_data(training: Any) -> None:
 
 
 def check_step(optimizer: Any, loss_fn: Any, differentiable_step: Any) -> None:
-    """Refuses what a step cannot be made of.
+    """Refuses an optimizer or a loss of which no step can be made.
 
     Raises:
-      TypeError: the optimizer is none, or requires what no step knows, or the loss is no function.
+      TypeError: the optimizer is no optimizer or requires what no step knows, or the loss is no function.
       ValueError: there is no loss.
     """
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
@@ -41,30 +41,30 @@ def check_step(optimizer: Any, loss_fn: Any, differentiable_step: Any) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Refuses what is none of `choices`.
+    """Refuses a value that is not among `choices`.
 
     Raises:
-      ValueError: it is none of them.
+      ValueError: it is not among them.
     """
     if value not in choices:
         raise ValueError(f"TrainingLoop: `{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Refuses what is no whole number of at least 1.
+    """Refuses a value that is not a whole number of at least 1.
 
     Raises:
-      ValueError: it is none.
+      ValueError: it is not one.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name}: it must be a whole number of at least 1, got {value!r}.")
 
 
 def check_seed(seed: Any) -> None:
-    """Refuses what is no whole number.
+    """Refuses a value that is not a whole number.
 
     Raises:
-      TypeError: it is none.
+      TypeError: it is not one.
     """
     if not isinstance(seed, (int, np.integer)):
         raise TypeError(f"seed: it must be a whole number, got {seed!r}.")

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxloop.engine.phase_steps import PhaseSteps
 from jaxloop.engine.run import Run
-from jaxloop.engine.setup import Start
 from jaxloop.events import Phase
+from jaxloop.loop import Loop
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,10 @@ class CompiledStep:
       why: why so many.
       compile_seconds: tracing and compiling.
       flops: floating-point operations of one step, before XLA fuses and leaves out any.
-      bytes_accessed: bytes that one step reads and writes, as XLA counts them of the optimized program, the body of a
-        loop once; NaN where it does not tell.
+      bytes_accessed: bytes that one step reads and writes, as XLA counts them in the optimized program, where
+        the body of a loop counts once; NaN if XLA does not tell.
       memory: bytes by what they hold while the program runs: `"arguments"`, `"outputs"`, `"aliased"` (outputs in the
-        place of arguments), `"temporaries"`, `"code"`; empty where the backend does not tell.
+        place of arguments), `"temporaries"`, `"code"`; empty if the backend does not tell.
       hlo: the optimized program as text.
     """
 
@@ -54,11 +55,11 @@ class CompiledStep:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What `TrainingLoop.compile` has compiled; a fit of the same model and data compiles none of it again.
+    """What `TrainingLoop.compile` has compiled. A fit of the same model and data does not compile it again.
 
     Attributes:
       training: the program of the training steps.
-      validation: that of the validation steps; None where there is no validation.
+      validation: the program of the validation steps; None if there is no validation.
     """
 
     training: CompiledStep
@@ -68,22 +69,21 @@ class Compiled:
         return "\n".join(str(step) for step in (self.training, self.validation) if step is not None)
 
 
-def compiled(run: Run, start: Start) -> Compiled:
-    """Compiles the step of each phase, as a fit that begins like `start` would do at its first."""
-    found = {
-        phase: _compiled_step(run, loop, phase, feed)
-        for phase, loop, feed in run.walk(start.loop, start.source, start.feeds)
-    }
+def compiled(run: Run) -> Compiled:
+    """Compiles the step of each phase, as a fit of the run's session would do at its first."""
+    found = {phase: _compiled_step(loop, steps) for phase, loop, steps in run.walk()}
     return Compiled(found[Phase.TRAINING], found.get(Phase.VALIDATION))
 
 
-def _compiled_step(run: Run, loop: Any, phase: Phase, feed: Any) -> CompiledStep:
-    dispatches = run.dispatches(loop, phase, feed)
-    wire = dispatches.layout.to_wire(loop)
-    fusing = dispatches.fusing(wire, run.steps_per_dispatch)
-    first = feed.first()
-    flops = dispatches.flops(wire, first, fusing.steps)
-    program = dispatches.ahead(wire, first, fusing.steps)
+def _compiled_step(loop: Loop, steps: PhaseSteps) -> CompiledStep:
+    wire = steps.layout.to_wire(loop)
+    fusing = steps.fusing(wire)
+    chunk = steps.feed.expected(fusing.steps)
+    flops = steps.flops(wire, chunk)
+    program = steps.program(chunk)
+    if program.compiled is None:
+        program.compile(wire, chunk.abstract, steps.feed.resident)
+    assert program.compiled is not None
     counts = program.compiled.cost_analysis() or {}
     return CompiledStep(
         name=program.name,

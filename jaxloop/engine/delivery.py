@@ -20,11 +20,15 @@ class Delivery(Protocol):
     """What is given the rows of each dispatch, right after it was sent."""
 
     def __call__(self, rows: Any) -> bool:
-        """Takes int32[row] of one step or int32[steps, row]; says whether the phase goes on, as far as was told."""
+        """Takes int32[row] or int32[steps, row]; says whether the phase goes on, by the rows told so far."""
+        ...
+
+    def in_flight(self) -> list[np.ndarray]:
+        """The rows of steps that were sent and not told of, int32[row] each. Waits for the device."""
         ...
 
     def finish(self, *, failed: bool = False) -> None:
-        """Tells what is left; where a dispatch or an observer has failed, only what can still be read and was due."""
+        """Tells what is left. If a dispatch or an observer has failed, it tells only what was due and can be read."""
         ...
 
 
@@ -39,6 +43,9 @@ class Prompt:
         held, self._held = self._held, rows
         return held is None or self._read(held)
 
+    def in_flight(self) -> list[np.ndarray]:
+        return [] if self._held is None else _apart(self._held)
+
     def finish(self, *, failed: bool = False) -> None:
         if self._held is not None and not failed:
             self._read(self._held)
@@ -52,10 +59,10 @@ class Prompt:
 class Patient:
     """Tells the rows of many single steps at once, and lets them wait longer where the host would stand still.
 
-    To wait for the row of the step before takes the operating system, on a busy machine, longer than a small step. So
-    after a long wait rows are read further behind, twice as far each time, and after many short ones a step nearer
-    again. On a quiet machine they are read one step behind: to hold on to more of the device's arrays makes every step
-    slower, which is also why those that have been read wait as bytes. When rows are read changes no number.
+    On a busy machine the operating system takes longer to wake a waiting host than a small step takes. So after a long
+    wait, rows are read later: twice as many steps late each time. After many short waits they are read one step sooner
+    again. On a quiet machine they are read one step late, since every step gets slower if the host holds more of the
+    device's arrays. For the same reason, rows that were read wait as bytes. No number depends on when rows are read.
 
     Args:
       tell: is given int32[steps, row].
@@ -78,12 +85,20 @@ class Patient:
         sent.append(rows)
         if len(sent) > self._behind:
             began = time.perf_counter()
-            waited = self._take(sent.popleft()) - began
+            self._read.append(np.asarray(sent.popleft()).tobytes())  # as `_take`: of each step a call less
+            now = self._lap("device")
+            if len(self._read) >= self._at_once or now - self._told > _SECONDS_TOGETHER:
+                self._tell_read(now)
+            waited = now - began
             if waited > _LONG_WAIT or self._behind > 1:
                 self._adapt(waited)
                 if len(sent) > self._behind:
                     self._take(sent.popleft())
         return True
+
+    def in_flight(self) -> list[np.ndarray]:
+        read = [np.frombuffer(row, np.int32) for row in self._read]
+        return read + [row for rows in self._sent for row in _apart(rows)]
 
     def finish(self, *, failed: bool = False) -> None:
         try:
@@ -92,10 +107,10 @@ class Patient:
         except Exception:  # the rows of a dispatch that failed: what it raised is on its way already
             if not failed:
                 raise
-        self._tell_read()
+        self._tell_read(self._told)
 
     def _adapt(self, waited: float) -> None:
-        """Reads further behind after a wait that was long, and nearer after many that were not."""
+        """Reads rows later after a long wait, and sooner after many short ones."""
         if waited > _LONG_WAIT:
             self._behind, self._short_waits = min(2 * self._behind, self._ahead), 0
         elif self._behind > 1:
@@ -103,17 +118,22 @@ class Patient:
             if self._short_waits > _SHORT_WAITS:
                 self._behind, self._short_waits = self._behind - 1, 0
 
-    def _take(self, rows: Any) -> float:
-        """Reads rows, and tells those that have been read once they are many or have waited; gives the time before."""
+    def _take(self, rows: Any) -> None:
+        """Reads rows, and tells those that have been read once they are many or have waited."""
         self._read.append(np.asarray(rows).tobytes())
         now = self._lap("device")
         if len(self._read) >= self._at_once or now - self._told > _SECONDS_TOGETHER:
-            self._told = now
-            self._tell_read()
-        return now
+            self._tell_read(now)
 
-    def _tell_read(self) -> None:
+    def _tell_read(self, now: float) -> None:
+        self._told = now
         if self._read:
             together = np.frombuffer(b"".join(self._read), np.int32).reshape(len(self._read), -1)
             self._read.clear()
             self._tell(together)
+
+
+def _apart(rows: Any) -> list[np.ndarray]:
+    """The rows of a dispatch, one by one."""
+    rows = np.asarray(rows)
+    return [rows] if rows.ndim == 1 else list(rows)

@@ -1,4 +1,4 @@
-"""A loop to go on from: whether the optimizer that is to go on is the one that has made its state."""
+"""A loop to go on from: whether the training loop's optimizer is the one that made its state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +20,12 @@ def check_opt_state(optimizer: optax.GradientTransformation, loop: Loop, where: 
     """Refuses a loop whose `opt_state` is not what `optimizer` makes for the loop's model. Nothing is compiled.
 
     Args:
-      optimizer: that is to go on.
+      optimizer: of the training loop.
       loop: traced or not.
-      where: who was given it, for the message.
+      where: the function that was given it, for the message.
 
     Raises:
-      ValueError: another optimizer, or one of another model, has made it; the message names the first difference.
+      ValueError: another optimizer made it, or one for another model. The message names the first difference.
     """
 
     def made() -> Any:
@@ -52,7 +52,7 @@ def hyperparameters_of(opt_state: Any) -> dict[str, Any]:
 
 
 def kept_hyperparameters(opt_state: Any, made_with: Mapping[str, Any]) -> list[str]:
-    """What a person is told of the hyperparameters that a loop keeps, where the optimizer was made with others.
+    """Lines for a person, of the hyperparameters that a loop keeps and the optimizer was not made with.
 
     Args:
       opt_state: of the loop.

@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 class Interrupts:
     """While it is entered, the first SIGINT waits for `check`; a second one interrupts at once, as Python does.
 
-    Only in the main thread, and only where SIGINT does what Python makes it do: who has a handler keeps it.
+    Only in the main thread, and only if SIGINT has Python's own handler. A user's handler stays.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             self._installed = False
         if error is None:
-            self.check()  # one that came behind the last boundary is not lost
+            self.check()  # one that came after the last boundary is not lost
 
     def check(self) -> None:
         """Interrupts, if that was asked for.

@@ -1,4 +1,4 @@
-"""What is left of a run that fails: the loop behind the last dispatch that went well, and what went wrong first."""
+"""What is left of a run that fails: the loop after the last dispatch that went well, and what went wrong first."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -8,17 +8,17 @@ from typing import Any
 import jax
 
 from jaxloop.loop import Loop
-from jaxloop.placement import Device
+from jaxloop.placement import Placement
 from jaxloop.wire import Wire, WireLayout, on_device, own_copy
 
 _IN_FLIGHT = 3  # a dispatch that fails shows it when the next has been sent; the one before it is good
 
 
 class Latest:
-    """Holds the loop between steps, or the wires behind the last dispatches of a phase.
+    """Holds the loop between steps, or the wires after the last dispatches of a phase.
 
-    A step is given its wire to write over, so mostly the last is all there is, and a step that fails while it runs
-    takes it along. Where a step can raise of its own accord, it is not, and those before it are held too.
+    A step writes over the wire it is given. So mostly only the last wire exists, and a step that fails while it runs
+    destroys it. Steps that can raise an error of their own do not write over it; then some wires before are held too.
     """
 
     def __init__(self) -> None:
@@ -27,27 +27,27 @@ class Latest:
         self._place = ""
 
     def between(self, loop: Loop) -> None:
-        """Holds an open loop, or one between two steps that are taken one by one."""
+        """Holds a loop between phases, or between two steps that are taken one by one."""
         self._layout, self._held = None, deque([(loop, None)])
         self._place = f"epoch {int(loop.epoch_index)}" if loop.phase is None else self._place
 
     def phase(self, layout: WireLayout, wire: Wire, *, donated: bool) -> Callable[[tuple[Wire, Any]], None]:
-        """Holds the wire at a phase's start; gives what is called with what each dispatch gives, wire and rows."""
+        """Holds the wire at a phase's start; gives what is called with each dispatch's (wire, rows)."""
         self._layout, self._held = layout, deque([(wire, None)], 1 if donated else _IN_FLIGHT)
         return self._held.append
 
-    def loop(self, device: Device) -> tuple[Loop | None, bool]:
+    def loop(self, placement: Placement) -> tuple[Loop | None, bool]:
         """A copy of the newest loop that can be had, and whether it is the newest of all. Waits for the device."""
         for age, (held, _) in enumerate(reversed(self._held)):
             try:
                 loop = held if self._layout is None else self._layout.from_wire(held)
-                return jax.block_until_ready(on_device(own_copy(loop, device), device)), age == 0
+                return jax.block_until_ready(on_device(own_copy(loop, placement), placement)), age == 0
             except (RuntimeError, ValueError):  # it failed, or came of one that did
                 continue
         return None, False
 
     def cause(self, error: BaseException) -> BaseException | None:
-        """The error of the dispatch that failed first, where `error` came only of that; None where it is none such."""
+        """The error of the dispatch that failed first, if `error` is only its consequence; else None."""
         if not isinstance(error, jax.errors.JaxRuntimeError):
             return None
         for _, rows in self._held:
@@ -59,7 +59,7 @@ class Latest:
 
     @contextmanager
     def told(self, tell: Callable[[BaseException], None]) -> Iterator[None]:
-        """Lets `tell` note where an exception came from; the one that came first takes the place of what it led to."""
+        """Lets `tell` note where an exception came from. Its cause is raised in its place, if it has one."""
         try:
             yield
         except BaseException as error:
@@ -69,9 +69,9 @@ class Latest:
                 raise cause from None
             raise
 
-    def leave_with(self, error: BaseException, device: Device) -> None:
-        """Leaves the loop that can be had with the exception that ended the fit, and notes on it where that was."""
-        loop, newest = self.loop(device)
+    def leave_with(self, error: BaseException, placement: Placement) -> None:
+        """Puts the newest loop on the exception that ended the fit, and notes where that was."""
+        loop, newest = self.loop(placement)
         if loop is None:
             note(
                 error,
@@ -88,6 +88,6 @@ class Latest:
 
 
 def note(error: BaseException, text: str) -> None:
-    """Notes it once: JAX raises the very same exception again where it traces the very same function."""
+    """Notes it once: JAX raises the same exception object again when it traces the same function."""
     if text not in getattr(error, "__notes__", ()):
         error.add_note(text)

@@ -1,44 +1,57 @@
-"""Predictions: the model's outputs for the batches of one phase, without the copies that fill up the last of them."""
+"""Predictions: the model's outputs for all examples, without those for the copies that fill up the last batch."""
 
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxloop.engine.setup import Start
+from jaxloop.engine.session import Session
 from jaxloop.feeding.specification import Batch, rows_of
 from jaxloop.loop import Loop
-from jaxloop.programs.programs import Program, Programs
+from jaxloop.programs.programs import Program
 from jaxloop.step import output_of
 
 
-def predicted(start: Start, programs: Programs, *, fresh: bool) -> Any:
+def predicted(session: Session, *, fresh: bool) -> Any:
     """The outputs of all batches, one after the other, in NumPy.
 
+    Each is fetched while the device is at work on the next, so that it never holds more than two.
+
     Args:
-      start: of a prediction.
-      programs: kept by the training loop.
+      session: of a prediction.
       fresh: as `output_of` takes it.
 
     Raises:
       ValueError: the output is not one per example.
     """
-    feed, spec = start.feeds.validation, start.spec
+    feed, spec, placement = session.feeds.validation, session.spec, session.placement
     assert feed is not None
-    prepare = feed.prepare
+    prepare = None if feed.preparation is None else feed.preparation.prepare
 
     def output(loop: Loop, batch: Batch, resident: Any) -> Any:
         batch = batch if prepare is None else prepare(resident, batch)
         return output_of(spec, loop, batch, fresh=fresh)
 
-    program = programs.get(("predict", spec, fresh, prepare), lambda: Program("predict", output))
+    key = ("predict", spec, fresh, prepare, placement)
+    program = session.programs.get(key, lambda: Program("predict", output, out_shardings=placement.sharding))
     outputs: list[Any] = []
-    for rows, batch in feed.sized():
-        if not outputs:
-            _check(jax.eval_shape(program.jitted, start.loop, batch, feed.resident), rows_of(batch[:2]))
-        outputs.append((rows, program(start.loop, batch, feed.resident)))
-    cut = [jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[:rows], output) for rows, output in outputs]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *cut)
+    ahead: tuple[int | None, Any] | None = None
+
+    def fetch(rows: int | None, output: Any) -> None:
+        # Copies, since on a CPU NumPy's view of an array keeps that.
+        outputs.append(jax.tree.map(lambda leaf: np.array(leaf[:rows]), placement.fetch(output)))
+
+    for rows, batch in feed.singles():
+        if ahead is None:
+            _check(jax.eval_shape(program.jitted, session.loop, batch, feed.resident), rows_of(batch[:2]))
+            ahead = rows, program(session.loop, batch, feed.resident)
+            continue
+        sent = rows, program(session.loop, batch, feed.resident)
+        fetch(*ahead)
+        ahead = sent
+    assert ahead is not None
+    fetch(*ahead)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *outputs)
 
 
 def _check(output: Any, rows: int | None) -> None:
@@ -46,7 +59,7 @@ def _check(output: Any, rows: int | None) -> None:
 
     Args:
       output: PyTree of shapes and dtypes, as the model gives it for one batch.
-      rows: how many examples the batch has, None where it is no stack of examples.
+      rows: how many examples the batch has; None if it is no stack of examples.
 
     Raises:
       ValueError: an array's first axis does not count the examples; the message has its path.

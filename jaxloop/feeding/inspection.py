@@ -1,6 +1,7 @@
 """Which data are looked into before they are trained on: the first batch, what lies in memory, or all as it is read."""
 
 import mmap
+import operator
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,20 +23,21 @@ class Passed:
     """Arrays that have passed a check, known by identity; it keeps none of them alive."""
 
     def __init__(self) -> None:
-        self._arrays: dict[Hashable, tuple[weakref.ref[Any], ...]] = {}
+        self._arrays: dict[Hashable, list[weakref.ref[Any]]] = {}
 
-    def once(self, key: Hashable, arrays: Sequence[Any], check: Callable[[], None]) -> None:
-        """Does `check`, unless just these arrays have passed it under `key`."""
+    def holds(self, key: Hashable, arrays: Sequence[Any]) -> bool:
+        """Whether just these arrays have passed under `key`."""
+        known = self._arrays.get((key, *map(id, arrays)))
+        return known is not None and all(map(operator.is_, [ref() for ref in known], arrays))
+
+    def add(self, key: Hashable, arrays: Sequence[Any]) -> None:
+        """Notes that these arrays have passed."""
         key = (key, *map(id, arrays))
-        known = self._arrays.get(key)
-        if known is not None and all(ref() is array for ref, array in zip(known, arrays, strict=True)):
-            return
-        check()
 
         def forget(_: Any) -> None:
             self._arrays.pop(key, None)
 
-        self._arrays[key] = tuple(weakref.ref(array, forget) for array in arrays)
+        self._arrays[key] = [weakref.ref(array, forget) for array in arrays]
 
 
 @dataclass(frozen=True)
@@ -56,28 +58,48 @@ class Inspection:
     batch_keys: Sequence[str] | None
     passed: Passed
 
-    def numbers(self, batches: Any, first: Batch, where: str) -> None:
+    def numbers(self, batches: Any, first: Callable[[], Batch], where: str) -> None:
         """Refuses wild numbers, before anything is traced.
 
         Args:
-          batches: as they were given, or a list of epochs of them.
-          first: the first batch as the step will see it, on the host.
+          batches: as they were given.
+          first: gives the first batch as the step will see it, on the host.
           where: what the user calls them.
         """
-        for what, batch in self._in_memory(batches, where):
-            self._once(("numbers",), batch, lambda what=what, batch=batch: check_numbers(batch, self.loss_fn, what))
-        check_numbers(first, self.loss_fn, f"{where}: the first batch's")
+        self._look(("numbers",), batches, first, where, lambda batch, what: check_numbers(batch, self.loss_fn, what))
 
-    def targets(self, batches: Any, first: Batch, output: Any, where: str) -> None:
+    def targets(self, batches: Any, first: Callable[[], Batch], output: Any, where: str) -> None:
         """Refuses wild targets, once the model's output is known; as `numbers`."""
 
-        def check(what: str, batch: Batch) -> None:
+        def check(batch: Batch, what: str) -> None:
             check_targets(batch, output, self.loss_fn, self.metrics, what)
 
-        key = ("targets", *np.shape(output)[1:]) if hasattr(output, "shape") else ("targets",)
-        for what, batch in self._in_memory(batches, where):
-            self._once(key, batch, lambda what=what, batch=batch: check(what, batch))
-        check(f"{where}: the first batch's", first)
+        shape = np.shape(output)[1:] if hasattr(output, "shape") else ()
+        self._look(("targets", *shape), batches, first, where, check)
+
+    def _look(
+        self,
+        key: Hashable,
+        batches: Any,
+        first: Callable[[], Batch],
+        where: str,
+        check: Callable[[Batch, str], None],
+    ) -> None:
+        """Looks into all that lies in memory, once, of which the first batch is a part; else into the first batch."""
+        arrays = self._arrays(batches)
+        if arrays and self.passed.holds(key, arrays):
+            return
+        looked_into = [check(batch, what) for what, batch in self._in_memory(batches, where)]
+        if len(looked_into) < (1 if isinstance(batches, Batches) or not arrays else len(batches)):
+            check(first(), f"{where}: the first batch's")  # it may not be among those
+        elif all(isinstance(array, np.ndarray) for array in arrays):
+            self.passed.add(key, arrays)
+
+    def _arrays(self, batches: Any) -> list[Any]:
+        """The arrays that all batches are made of, where they lie in memory."""
+        if self.check == "first" or not isinstance(batches, (Batches, list, tuple)):
+            return []
+        return jax.tree.leaves(batches.samples if isinstance(batches, Batches) else batches)
 
     def watching(
         self, output: Any, where: str, shown: Callable[[Batch], Batch]
@@ -102,9 +124,6 @@ class Inspection:
                 check_targets(batch, output, self.loss_fn, self.metrics, what)
 
         return watch
-
-    def _once(self, key: Hashable, batch: Batch, check: Callable[[], None]) -> None:
-        self.passed.once(key, jax.tree.leaves(batch), check)
 
     def _in_memory(self, batches: Any, where: str) -> Iterator[tuple[str, Batch]]:
         """What lies in memory just as steps will see it, with what to call it: samples, or batches of a list."""

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ _MOST_BYTES = 100_000  # in larger batches the program's copies take longer than
 
 @dataclass(frozen=True)
 class Packing:
-    """How the arrays of a batch lie behind one another in an int32 array. Equal for batches of one kind.
+    """How the arrays of a batch follow each other in an int32 array. Equal for batches of one kind.
 
     Attributes:
       tree: structure of the batch, (input, target, weight).
@@ -42,30 +42,36 @@ class Packing:
         """Shape and dtype of the array."""
         return jax.ShapeDtypeStruct((self.size,), np.int32)
 
-    def pack(self, leaves: Sequence[np.ndarray], rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """A batch in memory that nobody else has: int32[size].
+    def places(self, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """New memory for `count` packed batches.
 
-        Args:
-          leaves: its arrays, or those of all samples.
-          rows: which of the samples; indices must be in range.
+        Returns:
+          words: int32[count, size]; each batch begins where XLA takes it in place.
+          columns: for each array of a batch, its place in all of them: [count, ...] over the same memory.
         """
-        memory = np.empty(self.size * 4 + _ALIGNMENT, np.uint8)
+        stride = -(-self.size * 4 // _ALIGNMENT) * _ALIGNMENT
+        memory = np.empty(count * stride + _ALIGNMENT, np.uint8)
         begin = -memory.ctypes.data % _ALIGNMENT
-        for leaf, (shape, dtype, start) in zip(leaves, self._places, strict=True):
-            place = np.ndarray(shape, dtype, memory, begin + start * 4)
-            if isinstance(rows, slice):
-                place[...] = leaf[rows]
-            elif leaf.dtype == dtype:
-                leaf.take(rows, 0, place, "clip")  # as "raise" they would go through a further array
-            else:
-                place[...] = leaf.take(rows, 0)
-        return np.ndarray((self.size,), np.int32, memory, begin)
+
+        def at(start: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+            inner = itertools.accumulate(reversed(shape[1:]), operator.mul, initial=4)
+            strides = (stride, *reversed(list(inner))) if shape else (stride,)
+            return np.ndarray((count, *shape), dtype, memory, begin + start * 4, strides)
+
+        return at(0, (self.size,), np.int32), [at(start, shape, dtype) for shape, dtype, start in self._places]
 
     def unpack(self, words: jax.Array) -> Any:
         """The batch in a traced int32[size]."""
         parts = (
             jax.lax.bitcast_convert_type(words[start : start + math.prod(shape)], dtype).reshape(shape)
             for shape, dtype, start in self._places
+        )
+        return self.tree.unflatten(parts)
+
+    def split(self, words: np.ndarray) -> Any:
+        """The batch in an int32[size] of NumPy, over the same memory."""
+        parts = (
+            words[start : start + math.prod(shape)].view(dtype).reshape(shape) for shape, dtype, start in self._places
         )
         return self.tree.unflatten(parts)
 

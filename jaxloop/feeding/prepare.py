@@ -40,3 +40,16 @@ class Prepare:
         if padding is None or weight is None:
             return input, target, padding if weight is None else weight
         return input, target, weight * padding.reshape(-1, *[1] * (weight.ndim - 1)).astype(weight.dtype)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What makes batches of what travels in a phase.
+
+    Attributes:
+      prepare: traced into the program.
+      resident: the samples on the device that it gathers from; None where batches travel whole.
+    """
+
+    prepare: Prepare
+    resident: Any = None

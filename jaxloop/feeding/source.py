@@ -1,30 +1,109 @@
-"""Where epochs come from: looked up by position, or taken one by one; looked at ahead, and cut short."""
+"""Where epochs come from: looked up by position, or taken one by one; peeked into, and cut short."""
 
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 
 from jaxloop.data import Batches, EmptyBatches
+from jaxloop.data.repeat import length_of
 
 _END = object()
 
 
-class EpochSource:
-    """Epochs by their index in the life of a loop: looked up where the data can be, else taken one by one."""
+class Peekable:
+    """The batches of an epoch, whose first can be seen before they are read: reading them goes on from there.
 
-    def __init__(self, training: Any):
+    So each batch is read once, and a loader is begun once, as in a loop by hand: it starts its workers and draws its
+    random order once, whatever is found out from the first batch. Where a thread reads ahead, the loader is begun in
+    another thread than that.
+
+    Args:
+      batches: a sized iterable of batches.
+      limit: at most so many of them; None for all.
+    """
+
+    def __init__(self, batches: Any, limit: int | None = None):
+        length = None if limit is None else length_of(batches)  # what has none is refused by `check_epoch`
+        self._cut = limit is not None and length is not None and limit < length
+        if self._cut and isinstance(batches, (Batches, EmptyBatches, list, tuple)):
+            batches = batches[:limit]
+        self.batches = batches
+        self._limit = limit
+        self._peeked: tuple[Any, Iterator[Any]] | None = None
+        self._uncompiled: Peekable | None = None
+
+    def __len__(self) -> int:
+        return len(self.batches) if self._limit is None else min(self._limit, len(self.batches))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths that the data announce to be padded to; none where all batches are alike."""
+        return getattr(self.batches, "shapes", None) or ()
+
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether the batches are certain to end where their length says."""
+        return self._cut or isinstance(self.batches, (Batches, EmptyBatches))
+
+    @property
+    def uncompiled(self) -> "Peekable":
+        """The batches as they travel, before what is left to the program, see `Batches.uncompiled`."""
+        if not isinstance(self.batches, Batches) or not (self.batches.compiled or self.batches.resident):
+            return self
+        if self._uncompiled is None:  # kept: its first batch, too, may have been seen
+            self._uncompiled = Peekable(self.batches.uncompiled())
+        return self._uncompiled
+
+    def peek(self) -> Any:
+        """The first batch, with which `begun_at` will begin.
+
+        Batches that are their own iterator are begun again for it: somebody else may do so in between.
+        """
+        if self._peeked is None:
+            rest = iter(self.batches)
+            if rest is self.batches:
+                return next(rest)
+            self._peeked = next(rest), rest
+        return self._peeked[0]
+
+    def begun_at(self, start: int) -> Iterator[Any]:
+        """The batches from `start` on."""
+        peeked, self._peeked = self._peeked, None
+        if start:
+            return _from(self.batches, start)
+        return iter(self.batches) if peeked is None else itertools.chain(peeked[:1], peeked[1])
+
+    def close(self) -> None:
+        """Ends a loader that `peek` has begun, with the workers that it may have started; reading it begins again.
+
+        Batches of ours have no workers, and keep the one that was read.
+        """
+        if not isinstance(self.batches, Batches):
+            self._peeked = None
+
+
+class EpochSource:
+    """Epochs by their index in the life of a loop: looked up where the data can be, else taken one by one.
+
+    Args:
+      training: the epochs.
+      limit: at most so many batches of each; None for all.
+    """
+
+    def __init__(self, training: Any, limit: int | None = None):
         self._training: Any = training
+        self._limit = limit
         self._rest = None if hasattr(training, "__getitem__") else iter(training)
         self._taken: tuple[int, Any] = (-1, None)
 
-    def at(self, index: int) -> Any:
-        """Epoch `index`, counted from 0, as `peekable`. The epoch last asked for can be had again.
+    def at(self, index: int, start: int = 0) -> Peekable:
+        """Epoch `index`, counted from 0, to be read from batch `start` on. The epoch last asked for can be had again.
 
         Raises:
-          ValueError: there is no such epoch.
+          ValueError: there is no such epoch; or it is to be entered in its middle, and only what was not read before
+            can be had of it.
         """
         if self._taken[0] != index:
             try:
@@ -33,8 +112,16 @@ class EpochSource:
                 raise ValueError(
                     f"training: it has no epoch {index} (counted from 0); give more epochs, or train fewer."
                 ) from error
-            self._taken = (index, peekable(epoch))
-        return self._taken[1]
+            self._taken = (index, Peekable(epoch, self._limit))
+        epoch = self._taken[1]
+        if start and (self._rest is not None or not can_begin_at(epoch.batches)):
+            what = "its epochs come one by one" if self._rest is not None else "it is read in turn"
+            raise ValueError(
+                f"training: epoch {index} cannot be entered at batch {start} (both counted from 0), since {what}, and "
+                "what a loader gives next is not known to be what it gave then. Give epochs by position, such as "
+                "TrainingEpochs, or a list of lists of batches."
+            )
+        return epoch
 
     def lengths(self, first: int, count: int) -> Iterable[int] | None:
         """The batches of each of `count` epochs from `first` on, which was asked for before; no batch is read.
@@ -42,16 +129,31 @@ class EpochSource:
         Returns:
           None where they cannot be known ahead: epochs come one by one, or one of them cannot be had yet.
         """
-        one = len(self.at(first))
+        one = len(self.at(first).batches)
         alike = getattr(self._training, "batch_count", None) == one or isinstance(self._rest, itertools.repeat)
         if count == 1 or alike:
-            return itertools.repeat(one, count)
+            return itertools.repeat(self._limited(one), count)
         if self._rest is not None:
             return None
         try:
-            return [one, *(len(self._training[index]) for index in range(first + 1, first + count))]
+            others = [len(self._training[index]) for index in range(first + 1, first + count)]
         except Exception:  # of whatever data: what is wrong with an epoch is said once it is reached
             return None
+        return map(self._limited, (one, *others))
+
+    def _limited(self, length: int) -> int:
+        return length if self._limit is None else min(self._limit, length)
+
+
+def can_begin_at(batches: Any) -> bool:
+    """Whether any batch can be had without those before it, and is the same each time."""
+    return isinstance(batches, (Batches, EmptyBatches, Sequence))
+
+
+def _from(batches: Any, start: int) -> Iterator[Any]:
+    if isinstance(batches, Batches):
+        return iter(batches[start:])
+    return (batches[index] for index in range(start, len(batches)))
 
 
 def length_at(epochs: Any, index: Any) -> int:
@@ -60,63 +162,6 @@ def length_at(epochs: Any, index: Any) -> int:
         return len(epochs[int(index)])
     except (LookupError, jax.errors.TracerIntegerConversionError, jax.errors.ConcretizationTypeError):
         return len(epochs[0])
-
-
-class Ahead:
-    """A loader's batches, whose first can be looked at before they are read: reading them goes on from there.
-
-    So a loader is begun once, as in a loop by hand: it starts its workers and draws its random order once, however much
-    is found out from the first batch. Where a thread reads ahead, the loader is begun in another than it.
-    """
-
-    def __init__(self, batches: Any):
-        self._batches = batches
-        self._begun: tuple[Any, Iterator[Any]] | None = None
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        begun, self._begun = self._begun, None
-        return iter(self._batches) if begun is None else itertools.chain(begun[:1], begun[1])
-
-    @property
-    def shapes(self) -> Any:
-        """See `Batches.shapes`."""
-        return getattr(self._batches, "shapes", None)
-
-    def first(self) -> Any:
-        """The first batch, which the next iteration will begin with.
-
-        Batches that are their own iterator are begun anew instead: somebody else may do so in between.
-        """
-        if self._begun is None:
-            rest = iter(self._batches)
-            if rest is self._batches:
-                return next(rest)
-            self._begun = next(rest), rest
-        return self._begun[0]
-
-    def close(self) -> None:
-        """Ends what `first` has begun, with the workers that it may have started; reading them begins anew."""
-        self._begun = None
-
-
-def peekable(batches: Any) -> Any:
-    """Batches whose first can be had ahead by `first_of`, for all alike; itself where that costs nothing."""
-    at_hand = isinstance(batches, (Ahead, Batches, EmptyBatches, list, tuple)) or not hasattr(batches, "__len__")
-    return batches if at_hand else Ahead(batches)
-
-
-def first_of(batches: Any) -> Any:
-    """The first batch."""
-    return batches.first() if isinstance(batches, (Ahead, _First)) else next(iter(batches))
-
-
-def close(batches: Any) -> None:
-    """Ends what `first_of` has begun, for batches that are read much later."""
-    if isinstance(batches, (Ahead, _First)):
-        batches.close()
 
 
 def is_left(rest: Iterator[Any]) -> bool:
@@ -149,30 +194,3 @@ def not_as_long(where: str, total: int, count: int) -> str:
         f"{where}: it went on after the {total} batches that its length promises. Give what tells how many it has, or "
         f"cut it, as repeat(batches, batch_count={total})."
     )
-
-
-def limited(batches: Any, count: int | None) -> Any:
-    """The first `count` batches."""
-    if count is None or len(batches) <= count:
-        return batches
-    if isinstance(batches, (Batches, EmptyBatches, list, tuple)):
-        return batches[:count]
-    return _First(batches, count)
-
-
-@dataclass(frozen=True)
-class _First:
-    batches: Iterable[Any]
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Any]:
-        return itertools.islice(iter(self.batches), self.count)
-
-    def first(self) -> Any:
-        return first_of(self.batches)
-
-    def close(self) -> None:
-        close(self.batches)

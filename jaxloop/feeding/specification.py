@@ -1,6 +1,7 @@
 """What batches are like: their parts, and the structure, shapes and dtypes that all of them share."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -67,6 +68,23 @@ class Specification(NamedTuple):
     leaves: tuple[tuple[str, tuple[int, ...], Any], ...]
 
     @property
+    def kinds(self) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each array."""
+        return [(shape, dtype.dtype if isinstance(dtype, Weak) else dtype) for _, shape, dtype in self.leaves]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a batch."""
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.kinds)
+
+    @property
+    def abstract(self) -> Any:
+        """A batch of shapes and dtypes, as programs take it."""
+        return self.tree.unflatten(
+            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype)) for shape, dtype in self.kinds
+        )
+
+    @property
     def batch_size(self) -> int:
         """Examples in a batch: of the weight, else of the target, since several graphs in one have fewer than nodes.
 
@@ -76,6 +94,21 @@ class Specification(NamedTuple):
             shape for part in ("weight", "target", "input") for path, shape, _ in self.leaves if path.startswith(part)
         )
         return next(counting, (1,))[0]
+
+    @property
+    def weight(self) -> tuple[tuple[int, ...], np.dtype] | None:
+        """Shape and dtype of the weight; None where there is none."""
+        return self.kinds[-1] if self.leaves and self.leaves[-1][0].startswith("weight") else None
+
+    def without_weight(self) -> "Specification":
+        """The same of (input, target) only."""
+        leaves = tuple(leaf for leaf in self.leaves if not leaf[0].startswith("weight"))
+        return Specification(jax.tree_util.treedef_tuple(self.tree.children()[:2]), leaves)
+
+    def with_weight(self, shape: tuple[int, ...], dtype: np.dtype) -> "Specification":
+        """The same of batches that had no weight, with one."""
+        tree = jax.tree_util.treedef_tuple([*self.tree.children()[:2], jax.tree.structure(0)])
+        return Specification(tree, (*self.leaves, ("weight", shape, dtype)))
 
     def resized(self, batch_size: int) -> "Specification":
         """The same of batches of another size, where all arrays have one."""
@@ -132,8 +165,8 @@ def difference(found: Specification, expected: Specification, first: Specificati
     return f"{path} was {first_dtype.name}{list(full)} there, now it is {dtype.name}{list(shape)}"
 
 
-def of_lengths(batch: Batch, lengths: Sequence[int]) -> list[Batch]:
-    """A batch of each length, abstract, like `batch`, which is of one of them.
+def of_lengths(batch: Any, lengths: Sequence[int]) -> list[Any]:
+    """An abstract batch of each length, like `batch`, which is abstract and of one of them.
 
     What is padded to a length is the second axis of every array in which it is as long as in the first that it can be.
     """
@@ -146,7 +179,7 @@ def of_lengths(batch: Batch, lengths: Sequence[int]) -> list[Batch]:
         shape = (leaf.shape[0], length, *leaf.shape[2:]) if padded else leaf.shape
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
-    return [jax.tree.map(functools.partial(resized, length=length), abstract(batch)) for length in lengths]
+    return [jax.tree.map(functools.partial(resized, length=length), batch) for length in lengths]
 
 
 def signature_of(batch: Batch | None) -> Any:
@@ -155,12 +188,7 @@ def signature_of(batch: Batch | None) -> Any:
     return tree, tuple((leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
 
 
-def abstract(batch: Batch) -> Batch:
-    """The shapes and dtypes of a batch, as programs take it."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), batch)
-
-
-def stacked(batch: Batch, count: int) -> Batch:
+def stacked(batch: Any, count: int) -> Any:
     """An abstract batch, or `count` of them along a new leading axis."""
     if count == 1:
         return batch

@@ -1,1 +1,1 @@
-"""What loggers write: event files of TensorBoard, summaries in them, and pictures."""
+"""What loggers write: lines of text, event files of TensorBoard, summaries in them, numbers as text, and pictures."""

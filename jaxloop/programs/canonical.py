@@ -27,6 +27,8 @@ from jax.extend.core import (
 )
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxloop.measured import looks_into_values
+
 _ENTERED = frozenset(
     {
         primitives.jit_p,
@@ -41,7 +43,6 @@ _ENTERED = frozenset(
     }
 )
 """The primitives whose jaxprs are rewritten: each runs them as they stand."""
-_LOOKING_INTO_VALUES = ("jax_disable_jit", "jax_debug_nans")
 
 
 def canonical(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,11 +78,6 @@ def canonical(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
     return call
-
-
-def looks_into_values() -> bool:
-    """Whether JAX is told to run Python line by line, or to show where a value came from: nothing is rewritten then."""
-    return any(getattr(jax.config, name) for name in _LOOKING_INTO_VALUES)
 
 
 def rewritten(closed: ClosedJaxpr) -> ClosedJaxpr:

@@ -42,7 +42,7 @@ class TraceReport:
     raises: frozenset[Phase] = frozenset()
     effects: frozenset[Event] = frozenset()
 
-    @property
+    @functools.cached_property
     def active(self) -> frozenset[Event]:
         """The events between steps at which a compiled callback does something."""
         return self.effects.union(event for _, event in self.acts if not event.in_step)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 #: Work that a dispatch may carry: FLOPs, by platform. On accelerators so much that sending it costs next to nothing
 #: beside it. On a CPU, where a step in a loop runs as fast as one alone or faster whatever its size, about a second.
@@ -63,11 +62,6 @@ def steps_ahead(flops: float) -> int:
     holds its batch in memory.
     """
     return max(1, min(MOST_STEPS, int(FLOPS_AHEAD / max(flops, 1))))
-
-
-def fixed(steps: int, why: Literal["as given", "the host looks into each step", "batches of several shapes"]) -> Fusing:
-    """A number of steps that follows from something else."""
-    return Fusing(steps, why)
 
 
 def _dividing(wanted: int, batch_count: int) -> int:

@@ -9,9 +9,13 @@ from typing import Any
 import jax
 
 from jaxloop.events import Event, Phase
+from jaxloop.feeding.prepare import Prepare
+from jaxloop.feeding.slots import ChunkSpec
 from jaxloop.loop import Loop
-from jaxloop.placement import Device
-from jaxloop.programs.canonical import canonical, looks_into_values
+from jaxloop.measured import looks_into_values
+from jaxloop.placement import Placement
+from jaxloop.programs.canonical import canonical
+from jaxloop.programs.memo import Memo
 from jaxloop.programs.step_trace import TracedStep
 from jaxloop.step import run_steps, stages, step
 from jaxloop.step_spec import StepSpec
@@ -64,137 +68,116 @@ class Program:
         self.compile_seconds = time.perf_counter() - start
 
 
-class ByIdentity:
-    """An object compared by identity, and kept, so that its `id` is never another's."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ByIdentity) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
 class Programs:
-    """Programs and what was found out by tracing, kept across fits.
-
-    The keys hold the objects they are made of, compared by identity, so that none can be mistaken for another. A copy
-    begins empty, since what it would be asked for is made of other objects.
-    """
+    """The programs of a training loop, kept across fits."""
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, Any] = {}
+        self._kept = Memo()
         self._traced: dict[tuple[StepSpec, Phase], TracedStep] = {}
-        self._residents: dict[Hashable, tuple[list[Any], list[Any]]] = {}
         self._lent: weakref.WeakSet[StepSpec] = weakref.WeakSet()
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def __reduce__(self) -> Any:
         return Programs, ()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What is kept under `key`, made now if there is nothing yet."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
+        """The program that is kept under `key`, made now if there is none yet."""
+        return self._kept.get(key, make)
 
-    def lend(self, spec: StepSpec, *, to_one_fit: bool) -> None:
-        """Lets go of what was made for the callbacks of single fits before, now that a fit of `parts` begins.
+    def lend(self, spec: StepSpec, *, to_one_fit: bool) -> set[int]:
+        """Lets go of what was made for the callbacks of single fits before, now that a fit of `spec` begins.
 
         Args:
-          spec: are kept: the next fit with the same callbacks compiles nothing.
-          to_one_fit: whether some of their callbacks belong to this fit alone.
+          spec: is kept: the next fit with the same callbacks compiles nothing.
+          to_one_fit: whether some of its callbacks belong to this fit only.
+
+        Returns:
+          The `id` of each specification that was let go, for `Memo.forget`.
         """
         if to_one_fit:
             self._lent.add(spec)
         gone = {id(lent) for lent in self._lent if lent is not spec}
-        for key, value in list(self._kept.items()) if gone else ():
-            if not gone.isdisjoint(map(id, (*key, value) if isinstance(key, tuple) else (value,))):
-                del self._kept[key]
-
-    def resident(self, samples: Any, device: Device) -> Any:
-        """The samples on `device`, put there once and kept as long as somebody else keeps one of their arrays."""
-        leaves, tree = jax.tree.flatten(samples)
-        key, residents = (device, *map(id, leaves)), self._residents
-
-        def forget(_: Any) -> None:
-            residents.pop(key, None)
-
-        if key not in residents:  # a copy: what shares the memory of an array would keep it
-            copies = [jax.device_put(leaf, device, may_alias=False) for leaf in leaves]
-            residents[key] = [weakref.ref(leaf, forget) for leaf in leaves], copies
-        return tree.unflatten(residents[key][1])
+        self._kept.forget(gone)
+        return gone
 
     def hold(self, spec: StepSpec, steps: Mapping[Phase, TracedStep]) -> None:
         """Holds steps that were traced just now, for the programs of the run that begins, in place of those before.
 
         A later run may be told otherwise by JAX's configuration, such as another precision, and traces anew.
         """
-        self._traced = {(spec, phase): step for phase, step in steps.items()}
+        self._traced.clear()  # the very same dict: programs that are traced again look into it
+        self._traced.update({(spec, phase): step for phase, step in steps.items()})
 
     def steps(
         self,
         spec: StepSpec,
         layout: WireLayout,
         phase: Phase,
-        count: int,
+        chunk: ChunkSpec,
         *,
-        device: Device | None = None,
-        kind: Hashable = None,
-        prepare: Any = None,
-        packing: Any = None,
+        placement: Placement,
+        prepare: Prepare | None = None,
         donates: bool = True,
     ) -> Program:
-        """`program(wire, batches, resident) -> (wire, rows)`: `count` steps over the wire, donated if it `donates`.
+        """`program(wire, batches, resident) -> (wire, rows)`: the steps of a chunk over the wire.
 
-        For `count` 1 `batches` is one batch and `rows` int32[row]; else both have a leading axis of `count`. Where
-        batches come in several shapes there is a program for each `kind`. What it is given may lie on the host: that
-        all belongs on `device` is part of the program, so a NumPy vector at a phase's start compiles nothing anew.
-        Where `packing` is not None, the one batch comes packed. Where `prepare` is not None, it makes the batch of what
-        travels and of the `resident` samples.
+        For one step `batches` is one batch, packed or not, and `rows` int32[row]; else both have a leading axis of
+        steps. What it is given may lie on the host: that all belongs where the run is, results too, is part of the
+        program, so a NumPy vector at a phase's start compiles nothing again.
+
+        Args:
+          spec: what the steps are made of.
+          layout: of the wire.
+          phase: that the loop is in.
+          chunk: what the batches are like.
+          placement: where it runs.
+          prepare: makes the batch of what travels and of the `resident` samples; None where batches travel as they are.
+          donates: whether it writes over the wire that it is given.
         """
-        key = ("steps", spec, layout, phase, count, device, kind, prepare, packing, donates)
-        options = {"donate_argnums": 0} if donates else {}
-        return self.get(key, lambda: self._steps(spec, layout, phase, count, device, prepare, packing, options))
+        key = ("steps", spec, layout, phase, chunk.signature, placement, prepare, donates)
+        return self.get(key, lambda: self._steps(spec, layout, phase, chunk, placement, prepare, donates))
 
-    def preparing(self, prepare: Callable[..., Any]) -> Program:
+    def preparing(self, prepare: Prepare) -> Program:
         """`program(resident, batch) -> batch`: what the step's program begins with, by itself."""
         return self.get(("prepare", prepare), lambda: Program("prepare", prepare))
 
-    def event(self, spec: StepSpec, layout: WireLayout, event: Event) -> Callable[[Loop], Loop]:
+    def event(self, spec: StepSpec, layout: WireLayout, event: Event, placement: Placement) -> Callable[[Loop], Loop]:
         """What the compiled callbacks do at a phase event; only what they change goes through the program."""
-        return self.get(("event", spec, layout, event), lambda: _event(spec, layout, event))
+        key = ("event", spec, layout, event, placement)
+        return self.get(key, lambda: _event(spec, layout, event, placement))
 
-    def stages(self, spec: StepSpec, phase: Phase, cuts: frozenset[Event]) -> list[tuple[Program, Event | None]]:
-        """The step in one phase jitted apart behind the events of `cuts`, each program with its event."""
-        return self.get(("stages", spec, phase, cuts), lambda: _stages(spec, phase, cuts))
+    def stages(
+        self, spec: StepSpec, phase: Phase, cuts: frozenset[Event], placement: Placement
+    ) -> list[tuple[Program, Event | None]]:
+        """The step in one phase jitted apart after the events of `cuts`, each program with its event."""
+        return self.get(("stages", spec, phase, cuts, placement), lambda: _stages(spec, phase, cuts, placement))
 
     def _steps(
         self,
         spec: StepSpec,
         layout: WireLayout,
         phase: Phase,
-        count: int,
-        device: Device | None,
-        prepare: Any,
-        packing: Any,
-        options: dict[str, Any],
+        chunk: ChunkSpec,
+        placement: Placement,
+        prepare: Prepare | None,
+        donates: bool,
     ) -> Program:
-        platform = jax.default_backend() if device is None else device.platform
-        on_cpu = platform == "cpu"  # where convolutions inside a loop want their axes in one order
+        # A CPU runs convolutions inside a loop slowly, unless their axes are in one order.
+        form = canonical if placement.is_cpu else _as_it_is
+        count, packing, known = chunk.steps, chunk.packing, self._traced
 
         def one(wire: Wire, batch: Any, resident: Any) -> tuple[Wire, Any]:
             batch = batch if packing is None else packing.unpack(batch)
             if prepare is not None:
-                batch = (canonical(prepare) if on_cpu else prepare)(resident, batch)
+                batch = form(prepare)(resident, batch)
             before = layout.unpack(wire)
-            traced = None if looks_into_values() else self._traced.get((spec, phase))
+            traced = None if looks_into_values() else known.get((spec, phase))
             if traced is not None and traced.takes(before, batch):
-                after, counted = (traced.canonical if on_cpu else traced)(before, batch)
+                after, counted = (traced.canonical if placement.is_cpu else traced)(before, batch)
             else:
-                whole = functools.partial(step, spec)
-                after, counted = (canonical(whole) if on_cpu else whole)(before, batch)
+                after, counted = form(functools.partial(step, spec))(before, batch)
             wire = layout.pack(after, counted, wire[0], before, in_place=count > 1)
             return wire, wire[0][: layout.row]
 
@@ -202,12 +185,17 @@ class Programs:
             return run_steps(lambda wire, batch: one(wire, batch, resident), wire, batches, count)
 
         name = STEP_NAMES[phase] + (f" x{count}" if count > 1 else "")
-        place = None if device is None else jax.sharding.SingleDeviceSharding(device)
-        placed = {} if place is None else {"in_shardings": (place, place, place)}
-        return Program(name, one if count == 1 else many, **options, **placed)
+        options: dict[str, Any] = {"donate_argnums": 0} if donates else {}
+        place = placement.sharding
+        options |= {"in_shardings": (place, place, place), "out_shardings": place}
+        return Program(name, one if count == 1 else many, **options)
 
 
-def _event(spec: StepSpec, layout: WireLayout, event: Event) -> Callable[[Loop], Loop]:
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def _event(spec: StepSpec, layout: WireLayout, event: Event, placement: Placement) -> Callable[[Loop], Loop]:
     traced: list[Any] = []  # structure of the result, and for each leaf where it comes from: found by tracing
 
     def changed(leaves: list[Any]) -> list[Any]:
@@ -217,7 +205,7 @@ def _event(spec: StepSpec, layout: WireLayout, event: Event) -> Callable[[Loop],
         traced[:] = [tree, places]
         return [leaf for leaf, place in zip(result, places, strict=True) if place is None]
 
-    program = Program(event.value, changed)
+    program = Program(event.value, changed, out_shardings=placement.sharding)
 
     def call(loop: Loop) -> Loop:
         leaves = jax.tree.leaves(loop)
@@ -228,14 +216,16 @@ def _event(spec: StepSpec, layout: WireLayout, event: Event) -> Callable[[Loop],
     return call
 
 
-def _stages(spec: StepSpec, phase: Phase, cuts: frozenset[Event]) -> list[tuple[Program, Event | None]]:
+def _stages(
+    spec: StepSpec, phase: Phase, cuts: frozenset[Event], placement: Placement
+) -> list[tuple[Program, Event | None]]:
     events = (Event.BATCH_START, phase.step_event, Event.BATCH_END, None)
     programs, group = [], []
     for stage, event in zip(stages(phase), events, strict=True):
         group.append(stage)
         if event is None or event in cuts:
             name = f"{STEP_NAMES[phase]} to {event.value if event else 'its end'}"
-            programs.append((Program(name, _composed(spec, tuple(group))), event))
+            programs.append((Program(name, _composed(spec, tuple(group)), out_shardings=placement.sharding), event))
             group.clear()
     return programs
 

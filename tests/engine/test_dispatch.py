@@ -1,13 +1,11 @@
 """The steps of a phase over the wire: how many at once, from what, and what happens where shapes change."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxloop as jl
@@ -27,73 +25,6 @@ def test_fused_steps_give_bit_for_bit_what_single_steps_give(steps: Any) -> None
     small.assert_trees_equal(single, fused)
     for name, column in single_history.batches.items():
         np.testing.assert_array_equal(column, fused_history.batches[name])
-
-
-def test_auto_takes_as_many_steps_as_divide_the_epoch_in_one_program() -> None:
-    data = jl.TrainingEpochs(small.samples(4 * 50), 4)
-    with counted_compiles() as counts:
-        fitted(training=data, validation=None, steps_per_dispatch="auto")
-    assert steps_in(counts) == {"jit(training_step_x25)": 1}
-
-
-def test_what_is_left_of_an_epoch_has_a_second_program_and_nothing_compiles_later() -> None:
-    training_loop = small.training_loop(training=jl.TrainingEpochs(small.samples(4 * 5), 4), steps_per_dispatch=3)
-    with counted_compiles() as counts:
-        training_loop.fit(small.model(), 3)
-    assert steps_in(counts) == {
-        "jit(training_step_x3)": 1,
-        "jit(training_step_x2)": 1,
-        "jit(validation_step_x2)": 1,
-    }
-    with counted_compiles() as counts:
-        training_loop.fit(small.model(1), 2)
-    assert counts == {}
-
-
-def test_a_program_that_was_compiled_to_count_its_work_is_not_compiled_again() -> None:
-    one_batch = [jl.in_batches(small.samples(4), 4)]
-    with counted_compiles() as counts:
-        fitted(1, training=one_batch, validation=None, steps_per_dispatch="auto")
-    assert steps_in(counts) == {"jit(training_step)": 1}
-
-
-def test_the_work_is_counted_in_the_program_that_takes_the_steps_and_where_xla_does_not_tell(monkeypatch) -> None:
-    monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", lambda lowered: None)  # as on GPUs and TPUs
-    dispatches, wire = small.dispatches_of(small.training_loop(training=jl.TrainingEpochs(small.samples(4 * 50), 4)))
-    assert dispatches.fusing(wire, "auto").steps == 25
-    assert [count for count in range(1, 33) if dispatches.program(count)._traced is not None] == [25]
-
-
-def test_a_program_of_many_steps_tells_the_work_of_one() -> None:
-    dispatches, wire = small.dispatches_of(small.training_loop())
-    flops = [dispatches.flops(wire, dispatches.feed.first(), count) for count in (1, 2, 32)]
-    assert flops == pytest.approx([flops[0]] * 3)
-    assert flops[0] > 2 * 2 * 4 * 4 * 3  # two products of matrices
-
-
-def convolutional(params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
-    """Two convolutions with a stride and a normalization in between, then the mean over space."""
-    for name in ("first", "second"):
-        input = jax.lax.conv_general_dilated(
-            input, params[name], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        input = jax.nn.relu(input - input.mean((0, 1, 2)))
-    return input.mean((1, 2)), state
-
-
-def test_a_network_of_convolutions_is_fused_on_a_cpu_and_gives_what_single_steps_give() -> None:
-    random = np.random.default_rng(0)
-    kernels = {"first": random.normal(size=(3, 3, 2, 4)), "second": random.normal(size=(3, 3, 4, 3))}
-    model = jl.Model(convolutional, {name: kernel.astype(np.float32) / 3 for name, kernel in kernels.items()}, {})
-    samples = random.normal(size=(4 * 16, 8, 8, 2)).astype(np.float32), random.integers(0, 3, 4 * 16).astype(np.int32)
-    loops, programs = [], []
-    for steps in (1, "auto"):
-        changes = {"training": jl.TrainingEpochs(samples, 4), "validation": None, "optimizer": optax.adam(1e-2)}
-        with counted_compiles() as counts:
-            loops.append(small.training_loop(**changes, steps_per_dispatch=steps).fit(model, 2)[0])
-        programs.append(steps_in(counts))
-    assert programs == [{"jit(training_step)": 1}, {"jit(training_step_x16)": 1}]
-    small.assert_trees_equal(*loops)
 
 
 # --- samples on the device, and maps in the program
@@ -123,13 +54,13 @@ def test_a_small_batch_that_goes_alone_does_so_in_one_array_and_trains_as_in_sev
     def fit() -> tuple[Any, set[int]]:
         data = PASSED_ON[passed_on](jl.TrainingEpochs(small.samples(4 * 7), 4))
         training_loop = small.training_loop(training=data, steps_per_dispatch=steps)
-        dispatches, _ = small.dispatches_of(training_loop)
-        arrays = [len(jax.tree.leaves(batch)) for count, batch in dispatches.feed.chunks(steps) if count == 1]
+        feed = small.steps_of(training_loop)[0].feed
+        arrays = [len(jax.tree.leaves(batch)) for chunk, batch in feed.chunks(steps) if chunk.steps == 1]
         loop, history = training_loop.fit(small.model(), 2)
         return (loop, dict(history.batches)), set(arrays)
 
     packed, one = fit()
-    monkeypatch.setattr("jaxloop.feeding.first.packing_of", lambda batches: None)
+    monkeypatch.setattr("jaxloop.feeding.contract.packing_of", lambda batches: None)
     several, two = fit()
     assert (one, two) == ({1}, {2})
     small.assert_trees_equal(packed, several)
@@ -138,9 +69,9 @@ def test_a_small_batch_that_goes_alone_does_so_in_one_array_and_trains_as_in_sev
 def test_resident_samples_go_to_the_device_once() -> None:
     training_loop = small.training_loop(training=jl.TrainingEpochs(small.samples(12), 4, resident=True))
     loop, _ = training_loop.fit(small.model(), 1)
-    kept = [copies for _, copies in training_loop._setup.programs._residents.values()]
+    kept = [copies for _, copies in training_loop.setup.residents._copies.values()]
     training_loop.fit(loop, 2)
-    again = [copies for _, copies in training_loop._setup.programs._residents.values()]
+    again = [copies for _, copies in training_loop.setup.residents._copies.values()]
     assert len(kept) == len(again) == 1
     assert kept[0][0] is again[0][0]
 
@@ -154,10 +85,10 @@ def test_with_resident_samples_nothing_but_indices_and_the_wire_goes_to_the_devi
 
     chunks = Feed.chunks
 
-    def noted(self, steps):
-        for count, batch in chunks(self, steps):
+    def noted(self, steps, start=0):
+        for chunk, batch in chunks(self, steps, start):
             feeds.append(batch)
-            yield count, batch
+            yield chunk, batch
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Feed, "chunks", noted)
@@ -251,38 +182,6 @@ def test_a_loop_that_grows_between_epochs_raises_with_the_leaf() -> None:
         fitted(3, callbacks=[jl.on_host(jl.Event.FIT_START, reads="loop")(lambda loop, event: grow(loop, event)), grow])
 
 
-def test_a_ragged_validation_set_compiles_one_program() -> None:
-    with counted_compiles() as counts:
-        fitted(2, validation=jl.in_batches(small.samples(11, seed=1), 4), steps_per_dispatch=1)
-    assert steps_in(counts) == {"jit(training_step)": 1, "jit(validation_step)": 1}
-
-
-def test_texts_of_several_lengths_have_all_programs_before_the_first_step_when_fused_too() -> None:
-    lengths = (4, 8)
-    random = np.random.default_rng(0)
-    texts = [random.integers(1, 50, random.integers(1, 9)).astype(np.int32) for _ in range(96)]
-    pad = functools.partial(jl.pad_and_collate, pad_value=(0, None), lengths=lengths)
-    epochs = jl.NonuniformTrainingEpochs(
-        [(text, np.int32(text.sum() % 3)) for text in texts],
-        batch_size=8,
-        size=lambda pair: len(pair[0]),
-        collate=pad,
-        lengths=lengths,
-        batches_per_sort=6,
-    )
-
-    def apply(params, state, tokens, *, training, key):
-        return jax.nn.one_hot(tokens, 50).mean(axis=1) @ params["kernel"], state
-
-    model = jl.Model(apply, {"kernel": np.zeros((50, 3), np.float32)}, {})
-    training_loop = small.training_loop(training=epochs, validation=None, steps_per_dispatch=3)
-    with counted_compiles() as counts:
-        fused, _ = training_loop.fit(model, 3)
-    assert steps_in(counts) == {"jit(training_step_x3)": 2, "jit(training_step)": 2}
-    single, _ = small.training_loop(training=epochs, validation=None).fit(model, 3)
-    small.assert_trees_equal(fused.model.params, single.model.params)
-
-
 # --- where the time goes
 
 
@@ -351,6 +250,11 @@ def test_between_dispatches_nothing_goes_to_the_device_unasked() -> None:
     """With resident data and indices that are sent as on an accelerator, guarded from the second dispatch on."""
     from jaxloop.feeding.feed import Feed
 
+    chunks = Feed.chunks
+
+    def sent(self, steps, start=0):
+        return ((chunk, jax.device_put(batch, self.placement.device)) for chunk, batch in chunks(self, steps, start))
+
     @jl.on_host(jl.Event.BATCH_END, jl.Event.TRAINING_END)
     class Guard:
         def __call__(self, loop, event):
@@ -362,6 +266,6 @@ def test_between_dispatches_nothing_goes_to_the_device_unasked() -> None:
     data = jl.TrainingEpochs(small.samples(4 * 24), 4, resident=True)
     training_loop = small.training_loop(training=data, validation=None, steps_per_dispatch=4, callbacks=[Guard()])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Feed, "_placed", lambda self, batch: jax.device_put(batch, self.device))
+        patched.setattr(Feed, "chunks", sent)
         loop, _ = training_loop.fit(small.model(), 2)
     assert int(loop.step) == 48

@@ -1,18 +1,17 @@
 """The host's side of events: who is called when, with what, and what it may do."""
 
-import contextlib
-
 import jax
 import numpy as np
 import pytest
 
 from jaxloop.callback import HostDeclaration, on_host
-from jaxloop.engine.host import Host, bound_or_closed
-from jaxloop.events import Event, Phase, Plan, Scope
+from jaxloop.engine.host import Host
+from jaxloop.events import Event, Phase, Scope
 from jaxloop.loop import COUNTERS, Loop
+from jaxloop.placement import resolve
 from jaxloop.views import LoopView
 
-DEVICE = jax.devices()[0]
+PLACEMENT = resolve(None)
 STEP_EVENTS = (Event.BATCH_START, Event.UPDATE_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END)
 
 
@@ -29,7 +28,7 @@ def declared(*events, reads="stats", calls=None, give=lambda loop: None):
 
 
 def host(*callbacks):
-    return Host(callbacks, DEVICE)
+    return Host(callbacks, PLACEMENT)
 
 
 def test_who_reads_statistics_at_the_end_of_a_batch_cuts_nothing():
@@ -77,7 +76,7 @@ def observer(*deeper, seen=None):
 def test_an_observer_that_reads_the_loop_between_phases_cuts_nothing_and_is_given_rows():
     one = host(observer((Event.EPOCH_END, "loop")))
     assert one.cuts(Phase.TRAINING) == frozenset()
-    assert len(one.observes(Phase.TRAINING)) == 1
+    assert len(one.observers(Phase.TRAINING)) == 1
     assert one.may_change_the_loop
 
 
@@ -85,14 +84,14 @@ def test_an_observer_that_reads_the_step_at_one_event_cuts_there_alone_and_is_st
     one = host(observer((Event.UPDATE_START, "step")))
     assert one.cuts(Phase.TRAINING) == {Event.UPDATE_START}
     assert one.cuts(Phase.VALIDATION) == frozenset()
-    assert [len(one.observes(phase)) for phase in Phase] == [1, 1]
+    assert [len(one.observers(phase)) for phase in Phase] == [1, 1]
     assert not one.may_change_the_loop
 
 
 def test_an_observer_that_reads_more_at_the_end_of_a_batch_is_called_there_instead():
     one = host(observer((Event.BATCH_END, "step")))
     assert one.cuts(Phase.TRAINING) == {Event.BATCH_END}
-    assert one.observes(Phase.TRAINING) == []
+    assert one.observers(Phase.TRAINING) == []
 
 
 def test_an_observer_is_shown_what_it_reads_at_each_event(loop):
@@ -252,11 +251,11 @@ def test_an_observer_that_takes_rows_is_given_them_at_once(columns):
 
 
 def test_who_does_not_declare_the_end_of_a_batch_is_given_no_rows():
-    assert host(declared(Event.EPOCH_END)).observes(Phase.TRAINING) == []
+    assert host(declared(Event.EPOCH_END)).observers(Phase.TRAINING) == []
 
 
 def test_who_cuts_the_step_is_given_no_rows():
-    assert host(declared(Event.BATCH_END, reads="step")).observes(Phase.TRAINING) == []
+    assert host(declared(Event.BATCH_END, reads="step")).observers(Phase.TRAINING) == []
 
 
 def test_what_an_observer_cancels_is_taken_once(loop, columns):
@@ -268,72 +267,6 @@ def test_what_an_observer_cancels_is_taken_once(loop, columns):
 def test_an_observer_that_returns_something_else_is_refused(columns):
     with pytest.raises(TypeError, match=r"at BATCH_END: with reads='stats' it can change nothing.*got int"):
         observe(declared(Event.BATCH_END, give=lambda loop: 3), columns(loss=[0.5]))
-
-
-@on_host(Event.FIT_END)
-class Closing:
-    """A callback that writes down its closing, and may fail at it."""
-
-    def __init__(self, closed, name, error=None):
-        self.closed, self.name, self.error = closed, name, error
-
-    def __call__(self, loop, event): ...
-
-    def close(self):
-        self.closed.append(self.name)
-        if self.error is not None:
-            raise self.error
-
-
-def closing(closed):
-    """Three, of which the first two fail at their closing."""
-    return Closing(closed, 1, OSError("disk full")), Closing(closed, 2, OSError("too")), Closing(closed, 3)
-
-
-def test_after_a_fit_that_went_well_every_callback_is_closed_once_and_each_failure_is_warned_of():
-    closed = []
-    one = host(*closing(closed), declared(Event.FIT_END))
-    with pytest.warns(
-        RuntimeWarning, match=r"'Closing' could not be closed, OSError\('.*loop and history are whole"
-    ) as told:
-        one.close()
-    one.close()
-    assert closed == [1, 2, 3]
-    assert [str(warning.message).split("OSError")[1][:13] for warning in told] == ["('disk full')", "('too'). The "]
-
-
-def test_after_an_error_every_callback_is_closed_and_each_failure_is_noted_on_it():
-    closed, error = [], KeyError("mine")
-    host(*closing(closed)).close(error)
-    assert closed == [1, 2, 3]
-    assert error.__notes__ == [
-        "jaxloop: callback 'Closing' could not be closed either, OSError('disk full')",
-        "jaxloop: callback 'Closing' could not be closed either, OSError('too')",
-    ]
-
-
-@pytest.mark.parametrize("error", [None, KeyError("mine")])
-def test_an_interrupt_at_a_closing_does_not_keep_the_others_open(error):
-    closed = []
-    callbacks = Closing(closed, 1, KeyboardInterrupt()), Closing(closed, 2)
-    with pytest.raises(KeyboardInterrupt) if error is None else contextlib.nullcontext():
-        host(*callbacks).close(error)
-    assert closed == [1, 2]
-
-
-def test_where_one_cannot_be_bound_those_before_it_are_closed():
-    closed = []
-
-    class Broken:
-        def bind(self, plan):
-            raise KeyError("mine")
-
-    callbacks = Closing(closed, 1), Closing(closed, 2, OSError("too")), Broken(), Closing(closed, 3)
-    with pytest.raises(KeyError, match="mine") as caught:
-        bound_or_closed(callbacks, Plan(1, 1, ("loss",), "batch"))
-    assert closed == [1, 2]
-    assert caught.value.__notes__[0].endswith("Broken' was bound to the plan of the fit")
-    assert "OSError('too')" in caught.value.__notes__[1]
 
 
 @pytest.mark.parametrize("error", [KeyError("mine"), KeyboardInterrupt("mine")], ids=repr)

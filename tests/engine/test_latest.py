@@ -13,11 +13,12 @@ import jaxloop as jl
 from jaxloop import Event
 from jaxloop.engine.latest import Latest
 from jaxloop.phases import enter
+from jaxloop.placement import resolve
 from jaxloop.programs.step_trace import calls_python
 from jaxloop.wire import layout_of, own_copy
 from tests import small
 
-DEVICE = jax.devices()[0]
+PLACEMENT = resolve(None)
 FAILS_AT = 7
 
 
@@ -138,8 +139,8 @@ def test_a_compiled_map_of_the_data_that_raises_leaves_the_loop_too() -> None:
 
 
 def test_a_step_that_cannot_raise_writes_over_its_wire_and_one_that_can_does_not() -> None:
-    assert small.dispatches_of(small.training_loop())[0].donates
-    assert not small.dispatches_of(failing("error_if"))[0].donates
+    assert small.steps_of(small.training_loop())[0].donates
+    assert not small.steps_of(failing("error_if"))[0].donates
 
 
 @pytest.mark.parametrize(("how", "calls"), [(jax.debug.print, False), (jax.debug.callback, True)])
@@ -165,9 +166,9 @@ class Failed:
 def wires(loop, spec):
     """A layout and three wires of it, of steps 0, 1 and 2."""
     made = spec()
-    own = own_copy(enter(made, loop, jl.Phase.TRAINING, np.int32(3)), DEVICE)
+    own = own_copy(enter(made, loop, jl.Phase.TRAINING, np.int32(3)), PLACEMENT)
     layout = layout_of(own)
-    steps = [own_copy(own.replace(step=np.int32(step), batch_index=np.int32(step)), DEVICE) for step in range(3)]
+    steps = [own_copy(own.replace(step=np.int32(step), batch_index=np.int32(step)), PLACEMENT) for step in range(3)]
     return layout, [layout.to_wire(step) for step in steps]
 
 
@@ -184,7 +185,7 @@ def test_where_later_dispatches_were_sent_the_newest_that_is_whole_is_left(wires
     sent((second, Failed("the user's message")))
     delete(second)
     follows = jax.errors.JaxRuntimeError("INVALID_ARGUMENT: Buffer has been deleted or donated.")
-    told = latest.told(lambda error: latest.leave_with(error, DEVICE))
+    told = latest.told(lambda error: latest.leave_with(error, PLACEMENT))
     with pytest.raises(RuntimeError, match="the user's message") as caught, told:
         raise follows
     assert caught.value.loop.step == 1  # type: ignore[attr-defined]
@@ -201,7 +202,10 @@ def test_where_nothing_is_left_that_is_said(wires) -> None:
     latest.phase(layout, start, donated=True)((first, np.zeros(3)))
     delete(first)
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"), latest.told(lambda e: latest.leave_with(e, DEVICE)):
+    with (
+        pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"),
+        latest.told(lambda e: latest.leave_with(e, PLACEMENT)),
+    ):
         raise error
     assert not hasattr(error, "loop")
     assert "in epoch 4 (counted from 0); there is no error.loop: a step that failed as it ran" in error.__notes__[0]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -107,3 +108,21 @@ def test_outputs_of_several_graphs_in_a_batch_follow_each_other_uncut(training_l
     predicted = training_loop.predict(MODEL.replace(apply=apply), batches)
     assert predicted.shape == (6, 3)
     np.testing.assert_allclose(predicted[4], nodes[2] @ MODEL.params["kernel"], rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_are_fetched_as_they_come_and_do_not_stay_on_the_device(training_loop: jl.TrainingLoop) -> None:
+    held: list[Any] = []
+    alive: list[int] = []
+
+    class Batches:
+        def __len__(self) -> int:
+            return 12
+
+        def __iter__(self) -> Any:
+            for _ in range(12):
+                alive.append(sum(array.shape == (5, 3) for array in jax.live_arrays()))
+                yield INPUTS[:5]
+
+    held.append(training_loop.predict(MODEL, Batches()))
+    assert held[0].shape == (60, 3)
+    assert max(alive[3:]) - alive[0] <= 2

@@ -1,20 +1,19 @@
 """Feeding: from a user's data to what the programs take."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxloop import Event, TrainingLoop, on_host
-from jaxloop.data import TrainingEpochs, in_batches, repeat
+from jaxloop import TrainingLoop
+from jaxloop.data import TrainingEpochs, in_batches
 from jaxloop.feeding.feed import Feed
+from jaxloop.feeding.reading import Reader
+from jaxloop.feeding.source import Peekable
 from jaxloop.losses import softmax_cross_entropy
+from jaxloop.placement import resolve
 from tests import small
-
-DEVICE = jax.devices()[0]
 
 
 def pairs(count):
@@ -22,12 +21,20 @@ def pairs(count):
     return np.repeat(np.arange(count, dtype=np.float32)[:, np.newaxis], 2, axis=1), np.arange(count, dtype=np.int32)
 
 
-def feed(batches, *, padded=False, batch_keys=None, packs=False):
-    return Feed(batches, "training", batch_keys, padded, DEVICE, packs=packs)
+def feed(batches, *, padded=False, batch_keys=None, short="refused", on_recompile="raise"):
+    """The feed of batches of which the first was seen."""
+    unseen = Feed(Peekable(batches), Reader("training", batch_keys), resolve(None))
+    return unseen.begun(short="filled" if padded else short, on_recompile=on_recompile)
+
+
+def as_arrays(chunk, batch):
+    """A chunk's batch as its arrays, packed or not."""
+    return batch if chunk.packing is None else jax.tree.map(np.asarray, chunk.packing.split(batch))
 
 
 def targets(chunks):
-    return [(count, np.asarray(target).tolist()) for count, (_, target, _) in chunks]
+    unpacked = ((chunk.steps, as_arrays(chunk, batch)) for chunk, batch in chunks)
+    return [(steps, np.asarray(target).tolist()) for steps, (_, target, _) in unpacked]
 
 
 class Loader:
@@ -79,11 +86,25 @@ def test_jax_arrays_pass_without_a_copy():
     assert input is batch[0]
 
 
+@pytest.mark.parametrize("steps", [2, 3])
+def test_jax_arrays_are_stacked_on_their_device_and_never_come_down(steps, monkeypatch):
+    device = resolve(None).device
+    batches = [tuple(jax.device_put(part, device) for part in batch) for batch in in_batches(pairs(12), 2)]
+    one, read = feed(batches), []
+    monkeypatch.setattr(type(batches[0][0]), "__array__", lambda array, *_, **__: read.append(array))
+    chunks = list(one.chunks(steps))
+    assert read == []
+    monkeypatch.undo()
+    assert all(isinstance(part, jax.Array) for _, chunk in chunks for part in jax.tree.leaves(chunk))
+    found = np.concatenate([np.ravel(target) for _, target in targets(chunks)])
+    np.testing.assert_array_equal(found, np.arange(12))
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_a_padded_feed_fills_the_last_batch_with_what_weighs_nothing(steps):
     chunks = list(feed(in_batches(pairs(5), 2), padded=True).chunks(steps))
     inputs, labels, weights = (
-        np.concatenate([np.reshape(chunk[part], (-1, 2)) for _, chunk in chunks]) for part in range(3)
+        np.concatenate([np.reshape(batch[part], (-1, 2)) for _, batch in chunks]) for part in range(3)
     )
     assert weights.tolist() == [[1, 1], [1, 1], [1, 0]]
     assert labels.tolist() == [[0, 1], [2, 3], [4, 4]]
@@ -104,14 +125,12 @@ def test_a_padded_feed_pads_weights_of_tokens():
 
 def test_padding_can_be_taken_back():
     padded = feed(in_batches(pairs(5), 2), padded=True)
-    padded.first()
-    assert targets(padded.with_padding(False).chunks(1)) == [(1, [0, 1]), (1, [2, 3]), (1, [4])]
+    assert targets(padded.agreeing(short="alone").chunks(1)) == [(1, [0, 1]), (1, [2, 3]), (1, [4])]
 
 
 def test_a_feed_knows_its_batch_size_once_a_batch_was_read():
     one = feed(in_batches(pairs(5), 2))
-    one.first()
-    assert (one.batch_size, len(one)) == (2, 3)
+    assert (one.agreed.batch_size, len(one)) == (2, 3)
 
 
 def other_batches():
@@ -142,7 +161,7 @@ def test_a_batch_of_another_structure_is_refused_in_our_own_words(other):
 @pytest.mark.parametrize("batch", [([[1.0, 2.0], [3.0, 4.0]], [0, 1]), (pairs(2)[0], np.float32(1))])
 def test_a_leaf_without_a_leading_axis_is_refused_by_name(batch):
     with pytest.raises((TypeError, ValueError), match=r"training: .*(input|target)"):
-        feed([batch]).first()
+        feed([batch])
 
 
 @pytest.mark.parametrize("kind", [list, lambda batches: batches], ids=["list", "batches"])
@@ -174,7 +193,7 @@ def bucketed(lengths, shapes):
 
 def test_batches_of_announced_lengths_pass_and_are_never_mixed_in_a_dispatch():
     chunks = list(feed(bucketed([8, 8, 4, 4, 8, 4], (4, 8))).chunks(2))
-    assert [(count, chunk[0].shape) for count, chunk in chunks] == [
+    assert [(chunk.steps, batch[0].shape) for chunk, batch in chunks] == [
         (2, (2, 2, 8)),
         (2, (2, 2, 4)),
         (1, (2, 8)),
@@ -210,32 +229,26 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("seen", [False, True], ids=["nothing seen", "the first seen"])
 @pytest.mark.parametrize("source", [*SOURCES, "on the device"])
-def test_batches_of_one_kind_are_stacked_alike_whether_or_not_the_first_was_seen(source, seen):
+def test_batches_of_one_kind_are_stacked_alike_wherever_they_come_from(source):
     sources = SOURCES | {"on the device": lambda batches: [tuple(map(jnp.asarray, batch)) for batch in batches]}
     one = feed(sources[source](in_batches(pairs(10), 2)))
-    if seen:
-        one.first()
     expected = [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)] if source != "reusing" else [(0, 0, 1, 1), (2, 2, 3, 3), (4, 4)]
-    found = [(count, np.ravel(target).tolist()) for count, (_, target, _) in one.chunks(2)]
+    found = [(count, np.ravel(target).tolist()) for count, target in targets(one.chunks(2))]
     assert found == [(count, list(labels)) for count, labels in zip([2, 2, 1], expected, strict=True)]
 
 
 @pytest.mark.parametrize("batch", [(pairs(2)[0], pairs(2)[1].astype(np.int8)), (*pairs(2), np.ones(2, np.float32))])
 def test_a_batch_of_another_kind_among_stacked_ones_is_refused_when_the_first_was_seen(batch):
     one = feed([pairs(2), pairs(2), batch])
-    one.first()
     with pytest.raises(ValueError, match="training: every batch must be like the first"):
         list(one.chunks(3))
 
 
 def test_arrays_of_weak_type_are_stacked_as_what_they_are():
     weak = jnp.broadcast_to(1.5, (2, 2)), jnp.broadcast_to(1, (2,))
-    one = feed([weak] * 3, packs=True)
-    one.first()
-    (count, (input, target, _)), _ = one.chunks(2)
-    assert (weak[0].weak_type, count, input.dtype, target.tolist()) == (True, 2, np.float32, [[1, 1], [1, 1]])
+    (chunk, (input, target, _)), _ = feed([weak] * 3).chunks(2)
+    assert (weak[0].weak_type, chunk.steps, input.dtype, target.tolist()) == (True, 2, np.float32, [[1, 1], [1, 1]])
 
 
 def test_a_loader_that_ends_early_gives_what_there_is_and_is_told():
@@ -243,10 +256,8 @@ def test_a_loader_that_ends_early_gives_what_there_is_and_is_told():
         def __len__(self):
             return self.count + 2
 
-    one = feed(Short(3))
-    one.first()
-    chunks = one.chunks(4)
-    assert [next(chunks)[0]] == [3]
+    chunks = feed(Short(3)).chunks(4)
+    assert [next(chunks)[0].steps] == [3]
     with pytest.raises(ValueError, match="ended after 3 of the 5 batches"):
         next(chunks)
 
@@ -255,22 +266,34 @@ def test_a_loader_that_ends_early_gives_what_there_is_and_is_told():
 @pytest.mark.parametrize("source", SOURCES)
 def test_packed_batches_are_those_that_are_not_and_the_program_is_made_for_them(source, steps):
     batches = SOURCES[source](in_batches(pairs(10), 2))
-    packed, plain = feed(batches, packs=True), feed(batches)
-    first = packed.first()
-    for (count, chunk), (same, expected) in zip(packed.chunks(steps), plain.chunks(steps), strict=True):
-        assert count == same
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), chunk)
-        assert like == packed.travelling(first, count)
-        small.assert_trees_equal(packed.packing.unpack(chunk) if count == 1 else chunk, expected)
+    one, plain = feed(batches), list(SOURCES[source](in_batches(pairs(10), 2)))
+    assert one.agreed.packing is not None
+    position = 0
+    for chunk, batch in one.chunks(steps):
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+        assert like == chunk.abstract == one.expected(chunk.steps).abstract
+        assert (chunk.packing is not None) == (chunk.steps == 1)
+        together = jax.tree.map(lambda leaf: leaf[np.newaxis], as_arrays(chunk, batch)) if chunk.packing else batch
+        if source != "reusing":
+            expected = [jax.tree.map(np.asarray, batch) for batch in plain[position : position + chunk.steps]]
+            stacked = tuple(np.stack(parts) for parts in zip(*expected, strict=True))
+            small.assert_trees_equal(together[: len(stacked)], stacked)
+        else:
+            assert np.ravel(together[1]).tolist() == list(np.repeat(range(position, position + chunk.steps), 2))
+        if chunk.packing is not None:
+            small.assert_trees_equal(chunk.packing.unpack(batch), as_arrays(chunk, batch))
+        position += chunk.steps
+    assert position == 5
 
 
 def test_batches_by_name_are_packed_by_their_parts():
     input, target = pairs(6)
     batches = in_batches({"id": target * 10, "label": target, "image": input}, 2)
-    named = feed(batches, batch_keys=("image", "label"), packs=True)
-    chunks = [named.packing.unpack(words) for _, words in named.chunks(1)]
-    assert targets([(1, chunk) for chunk in chunks]) == [(1, [0, 1]), (1, [2, 3]), (1, [4, 5])]
-    assert chunks[1][0].tolist() == [[2, 2], [3, 3]]
+    named = feed(batches, batch_keys=("image", "label"))
+    chunks = list(named.chunks(1))
+    assert all(chunk.packing is not None for chunk, _ in chunks)
+    assert targets(chunks) == [(1, [0, 1]), (1, [2, 3]), (1, [4, 5])]
+    assert as_arrays(*chunks[1])[0].tolist() == [[2, 2], [3, 3]]
 
 
 @pytest.mark.parametrize(
@@ -283,107 +306,24 @@ def test_batches_by_name_are_packed_by_their_parts():
     ids=["on the device", "bytes", "large"],
 )
 def test_batches_that_gain_nothing_travel_as_they_are(batches):
-    one = feed(batches, packs=True)
-    _, chunk = next(one.chunks(1))
-    assert (one.packing, len(chunk)) == (None, 3)
+    one = feed(batches)
+    chunk, batch = next(one.chunks(1))
+    assert (one.agreed.packing, chunk.packing, len(batch)) == (None, None, 3)
 
 
-@pytest.mark.parametrize("changes", [{"padded": True}, {"short_last": True}, {"on_recompile": "warn"}], ids=repr)
+@pytest.mark.parametrize("changes", [{"padded": True}, {"short": "alone"}, {"on_recompile": "warn"}], ids=repr)
 def test_where_batches_may_be_of_several_kinds_none_is_packed(changes):
-    one = replace(feed(in_batches(pairs(6), 2), packs=True), **changes)
-    one.first()
-    assert one.packing is None
+    assert feed(in_batches(pairs(6), 2), **changes).agreed.packing is None
 
 
-@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("kind", [list, lambda batches: batches], ids=["list", "batches"])
-def test_a_short_batch_in_training_is_refused(kind, packs):
+def test_a_short_batch_in_training_is_refused(kind, steps):
     with pytest.raises(ValueError, match=r"training: every batch must be like the first; input was float32\[3, 2\]"):
-        list(feed(kind(in_batches(pairs(7), 3)), packs=packs).chunks(1))
+        list(feed(kind(in_batches(pairs(7), 3))).chunks(steps))
 
 
-@pytest.mark.parametrize("packs", [False, True])
-def test_a_weight_that_comes_later_is_refused(packs):
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_weight_that_comes_later_is_refused(steps):
     with pytest.raises(ValueError, match=r"training: every batch must be like the first; its structure was"):
-        list(feed([pairs(2), (*pairs(2), np.ones(2, np.float32))], packs=packs).chunks(1))
-
-
-# --- how often a loader is begun
-
-
-class Counted:
-    """A loader that counts how often it is begun, as one does that starts workers or draws an order."""
-
-    def __init__(self, count):
-        self.batches = list(in_batches(small.samples(4 * count), 4))
-        self.begun = 0
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        self.begun += 1
-        yield from self.batches
-
-
-@pytest.mark.parametrize("steps_per_dispatch", [1, 3, "auto"])
-@pytest.mark.parametrize("limit", [None, 2])
-def test_a_training_loader_is_begun_once_an_epoch(steps_per_dispatch, limit):
-    training, validation = Counted(6), Counted(4)
-    training_loop = small.training_loop(
-        training=repeat(training), validation=validation, steps_per_dispatch=steps_per_dispatch
-    )
-    training_loop.fit(small.model(), 2, limit_batches=limit)
-    assert training.begun == 2
-    assert validation.begun == 1 + 2  # once to look at it, long before it is read
-    training_loop.evaluate(small.model(), validation)
-    assert validation.begun == 4
-
-
-def test_a_validation_loader_does_not_wait_through_the_training_before_it():
-    class Working(Counted):
-        at_work = 0
-
-        def __iter__(self):
-            self.at_work += 1
-            try:
-                yield from super().__iter__()
-            finally:
-                self.at_work -= 1
-
-    seen = []
-
-    @on_host(Event.TRAINING_START, Event.VALIDATION_END)
-    def look(loop, event):
-        seen.append(validation.at_work)
-
-    validation = Working(3)
-    small.training_loop(validation=validation, callbacks=[look]).fit(small.model(), 2)
-    assert seen == [0, 0, 0, 0]
-
-
-@pytest.mark.parametrize("steps_per_dispatch", [1, "auto"])
-def test_one_loader_that_is_its_own_iterator_serves_both_phases(steps_per_dispatch):
-    class Rewinding(Counted):
-        def __iter__(self):
-            self.rest = iter(self.batches)
-            return self
-
-        def __next__(self):
-            return next(self.rest)
-
-    def fitted(batches):
-        changes = {"training": [batches] * 2, "validation": batches, "steps_per_dispatch": steps_per_dispatch}
-        return small.training_loop(**changes).fit(small.model(), 2)[0]
-
-    loader = Rewinding(4)
-    small.assert_trees_equal(fitted(loader), fitted(loader.batches))
-
-
-def test_a_loader_that_has_no_batch_after_all_is_told():
-    class Empty(Counted):
-        def __iter__(self):
-            return iter(())
-
-    with pytest.raises(ValueError, match="training: it ended after 0 of the 6 batches that its length promises"):
-        small.training_loop(training=[Empty(6)]).fit(small.model(), 1)
+        list(feed([pairs(2), (*pairs(2), np.ones(2, np.float32))]).chunks(steps))

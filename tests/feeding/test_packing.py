@@ -29,6 +29,19 @@ def packing_of(samples, batch_size):
     return module.packing_of(specification(jax.tree.map(lambda leaf: leaf[:batch_size], samples)))
 
 
+def packed(packing, samples, chosen):
+    """Batches of the rows that are chosen for each, packed."""
+    words, columns = packing.places(len(chosen))
+    for place, rows in enumerate(chosen):
+        for column, leaf in zip(columns, jax.tree.leaves(samples), strict=True):
+            column[place] = leaf[rows]
+    return list(words)
+
+
+def as_jax_has_it(leaf):
+    return leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+
 def gathered(samples, rows):
     return jax.tree.map(lambda leaf: leaf[rows], samples)
 
@@ -37,7 +50,8 @@ def gathered(samples, rows):
 @given(samples(), st.sampled_from([slice(2, 5), np.array([4, 0, 4])]))
 def test_what_is_packed_is_unpacked_in_a_program_as_jax_would_have_taken_it(samples, rows):
     packing = packing_of(samples, 3)
-    words = packing.pack(jax.tree.leaves(samples), rows)
+    (words,) = packed(packing, samples, [rows])
+    small.assert_trees_equal(packing.split(words), jax.tree.map(as_jax_has_it, gathered(samples, rows)))
     assert (words.shape, words.dtype) == (packing.abstract.shape, packing.abstract.dtype)
     small.assert_trees_equal(jax.jit(packing.unpack)(words), jax.jit(lambda batch: batch)(gathered(samples, rows)))
 
@@ -45,7 +59,10 @@ def test_what_is_packed_is_unpacked_in_a_program_as_jax_would_have_taken_it(samp
 def test_each_batch_has_memory_of_its_own_that_xla_takes_in_place():
     samples = np.arange(5, dtype=np.float32), np.arange(5, dtype=np.int32)
     packing = packing_of(samples, 1)
-    batches = [packing.pack(list(samples), np.array([row])) for row in range(5)]
+    batches = [
+        *packed(packing, samples, [np.array([row]) for row in range(3)]),
+        *packed(packing, samples, [slice(3, 4)] * 2),
+    ]
     assert [words.ctypes.data % 64 for words in batches] == [0] * 5
     assert not any(np.shares_memory(one, other) for one in batches for other in batches if one is not other)
 

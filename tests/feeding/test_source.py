@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxloop.data import TrainingEpochs, in_batches, repeat
-from jaxloop.feeding.source import EpochSource, close, first_of, length_at, limited, peekable
+from jaxloop.feeding.source import EpochSource, Peekable, length_at
 
 
 def pairs(count):
@@ -31,12 +31,12 @@ class Loader:
 
 
 def test_epochs_are_looked_up_where_they_can_be():
-    assert EpochSource([["first"], ["second"], ["third"]]).at(2) == ["third"]
+    assert EpochSource([["first"], ["second"], ["third"]]).at(2).batches == ["third"]
 
 
 def test_epochs_that_cannot_be_looked_up_are_taken_one_by_one():
     source = EpochSource(iter([["first"], ["second"]]))
-    assert [source.at(7), source.at(7), source.at(8)] == [["first"], ["first"], ["second"]]
+    assert [source.at(index).batches for index in (7, 7, 8)] == [["first"], ["first"], ["second"]]
 
 
 @pytest.mark.parametrize("training", [["first"], iter([])])
@@ -46,54 +46,85 @@ def test_an_epoch_that_is_not_there_is_refused_with_the_fix(training):
 
 
 @pytest.mark.parametrize("limit", [None, 2])
-def test_a_loader_goes_on_from_the_batch_that_was_looked_at(limit):
+def test_a_loader_goes_on_from_the_batch_that_was_seen(limit):
     loader = Loader(3)
-    batches = limited(peekable(loader), limit)
-    first = first_of(batches)
-    assert first_of(batches) is first
+    batches = Peekable(loader, limit)
+    first = batches.peek()
+    assert batches.peek() is first
     assert loader.begun == 1
-    read = list(batches)
+    read = list(itertools.islice(batches.begun_at(0), len(batches)))
     assert read[0] is first
     assert (len(read), len(batches), loader.begun) == (limit or 3, limit or 3, 1)
-    assert len(list(batches)) == (limit or 3)
+    assert len(list(itertools.islice(batches.begun_at(0), len(batches)))) == (limit or 3)
     assert loader.begun == 2
 
 
 @pytest.mark.parametrize("limit", [None, 2])
-def test_a_loader_that_was_let_go_is_begun_anew(limit):
+def test_a_loader_that_was_closed_is_begun_again(limit):
     loader = Loader(3)
-    batches = limited(peekable(loader), limit)
-    first_of(batches)
-    close(batches)
-    assert len(list(batches)) == (limit or 3)
+    batches = Peekable(loader, limit)
+    batches.peek()
+    batches.close()
+    assert len(list(itertools.islice(batches.begun_at(0), len(batches)))) == (limit or 3)
     assert loader.begun == 2
-    close([1, 2])
+    Peekable([1, 2]).close()
 
 
 def test_an_epoch_s_loader_is_the_same_when_asked_for_again():
     loader = Loader(3)
     source = EpochSource([loader])
-    assert first_of(source.at(0)) is next(iter(source.at(0)))
+    assert source.at(0).peek() is next(source.at(0).begun_at(0))
     assert loader.begun == 1
 
 
 @pytest.mark.parametrize(
-    "batches", [in_batches(pairs(6), 2), [1, 2], (1, 2), iter([1])], ids=lambda one: str(type(one))
+    "batches", [in_batches(pairs(6), 2), [1, 2], (1, 2), Loader(2)], ids=lambda one: type(one).__name__
 )
-def test_what_costs_nothing_to_look_at_is_left_as_it_is(batches):
-    assert peekable(batches) is batches
+def test_what_is_peeked_into_is_left_as_it_is(batches):
+    assert Peekable(batches).batches is batches
 
 
 def test_no_limit_leaves_the_batches():
     batches = in_batches(pairs(6), 2)
-    assert limited(batches, None) is batches
-    assert limited(batches, 3) is batches
+    assert Peekable(batches, None).batches is batches
+    assert Peekable(batches, 3).batches is batches
 
 
 @pytest.mark.parametrize("batches", [in_batches(pairs(6), 2), list(in_batches(pairs(6), 2)), Loader(3)])
 def test_a_limit_takes_the_first_batches(batches):
-    first = limited(batches, 2)
-    assert len(first) == len(list(first)) == len(list(first)) == 2
+    first = Peekable(batches, 2)
+    for _ in range(2):
+        assert len(first) == len(list(itertools.islice(first.begun_at(0), len(first)))) == 2
+    assert first.ends_by_itself
+
+
+# --- an epoch that is entered in its middle
+
+
+@pytest.mark.parametrize("kind", [lambda batches: batches, list, tuple], ids=["batches", "list", "tuple"])
+@pytest.mark.parametrize("limit", [None, 4])
+def test_an_epoch_that_can_be_looked_up_goes_on_from_any_batch(kind, limit):
+    batches = list(in_batches(pairs(10), 2))
+    epoch = EpochSource([kind(in_batches(pairs(10), 2))], limit).at(0, 3)
+    rest = list(itertools.islice(epoch.begun_at(3), len(epoch) - 3))
+    assert len(epoch) == (limit or 5)
+    assert [target.tolist() for _, target in rest] == [target.tolist() for _, target in batches[3:limit]]
+
+
+@pytest.mark.parametrize(
+    ("training", "why"),
+    [
+        (iter([list(in_batches(pairs(6), 2))]), "its epochs come one by one"),
+        (repeat(Loader(3)), "its epochs come one by one"),
+        ([Loader(3)], "it is read in turn"),
+    ],
+    ids=["iterator", "repeated loader", "loader"],
+)
+def test_an_epoch_of_a_loader_cannot_be_entered_in_its_middle_and_says_so(training, why):
+    source = EpochSource(training)
+    assert len(source.at(0)) == 3
+    with pytest.raises(ValueError, match=rf"training: epoch 0 cannot be entered at batch 2 .*{why}.*TrainingEpochs"):
+        source.at(0, 2)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ import pytest
 import jaxloop as jl
 from jaxloop import Event, Scope
 from jaxloop.feeding.feed import Feed
+from jaxloop.feeding.reading import Reader
+from jaxloop.feeding.source import Peekable
+from jaxloop.placement import Placement
 from tests import small
 
 IMAGES, LABELS = small.samples(12)
@@ -49,10 +52,24 @@ def by_hand(epochs: int) -> tuple[list[list[int]], list[Any]]:
     return loader.orders, batches
 
 
+class Accelerator(Placement):
+    """A CPU that is fed as an accelerator is."""
+
+    @property
+    def is_cpu(self) -> bool:
+        return False
+
+
 def feed(batches: Any, *, padded: bool = False, accelerator: bool = False) -> Feed:
-    made = Feed(batches, "training", None, padded, jax.devices()[0], packs=False)
-    made.__dict__["_on_cpu"] = not accelerator
-    return made
+    place = (Accelerator if accelerator else Placement)(jax.devices()[0])
+    unseen = Feed(Peekable(batches), Reader("training"), place)
+    return unseen.begun(short="filled" if padded else "refused")
+
+
+def targets(chunks: Any) -> list[np.ndarray]:
+    """The targets of each chunk, one after the other."""
+    unpacked = (batch if chunk.packing is None else chunk.packing.split(batch) for chunk, batch in chunks)
+    return [np.ravel(target) for _, target, _ in unpacked]
 
 
 @pytest.mark.parametrize("accelerator", [False, True], ids=["cpu", "thread"])
@@ -61,11 +78,9 @@ def feed(batches: Any, *, padded: bool = False, accelerator: bool = False) -> Fe
 def test_a_loader_is_asked_for_its_end(steps: int, padded: bool, accelerator: bool) -> None:
     loader = Shuffled()
     for epoch in range(3):
-        targets = [
-            np.ravel(target) for _, (_, target, _) in feed(loader, padded=padded, accelerator=accelerator).chunks(steps)
-        ]
+        found = targets(feed(loader, padded=padded, accelerator=accelerator).chunks(steps))
         order = by_hand(epoch + 1)[0][epoch]
-        np.testing.assert_array_equal(np.concatenate(targets), LABELS[order])
+        np.testing.assert_array_equal(np.concatenate(found), LABELS[order])
     assert (loader.epoch, loader.closed) == (3, 3)
 
 
@@ -75,7 +90,7 @@ def test_a_loader_that_goes_on_after_its_length_is_told_once_its_batches_were_gi
     steps: int, accelerator: bool
 ) -> None:
     chunks = feed(Shuffled(given=5), accelerator=accelerator).chunks(steps)
-    assert sum(next(chunks)[0] for _ in range(0, 3, steps)) == 3
+    assert sum(next(chunks)[0].steps for _ in range(0, 3, steps)) == 3
     message = r"training: it went on after the 3 batches that its length promises.*batch_count=3"
     with pytest.raises(ValueError, match=message):
         next(chunks)

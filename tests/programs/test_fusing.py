@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxloop.programs.fusing import MOST_STEPS, fixed, steps_ahead, steps_per_dispatch
+from jaxloop.programs.fusing import MOST_STEPS, steps_ahead, steps_per_dispatch
 
 
 def decided(flops=1e5, batch_bytes=8192, batch_count=1024, platform="cpu", slow_in_loops=False):
@@ -58,10 +58,6 @@ def test_there_are_never_fewer_than_one_nor_more_than_are_allowed(flops, batch_b
 )
 def test_it_says_why(changes, why):
     assert re.search(why, decided(**changes).why)
-
-
-def test_a_number_that_is_given_stands():
-    assert fixed(7, "as given").steps == 7
 
 
 def test_small_steps_may_be_sent_far_ahead_and_large_ones_one_by_one() -> None:

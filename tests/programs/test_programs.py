@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 from jaxloop.events import Event, Phase, Plan, Scope
+from jaxloop.feeding.contract import contract_of
+from jaxloop.feeding.slots import ChunkSpec
 from jaxloop.forward import hold
 from jaxloop.phases import begin_fit, enter
-from jaxloop.programs.programs import ByIdentity, Program, Programs
+from jaxloop.placement import resolve
+from jaxloop.programs.memo import ByIdentity
+from jaxloop.programs.programs import Program, Programs
 from jaxloop.step import step
 from jaxloop.wire import layout_of, own_copy
 
-DEVICE = jax.devices()[0]
+PLACEMENT = resolve(None)
 BATCHES = (
     np.random.default_rng(0).normal(size=(3, 4, 3)).astype(np.float32),
     np.random.default_rng(1).integers(0, 2, size=(3, 4)).astype(np.int32),
@@ -35,9 +39,15 @@ def in_training(loop, spec):
 
     def make(*callbacks):
         made = spec(*callbacks)
-        return made, own_copy(enter(made, begin_fit(made, loop, Plan(1, 3)), Phase.TRAINING, np.int32(3)), DEVICE)
+        return made, own_copy(enter(made, begin_fit(made, loop, Plan(1, 3)), Phase.TRAINING, np.int32(3)), PLACEMENT)
 
     return make
+
+
+def steps_of(programs, spec, layout, count):
+    """The program of so many training steps over batches like `BATCHES`."""
+    chunk = ChunkSpec(count, contract_of(batch(0), "training").first)
+    return programs.steps(spec, layout, Phase.TRAINING, chunk, placement=PLACEMENT)
 
 
 def stepwise(spec, loop):
@@ -84,7 +94,7 @@ def test_one_step_over_the_wire_is_the_step(in_training):
     spec, loop = in_training()
     layout = layout_of(loop)
     expected = stepwise(spec, loop)[0]
-    wire, row = Programs().steps(spec, layout, Phase.TRAINING, 1)(layout.to_wire(loop), batch(0), None)
+    wire, row = steps_of(Programs(), spec, layout, 1)(layout.to_wire(loop), batch(0), None)
     jax.tree.map(np.testing.assert_array_equal, layout.from_wire(wire).model.params, expected.model.params)
     columns, stop = layout.reader(Phase.TRAINING, 4)(np.asarray(row))
     assert (columns["loss"].item(), columns["step"].item(), stop) == (expected.stats["loss"].item(), 0, 0)
@@ -94,7 +104,7 @@ def test_many_steps_over_the_wire_are_the_steps_one_by_one(in_training):
     spec, loop = in_training()
     layout = layout_of(loop)
     expected = stepwise(spec, loop)
-    wire, rows = Programs().steps(spec, layout, Phase.TRAINING, 3)(layout.to_wire(loop), BATCHES, None)
+    wire, rows = steps_of(Programs(), spec, layout, 3)(layout.to_wire(loop), BATCHES, None)
     jax.tree.map(np.testing.assert_array_equal, layout.from_wire(wire).model.params, expected[-1].model.params)
     columns, _ = layout.reader(Phase.TRAINING, 4)(np.asarray(rows))
     assert columns["loss"].tolist() == [after.stats["loss"].item() for after in expected]
@@ -105,7 +115,7 @@ def test_the_wire_that_goes_in_is_donated(in_training):
     spec, loop = in_training()
     layout = layout_of(loop)
     wire = layout.to_wire(loop)
-    Programs().steps(spec, layout, Phase.TRAINING, 1)(wire, batch(0), None)
+    steps_of(Programs(), spec, layout, 1)(wire, batch(0), None)
     _, arrays = wire
     assert all(leaf.is_deleted() for leaf in arrays if leaf.size > 2)
 
@@ -114,38 +124,38 @@ def test_the_wire_that_goes_in_is_donated(in_training):
 def test_programs_of_one_kind_are_one(in_training, count):
     spec, loop = in_training()
     programs = Programs()
-    first, second = (programs.steps(spec, layout_of(one), Phase.TRAINING, count) for one in (loop, loop.replace()))
+    first, second = (steps_of(programs, spec, layout_of(one), count) for one in (loop, loop.replace()))
     assert first is second
-    assert programs.steps(spec, layout_of(loop), Phase.TRAINING, count + 1) is not first
+    assert steps_of(programs, spec, layout_of(loop), count + 1) is not first
 
 
 def test_a_phase_event_gives_what_its_callbacks_give(in_training):
     spec, loop = in_training(at(Event.EPOCH_END, lambda loop: loop.record("steps", loop.step + 5)))
-    after = Programs().event(spec, layout_of(loop), Event.EPOCH_END)(loop)
+    after = Programs().event(spec, layout_of(loop), Event.EPOCH_END, PLACEMENT)(loop)
     assert after.stats["steps"] == 5
 
 
 def test_a_phase_event_leaves_the_arrays_that_it_does_not_change(in_training):
     spec, loop = in_training(at(Event.EPOCH_END, lambda loop: loop.cancel(Scope.FIT)))
-    after = Programs().event(spec, layout_of(loop), Event.EPOCH_END)(loop)
+    after = Programs().event(spec, layout_of(loop), Event.EPOCH_END, PLACEMENT)(loop)
     assert after.model.params["weight"] is loop.model.params["weight"]
 
 
 def test_a_phase_event_may_make_room_in_memory(in_training):
     spec, loop = in_training(at(Event.FIT_START, lambda loop: loop.remember("best", 3.0)))
-    assert Programs().event(spec, layout_of(loop), Event.FIT_START)(loop).callback_state == {"best": 3.0}
+    assert Programs().event(spec, layout_of(loop), Event.FIT_START, PLACEMENT)(loop).callback_state == {"best": 3.0}
 
 
 def test_a_phase_event_may_be_called_again_with_other_values(in_training):
     spec, loop = in_training(at(Event.EPOCH_END, lambda loop: loop.record("steps", loop.step)))
-    event = Programs().event(spec, layout_of(loop), Event.EPOCH_END)
+    event = Programs().event(spec, layout_of(loop), Event.EPOCH_END, PLACEMENT)
     event(loop)
     assert event(loop.replace(step=np.int32(9))).stats["steps"] == 9
 
 
 def test_an_array_that_a_phase_event_puts_in_two_places_is_copied(in_training):
     spec, loop = in_training(at(Event.FIT_START, lambda loop: loop.remember("ema", loop.model.params)))
-    after = Programs().event(spec, layout_of(loop), Event.FIT_START)(loop)
+    after = Programs().event(spec, layout_of(loop), Event.FIT_START, PLACEMENT)(loop)
     assert after.callback_state["ema"]["weight"] is not after.model.params["weight"]
     np.testing.assert_array_equal(after.callback_state["ema"]["weight"], loop.model.params["weight"])
 
@@ -160,7 +170,7 @@ def test_an_array_that_a_phase_event_puts_in_two_places_is_copied(in_training):
 )
 def test_a_step_is_cut_behind_the_events_that_are_asked_for(in_training, cuts, events):
     spec, _ = in_training()
-    programs = Programs().stages(spec, Phase.TRAINING, cuts)
+    programs = Programs().stages(spec, Phase.TRAINING, cuts, PLACEMENT)
     assert [event for _, event in programs] == events
 
 
@@ -169,7 +179,7 @@ def test_a_step_that_is_cut_is_the_step(in_training, cuts):
     spec, loop = in_training()
     expected = stepwise(spec, loop)[0]
     after, counted = hold(loop, batch(0)), np.bool_(True)
-    for program, _ in Programs().stages(spec, Phase.TRAINING, cuts):
+    for program, _ in Programs().stages(spec, Phase.TRAINING, cuts, PLACEMENT):
         after, counted = program(after, counted)
     assert bool(counted)
     assert jax.tree.structure(after) == jax.tree.structure(expected)

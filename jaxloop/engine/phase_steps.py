@@ -1,0 +1,119 @@
+"""The programs of one phase's steps: which there are, how many steps each takes, and what they cost."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxloop.engine.session import Session
+from jaxloop.events import Phase
+from jaxloop.feeding.feed import Feed
+from jaxloop.feeding.slots import ChunkSpec
+from jaxloop.kinds import kind_name
+from jaxloop.measured import looks_into_values
+from jaxloop.programs.canonical import other_layouts
+from jaxloop.programs.flops import flops_of
+from jaxloop.programs.fusing import Fusing, steps_ahead, steps_per_dispatch
+from jaxloop.programs.programs import Program
+from jaxloop.wire import Wire, WireLayout
+
+#: Is told of each program that was compiled, and for what.
+Tell = Callable[[Program, str], None]
+
+
+@dataclass(frozen=True)
+class PhaseSteps:
+    """The steps of one phase.
+
+    Attributes:
+      session: that they belong to.
+      layout: of the wire.
+      phase: the phase.
+      feed: its batches.
+    """
+
+    session: Session
+    layout: WireLayout
+    phase: Phase
+    feed: Feed
+
+    @property
+    def cancels(self) -> bool:
+        """Whether a compiled callback can cancel in them."""
+        return self.phase in self.session.trace.cancels
+
+    @functools.cached_property
+    def donates(self) -> bool:
+        """Whether they write over the wire they are given. They do not if they can raise while they run."""
+        return self.phase not in self.session.trace.raises and not looks_into_values()
+
+    def fusing(self, wire: Wire) -> Fusing:
+        """How many steps a dispatch takes, and why; decided once for all such phases, by their whole length."""
+        steps = self.session.steps_per_dispatch
+        if steps != "auto":
+            return Fusing(steps, "as given")
+        if not self.feed.agreed.one_signature:
+            return Fusing(1, "batches of several shapes")
+        return self.session.memo.get(self._key("fusing", len(self.feed)), lambda: self._decided(wire))
+
+    def ahead(self, wire: Wire) -> int:
+        """How many single steps may be sent before the host waits for the first of them; decided once, from FLOPs."""
+        if not self.donates or not self.feed.agreed.one_signature:
+            return 1
+        key = self._key("ahead", self.feed.agreed.batch_size)
+        return self.session.memo.get(key, lambda: steps_ahead(self.flops(wire, self.feed.expected(1))))
+
+    def flops(self, wire: Wire, chunk: ChunkSpec) -> float:
+        """FLOPs of one step, counted in the program for `chunk`."""
+        jaxpr = self.program(chunk).jaxpr(wire, chunk.abstract, self.feed.resident)
+        return flops_of(jaxpr) / chunk.steps
+
+    def program(self, chunk: ChunkSpec) -> Program:
+        """The program for a chunk; it may not be compiled yet."""
+        session, preparation = self.session, self.feed.preparation
+        return session.programs.steps(
+            session.spec,
+            self.layout,
+            self.phase,
+            chunk,
+            placement=session.placement,
+            prepare=None if preparation is None else preparation.prepare,
+            donates=self.donates,
+        )
+
+    def announced(self, steps: int) -> list[ChunkSpec]:
+        """The chunks of each length that the data announce, `steps` batches at once and one by one."""
+        if not self.feed.agreed.lengths:
+            return []
+        by_count = [self.feed.announced(count) for count in sorted({steps, 1}, reverse=True)]
+        return [chunk for chunks in zip(*by_count, strict=True) for chunk in chunks]
+
+    def compiled(self, chunk: ChunkSpec, wire: Wire, batches: Any, tell: Tell, *, announced: bool = False) -> Program:
+        """The program for a chunk, compiled. `tell` is called if it was not compiled before."""
+        program = self.program(chunk)
+        if program.compile_seconds is None:
+            program.compile(wire, batches, self.feed.resident)
+            shapes = ", ".join(map(kind_name, jax.tree.leaves(batches)))
+            tell(program, f" for {shapes}" if announced else "")
+        return program
+
+    def _decided(self, wire: Wire) -> Fusing:
+        """Traces the program of the largest possible number of steps: mostly it is the one that is needed."""
+        placement = self.session.placement
+        decide = functools.partial(
+            steps_per_dispatch,
+            batch_bytes=self.feed.agreed.ready.nbytes,
+            batch_count=len(self.feed),
+            platform=placement.platform,
+        )
+        chunk = self.feed.expected(decide(flops=1).steps)
+        jaxpr = self.program(chunk).jaxpr(wire, chunk.abstract, self.feed.resident)
+        slow_in_loops = placement.is_cpu and bool(other_layouts(jaxpr))
+        return decide(flops=flops_of(jaxpr) / chunk.steps, slow_in_loops=slow_in_loops)
+
+    def _key(self, what: str, count: int) -> Any:
+        session, preparation = self.session, self.feed.preparation
+        prepare = None if preparation is None else preparation.prepare
+        return what, session.spec, self.layout, self.phase, session.placement, prepare, count

@@ -1,0 +1,152 @@
+"""What is found out before a run: by one abstract trace of it, and by a look into its data."""
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from jaxloop.engine.opening import shown
+from jaxloop.engine.session import Session
+from jaxloop.events import Phase
+from jaxloop.feeding.contract import Contract
+from jaxloop.feeding.feed import Feed, Feeds
+from jaxloop.feeding.inspection import Inspection
+from jaxloop.feeding.specification import Batch, signature_of
+from jaxloop.kinds import Widening
+from jaxloop.loop import Loop
+from jaxloop.phases import enter
+from jaxloop.programs.fit_trace import TraceReport, trace_fit
+from jaxloop.programs.memo import Memo
+from jaxloop.programs.programs import Programs
+from jaxloop.programs.step_trace import TracedStep, calls_python
+from jaxloop.step import output_of
+from jaxloop.step_spec import StepSpec
+from jaxloop.wire import layout_of
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The data of one phase, of which the first batch was seen.
+
+    Attributes:
+      feed: of the phase.
+      first: gives the first batch as the step will see it, on the host. It is read only if its numbers matter.
+      given: the batches as the user gave them; for training, epochs of them.
+    """
+
+    feed: Feed
+    first: Callable[[], Batch]
+    given: Sequence[Any]
+
+    @property
+    def kind(self) -> Batch:
+        """A batch like the first, as the step will see it: shapes and dtypes, or numbers if a map must be run."""
+        return self.feed.agreed.ready.abstract if self.feed.preparation is None else self.first()
+
+    @property
+    def key(self) -> Hashable:
+        """What a trace over such a batch is kept by."""
+        return self.feed.agreed if self.feed.preparation is None else signature_of(self.first())
+
+
+def rehearsed(session: Session, inspection: Inspection, training: Seen | None, validation: Seen | None) -> Session:
+    """The session with the report of one abstract trace, its data checked, its validation filled up if it can be.
+
+    Raises:
+      ValueError, TypeError: the data, the model, the loss or a callback is not what it must be.
+    """
+    everything = [seen for seen in (training, validation) if seen is not None]
+    for seen in everything:
+        for given in seen.given:
+            inspection.numbers(given, seen.first, seen.feed.reader.where)
+    session = _traced(session, training, validation)
+    raises = [
+        phase
+        for phase, seen in zip(Phase, (training, validation), strict=True)
+        if seen is not None and _prepare_raises(session.programs, seen.feed)
+    ]
+    trace = session.trace
+    if raises:
+        trace = replace(trace, raises=trace.raises.union(raises))
+    for seen in everything:
+        for given in seen.given:
+            inspection.targets(given, seen.first, trace.output, seen.feed.reader.where)
+    return replace(session, trace=trace, feeds=_found(session, inspection, trace))
+
+
+def kept_contract(memo: Memo, contract: Contract) -> Contract:
+    """The first of all equal contracts: it keeps what it has computed about itself."""
+    return memo.get(("contract", contract), lambda: contract)
+
+
+def _traced(session: Session, *phases: Seen | None) -> Session:
+    """The session with the report of one abstract trace, and a loop whose floats are as wide as a step makes them."""
+    keys = [None if seen is None else seen.key for seen in phases]
+    key = ("trace", session.spec, session.layout_of(session.loop), *keys)
+    steps: dict[Phase, TracedStep] = {}
+
+    def find() -> TraceReport:
+        training, validation = (None if seen is None else seen.kind for seen in phases)
+        trace, found = trace_fit(session.spec, session.loop, training, validation)
+        steps.update(found)
+        return trace
+
+    try:
+        trace = session.memo.get(key, find)
+    except Widening as widening:
+        return _traced(replace(session, loop=widening.apply(session.loop)), *phases)
+    session.programs.hold(session.spec, steps)
+    return replace(session, trace=trace)
+
+
+def _prepare_raises(programs: Programs, feed: Feed) -> bool:
+    """Whether what makes the batches inside of the step's program calls Python while it runs."""
+    if feed.preparation is None:
+        return False
+    program = programs.preparing(feed.preparation.prepare)
+    return calls_python(program.jaxpr(feed.resident, feed.agreed.ready.abstract))
+
+
+def _found(session: Session, inspection: Inspection, trace: TraceReport) -> Feeds:
+    """The feeds with what was found: the number of examples, what is filled up, and who looks into each batch."""
+
+    def found(feed: Feed, phase: Phase) -> Feed:
+        where = feed.reader.where
+        watch = inspection.watching(trace.output, where, functools.partial(shown, session.programs, feed))
+        contract = replace(feed.agreed, examples=trace.examples.get(phase))
+        return replace(feed, contract=kept_contract(session.memo, contract), watch=watch)
+
+    feeds = session.feeds
+    validation = feeds.validation
+    if validation is not None:
+        if not trace.maskable and validation.agreed.first.leaves:  # where a batch holds nothing, none is short
+            validation = validation.agreeing(short="alone")
+        validation = found(validation, Phase.VALIDATION)
+    return Feeds(lambda batches: found(feeds.training(batches), Phase.TRAINING), validation)
+
+
+def look_into(inspection: Inspection, memo: Memo, spec: StepSpec, loop: Loop, batches: Batch, *, stacked: bool) -> None:
+    """Refuses wild numbers in a batch that a user gives to a step, or in several stacked, with `check="all"`.
+
+    A traced batch has no numbers, and passes.
+    """
+    if inspection.check != "all":
+        return
+    leaves = jax.tree.leaves(batches)
+    if not all(isinstance(leaf, (np.ndarray, jax.Array)) and not isinstance(leaf, Tracer) for leaf in leaves):
+        return
+
+    def output(loop: Loop, batch: Batch) -> Any:
+        return output_of(spec, enter(spec, loop, Phase.VALIDATION, np.int32(1)), batch)
+
+    count = len(leaves[0]) if stacked else 1
+    first = jax.tree.map(lambda leaf: leaf[0], batches) if stacked else batches
+    key = ("output", spec, layout_of(loop), signature_of(first))
+    shape = memo.get(key, lambda: jax.eval_shape(output, loop, first))
+    watch = inspection.watching(shape, "batches" if stacked else "batch", lambda batch: batch)
+    assert watch is not None
+    watch(0, count, first if count == 1 else batches)

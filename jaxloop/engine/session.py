@@ -1,0 +1,79 @@
+"""A run in two values: `Session` is what is constant, `Progress` is what changes."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxloop.callback import Callbacks
+from jaxloop.engine.interrupts import Interrupts
+from jaxloop.engine.latest import Latest
+from jaxloop.engine.ledger import Ledger
+from jaxloop.events import Phase, Plan
+from jaxloop.feeding.contract import OnRecompile
+from jaxloop.feeding.feed import Feeds
+from jaxloop.feeding.source import EpochSource
+from jaxloop.loop import Loop
+from jaxloop.placement import Placement
+from jaxloop.programs.fit_trace import TraceReport
+from jaxloop.programs.memo import Memo
+from jaxloop.programs.programs import Programs
+from jaxloop.step_spec import StepSpec
+from jaxloop.wire import WireLayout, kinds_of, layout_of
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is constant in a fit, an evaluation or a prediction. It was checked before the run begins.
+
+    Attributes:
+      spec: what the steps are made of, the compiled callbacks bound.
+      callbacks: those on the host are not bound to the plan yet.
+      plan: of the fit.
+      placement: where it runs.
+      source: the epochs.
+      feeds: what makes batches of them.
+      loop: the one it begins with, of the engine's own: before FIT_START and with scalars of NumPy; for predictions in
+        validation, as device arrays.
+      programs: kept by the training loop.
+      memo: what was found out, kept by the training loop.
+      steps_per_dispatch: at most how many steps one program takes, or `"auto"`.
+      on_recompile: what happens if the loop's structure changes from one epoch to another.
+      trace: what the abstract trace has shown.
+      notices: what a person should know of it.
+    """
+
+    spec: StepSpec
+    callbacks: Callbacks
+    plan: Plan
+    placement: Placement
+    source: EpochSource
+    feeds: Feeds
+    loop: Loop
+    programs: Programs
+    memo: Memo
+    steps_per_dispatch: int | Literal["auto"]
+    on_recompile: OnRecompile
+    trace: TraceReport = TraceReport({}, frozenset(), False)
+    notices: tuple[str, ...] = ()
+
+    def layout_of(self, loop: Loop) -> WireLayout:
+        """The layout of the wire for `loop`; the same object for all loops of one kind."""
+        return self.memo.get(("layout", *kinds_of(loop)), lambda: layout_of(loop))
+
+
+@dataclass
+class Progress:
+    """What changes while a session runs. All parts of the engine write to it.
+
+    Attributes:
+      ledger: where its time goes.
+      interrupts: asked at each boundary.
+      latest: what is left of it if it fails.
+      compile_seconds: of each program of steps that this run was the first to use, by name.
+      layouts: of the wire, as each phase last had it.
+    """
+
+    ledger: Ledger = field(default_factory=Ledger)
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    latest: Latest = field(default_factory=Latest)
+    compile_seconds: dict[str, float] = field(default_factory=dict)
+    layouts: dict[Phase, WireLayout] = field(default_factory=dict)

@@ -1,0 +1,79 @@
+"""The loop in a user's own hands: each step and each phase event as one pure jitted function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloop.data import one_epoch
+from jaxloop.engine.going_on import check_opt_state
+from jaxloop.engine.setup import Setup
+from jaxloop.events import Phase
+from jaxloop.feeding.source import length_at
+from jaxloop.feeding.specification import parts_of
+from jaxloop.loop import Loop
+from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_step
+from jaxloop.programs.programs import Program
+from jaxloop.step_spec import StepSpec
+
+
+@dataclass(frozen=True)
+class StepByStep:
+    """What `TrainingLoop` offers to those who write the loop themselves.
+
+    Attributes:
+      setup: of the training loop.
+    """
+
+    setup: Setup
+
+    def begin_epoch(self, loop: Loop) -> Loop:
+        """See `TrainingLoop.begin_epoch`."""
+        return self._compiled(loop, open_epoch)(loop, self._batch_count(loop, Phase.TRAINING, begun=1))
+
+    def end_epoch(self, loop: Loop) -> Loop:
+        """See `TrainingLoop.end_epoch`."""
+        return self._compiled(loop, close_epoch)(loop)
+
+    def step(self, loop: Loop, batch: Any, phase: Phase) -> Loop:
+        """The loop after one step of `phase`; it first enters the phase if it is not in it."""
+        batch = parts_of(batch, self.setup.batch_keys, "batch")
+        self.setup.look_into(self._spec_of(loop), loop, batch, stacked=False)
+        function = train_step if phase is Phase.TRAINING else eval_step
+        return self._compiled(loop, function)(loop, self._batch_count(loop, phase), batch)
+
+    def run_steps(self, loop: Loop, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
+        """See `TrainingLoop.run_steps`."""
+        batches = parts_of(batches, self.setup.batch_keys, "batches")
+        self.setup.look_into(self._spec_of(loop), loop, batches, stacked=True)
+        return self._compiled(loop, run_phase)(loop, self._batch_count(loop, Phase.TRAINING), batches)
+
+    def _batch_count(self, loop: Loop, phase: Phase, begun: int = 0) -> Any:
+        """How many batches `phase` has after `begun` more epochs have begun, if that is known without reading data.
+
+        Waits for the device if a phase begins and the epochs may have several lengths.
+        """
+        training, validation = self.setup.training, self.setup.validation
+        if phase is Phase.VALIDATION:
+            return np.int32(0 if validation is None else len(one_epoch(validation, "validation")))
+        if not hasattr(training, "__getitem__"):
+            return loop.batch_count
+        known = loop.phase is phase or hasattr(training, "batch_count")  # or it is in the phase already
+        return np.int32(len(training[0]) if known else length_at(training, loop.epoch - 1 + begun))
+
+    def _compiled(self, loop: Loop, function: Callable[..., Any]) -> Program:
+        """`function(spec, loop, ...)` jitted, kept by the callbacks and the plan of the loop."""
+        spec = self._spec_of(loop)
+        name = function.__name__
+
+        def checked(loop: Loop, *rest: Any) -> Any:  # while it is traced, so a step pays nothing
+            if function is train_step or (function is run_phase and loop.phase is not Phase.VALIDATION):
+                check_opt_state(spec.optimizer, loop, "loop")
+            return function(spec, loop, *rest)
+
+        return self.setup.programs.get((name, spec), lambda: Program(name, checked))
+
+    def _spec_of(self, loop: Loop) -> StepSpec:
+        return self.setup.spec_for(self.setup.sorted_out, loop.plan)

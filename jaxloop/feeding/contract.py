@@ -1,0 +1,152 @@
+"""The contract of a phase's batches: what the first of them fixes, and each other must keep."""
+
+import functools
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxloop.feeding.packing import Packing, packing_of
+from jaxloop.feeding.specification import Batch, Specification, difference, rows_of, specification
+
+OnRecompile = Literal["raise", "warn"]
+#: What becomes of a batch with fewer examples than the first: it is refused, filled up and weighted, or goes by itself.
+Short = Literal["refused", "filled", "alone"]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What the batches of a phase are like.
+
+    Attributes:
+      where: what the user calls the data, for messages.
+      first: the specification of the first batch, as (input, target, weight).
+      on_host: whether its arrays are NumPy's.
+      short: what becomes of a batch with fewer examples. Where it is not refused, as in evaluation, batches with
+        weights and without may follow each other.
+      lengths: that batches are padded to, where the data announce several.
+      on_recompile: what is done about a batch that is not like the first: it is refused, or warned of.
+      examples: how many a batch has by its loss; None where that is not known.
+    """
+
+    where: str
+    first: Specification
+    on_host: bool
+    short: Short = "refused"
+    lengths: tuple[int, ...] = ()
+    on_recompile: OnRecompile = "raise"
+    examples: int | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in a full batch."""
+        return self.examples or self.first.batch_size
+
+    @functools.cached_property
+    def one_signature(self) -> bool:
+        """Whether all batches have one signature once they are ready, so that any of them may share a dispatch."""
+        return self.short != "alone" and not self.lengths and self.on_recompile == "raise"
+
+    @functools.cached_property
+    def ready(self) -> Specification:
+        """What a batch is like when it is ready for a program: where short ones are filled, all are weighted."""
+        return self._weighted(self.first)
+
+    @functools.cached_property
+    def packing(self) -> Packing | None:
+        """How a batch that goes by itself is packed; None where it is not."""
+        return packing_of(self.ready) if self.on_host and self.short == "refused" and self.one_signature else None
+
+    def fitted(self, batch: Batch) -> tuple[list[Any], Specification]:
+        """The arrays of a batch, and what the place is like that they are written to.
+
+        There may be fewer examples than the place has, and no weight where the place has one.
+
+        Raises:
+          ValueError: it is not like the first.
+        """
+        try:
+            leaves = self.first.tree.flatten_up_to(batch)
+        except ValueError:  # its structure is another: what is wrong with it is said below
+            return self._looked_at(batch)
+        for place, (shape, dtype) in enumerate(self._kinds):
+            leaf = leaves[place]
+            if not isinstance(leaf, np.ndarray):
+                if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__"):
+                    return self._looked_at(batch)
+                leaf = leaves[place] = np.asarray(leaf)
+            if leaf.shape != shape or leaf.dtype != dtype:
+                return self._looked_at(batch)
+        return leaves, self.ready
+
+    def _looked_at(self, batch: Batch) -> tuple[list[Any], Specification]:
+        """As `fitted`, for a batch that is not known to be like the first."""
+        batch = jax.tree.map(_as_array, batch)
+        found = specification(batch, self.where)
+        self.check(found)
+        ready = self.ready
+        if not self._fits(found, ready):
+            ready = self._weighted(found)
+        return jax.tree.leaves(batch), ready
+
+    def accepted(self, found: Specification) -> Specification:
+        """What batches like `found`, which were not written to a place, are like when they are ready.
+
+        Raises:
+          ValueError: they are not like the first.
+        """
+        self.check(found)
+        return self.ready if found == self.first else self._weighted(found)
+
+    def check(self, found: Specification) -> None:
+        """Refuses, or warns of, a batch that is not like the first."""
+        first = expected = self.first
+        if self.short != "refused":
+            found, first = found.without_weight(), first.without_weight()
+            size = min(found.batch_size, first.batch_size)
+            found, expected = found.resized(size), first.resized(size)
+        if found == expected or found.is_bucketed_as(expected, self.lengths or None):
+            return
+        message = f"{self.where}: every batch must be like the first; {difference(found, expected, first)}."
+        if self.on_recompile == "raise":
+            raise ValueError(f"{message} To compile a program for each kind instead, give on_recompile='warn'.")
+        warnings.warn(f"{message} A program is compiled for it.", stacklevel=2)
+
+    def _fits(self, found: Specification, place: Specification) -> bool:
+        """Whether a batch can be written to the place: it is like it, or has fewer examples and can be filled."""
+        if found == place:
+            return True
+        if self.short != "filled" or rows_of(found.abstract) is None:
+            return False
+        weight, weights = found.weight, place.weight
+        if weight is not None and (weights is None or weight[0][1:] != weights[0][1:] or weight[1] != weights[1]):
+            return False
+        rows = found.without_weight().batch_size
+        bare = place.without_weight()
+        return rows <= bare.batch_size and found.without_weight().resized(bare.batch_size) == bare
+
+    def _weighted(self, found: Specification) -> Specification:
+        """`found` with a weight for each example where short batches are filled, and what is in it can be counted."""
+        if self.short != "filled" or found.weight is not None or rows_of(found.abstract) is None:
+            return found
+        return found.with_weight((found.batch_size,), np.dtype(np.float32))
+
+    @functools.cached_property
+    def _kinds(self) -> list[tuple[tuple[int, ...], np.dtype]]:
+        return self.first.kinds
+
+
+def contract_of(batch: Batch, where: str, **options: Any) -> Contract:
+    """The contract that a first batch makes; the options are fields of `Contract`."""
+    batch = jax.tree.map(_as_array, batch)
+    on_host = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch))
+    return Contract(where, specification(batch, where), on_host, **options)
+
+
+def _as_array(leaf: Any) -> Any:
+    """An array of JAX's as it is; whatever else can be asked for one as NumPy's, not copied; a number as it is."""
+    if isinstance(leaf, (jax.Array, np.ndarray)) or not hasattr(leaf, "__array__"):
+        return leaf
+    return np.asarray(leaf)

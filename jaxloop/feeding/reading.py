@@ -1,0 +1,74 @@
+"""Reading: a user's batches one after the other, run to their end, and where one was that went wrong."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jaxloop.feeding.source import Peekable, is_left, not_as_long
+from jaxloop.feeding.specification import Batch, parts_of
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a batch is taken apart that a user gives.
+
+    Attributes:
+      where: what the user calls the data, for messages.
+      batch_keys: names of input, target and weight where a batch is a mapping.
+      inputs_alone: whether a batch may be the input only, as for predictions.
+      whole: whether a batch travels whole, since the step's program takes it apart.
+    """
+
+    where: str
+    batch_keys: Sequence[str] | None = None
+    inputs_alone: bool = False
+    whole: bool = False
+
+    def parts(self, batch: Any) -> Batch:
+        """(input, target, weight) of a batch."""
+        if self.whole:
+            return batch, None, None
+        if type(batch) is tuple and len(batch) == 2:  # on the way of each batch: the rest is for what is rare
+            return batch[0], batch[1], None
+        return parts_of(batch, self.batch_keys, self.where, inputs_alone=self.inputs_alone)
+
+
+@dataclass
+class Position:
+    """Which batch of a phase is being read, for the note on what it raises.
+
+    Attributes:
+      index: counted from 0; it moves on once the batch is there.
+    """
+
+    index: int
+
+
+def check_ended(batches: Peekable, rest: Iterator[Any], where: str, position: Position) -> None:
+    """Asks for what may be left once all batches were read, as `for` does: a loader may count its epochs.
+
+    Args:
+      batches: that were read.
+      rest: the iterator, from which as many were taken as there should be.
+      where: what the user calls them.
+      position: after those that there were.
+
+    Raises:
+      ValueError: there were fewer than their length says, or there are more.
+    """
+    total = len(batches)
+    if position.index < total or (not batches.ends_by_itself and is_left(rest)):
+        raise ValueError(not_as_long(where, total, position.index))
+
+
+@contextmanager
+def noting(where: str, total: int, position: Position) -> Iterator[None]:
+    """Notes on an exception which batch was being read."""
+    try:
+        yield
+    except Exception as error:
+        index = position.index
+        place = f"batch {index} of {total} (counted from 0)" if index < total else f"after all {index} batches"
+        error.add_note(f"jaxloop: while it read {where}, {place}")
+        raise
