@@ -1,5 +1,8 @@
 """Where a run lives: the only module that knows of devices and platforms."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# JAX, and what users give, leave types open here; all else is checked strictly.
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +54,10 @@ class Placement:
         """An array of the device that shares no memory with `leaf`, so that it can be donated."""
         # On CPUs `device_put` may share memory even with may_alias=False: with NumPy's arrays, and between devices.
         if not isinstance(leaf, jax.Array):
-            leaf = np.array(leaf)
-        elif not self.holds(leaf):
-            leaf = _copied(leaf)
-        return jax.device_put(leaf, self.device, may_alias=False)
+            own: Any = np.array(leaf)
+        else:
+            own = leaf if self.holds(leaf) else _copied(leaf)
+        return jax.device_put(own, self.device, may_alias=False)
 
     def put_batch(self, batch: Any) -> Any:
         """A batch on its way to the device: elsewhere than on a CPU its transfer starts now."""
@@ -85,8 +88,13 @@ def default_device() -> Device:
     """
     chosen: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue] made at run time
     if chosen is None:
-        return jax.devices()[0]
+        return _devices()[0]
     return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
+
+
+def _devices(platform: str | None = None) -> list[Device]:
+    """The devices of a platform; of JAX's own choice where none is named."""
+    return jax.devices(platform)
 
 
 #: What names a placement, see `resolve`.
@@ -114,7 +122,7 @@ def resolve(on: On) -> Placement:
         raise TypeError(f"on: expected a device, a platform name or None, got {on!r}.")
     platform, _, index = on.partition(":")
     try:
-        return Placement({str(device.id): device for device in jax.devices(platform or "none")}[index or "0"])
+        return Placement({str(device.id): device for device in _devices(platform or "none")}[index or "0"])
     except (RuntimeError, KeyError) as error:
-        known = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
+        known = ", ".join(f"{device.platform}:{device.id}" for device in _devices())
         raise ValueError(f"on: there is no device {on!r} here; there are: {known}.") from error

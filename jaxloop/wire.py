@@ -9,6 +9,9 @@ A loop whose scalars are NumPy's and whose other leaves are the engine's is call
 wire of an open loop and `from_wire` the open loop of a wire, neither copying anything large.
 """
 
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# JAX, and what users give, leave types open here; all else is checked strictly.
+
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,7 +88,8 @@ class WireLayout:
         """
         vector = jnp.zeros(self.size, jnp.int32) if vector is None else vector
         old = [None] * len(self.slots) if before is None else jax.tree.leaves(before)
-        changed, others = {}, []
+        changed: dict[int, Any] = {}
+        others: list[Any] = []
         for slot, leaf, old_leaf in zip(self.slots, jax.tree.leaves(loop), old, strict=True):
             if slot is None:
                 others.append(_raw(leaf))

@@ -1,5 +1,8 @@
 """What can be told of data by looking at their numbers: batches in place of epochs, wild labels, NaN."""
 
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# JAX, and what users give, leave types open here; all else is checked strictly.
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +35,7 @@ def check_batches(batches: Any, where: str, *, inputs_alone: bool = False) -> No
       TypeError: it is an array, or holds arrays in place of batches.
     """
     several = isinstance(batches, (tuple, Mapping) if inputs_alone else (tuple, list, Mapping))
-    parts = batches.values() if isinstance(batches, Mapping) else batches
+    parts: Any = batches.values() if isinstance(batches, Mapping) else batches
     if not hasattr(batches, "shape") and not (several and any(hasattr(part, "shape") for part in parts)):
         return
     what = "an array" if hasattr(batches, "shape") else f"a {type(batches).__name__} of arrays"

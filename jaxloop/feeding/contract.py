@@ -1,5 +1,8 @@
 """The contract of a phase's batches: what the first of them fixes, and each other must keep."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# JAX, and what users give, leave types open here; all else is checked strictly.
+
 import functools
 import warnings
 from dataclasses import dataclass

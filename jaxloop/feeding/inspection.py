@@ -1,5 +1,8 @@
 """Which data are looked into before they are trained on: the first batch, what lies in memory, or all as it is read."""
 
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+# JAX, and what users give, leave types open here; all else is checked strictly.
+
 import mmap
 import operator
 import weakref
@@ -118,7 +121,7 @@ class Inspection:
 
         def watch(index: int, count: int, batches: Any) -> None:
             for place in range(count):
-                batch = batches if count == 1 else jax.tree.map(lambda leaf, place=place: leaf[place], batches)
+                batch = batches if count == 1 else jax.tree.map(operator.itemgetter(place), batches)
                 what, batch = f"{where}: batch {index + place}'s", shown(batch)
                 check_numbers(batch, self.loss_fn, what)
                 check_targets(batch, output, self.loss_fn, self.metrics, what)
@@ -131,7 +134,7 @@ class Inspection:
             return
         if isinstance(batches, Batches):
             as_they_are = not (batches.transforms or batches.compiled or is_source(batches.samples))
-            listed = [("the samples'", batches.samples)] if as_they_are else []
+            listed: list[tuple[str, Any]] = [("the samples'", batches.samples)] if as_they_are else []
         elif isinstance(batches, (list, tuple)):
             listed = [(f"batch {index}'s", batch) for index, batch in enumerate(batches)]
         else:
@@ -144,7 +147,7 @@ class Inspection:
 
 def epochs_in_memory(training: Any, first: Any) -> list[Any]:
     """The epochs that can be looked into without reading data: the first, and those of a list."""
-    epochs = training if isinstance(training, (list, tuple)) else [first]
+    epochs: Sequence[Any] = training if isinstance(training, (list, tuple)) else [first]
     return list({id(epoch): epoch for epoch in epochs}.values())
 
 

@@ -33,7 +33,11 @@ class Prepare:
         travelling, _, padding = batch
         if self.gathers:
             indices = travelling
-            travelling = jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), resident)
+
+            def gathered(leaf: jax.Array) -> jax.Array:
+                return leaf.at[indices].get(mode="promise_in_bounds")
+
+            travelling = jax.tree.map(gathered, resident)
         for transform in self.transforms:
             travelling = transform(travelling)
         input, target, weight = parts_of(travelling, self.batch_keys, self.where, inputs_alone=self.inputs_alone)

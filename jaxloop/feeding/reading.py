@@ -1,6 +1,9 @@
 """Reading: a user's batches one after the other, run to their end, and where one was that went wrong."""
 
-from collections.abc import Iterator, Sequence
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+# JAX, and what users give, leave types open here; all else is checked strictly.
+
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +66,7 @@ def check_ended(batches: Peekable, rest: Iterator[Any], where: str, position: Po
 
 
 @contextmanager
-def noting(where: str, total: int, position: Position) -> Iterator[None]:
+def noting(where: str, total: int, position: Position) -> Generator[None, None, None]:
     """Notes on an exception which batch was being read."""
     try:
         yield

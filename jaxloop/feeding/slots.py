@@ -1,5 +1,8 @@
 """Slots: where the batches of a dispatch are written, each once, in the form in which they travel."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# JAX, and what users give, leave types open here; all else is checked strictly.
+
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,8 @@
 """Where epochs come from: looked up by position, or taken one by one; peeked into, and cut short."""
 
+# pyright: reportUnknownVariableType=false
+# JAX, and what users give, leave types open here; all else is checked strictly.
+
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -95,7 +98,7 @@ class EpochSource:
     def __init__(self, training: Any, limit: int | None = None):
         self._training: Any = training
         self._limit = limit
-        self._rest = None if hasattr(training, "__getitem__") else iter(training)
+        self._rest: Iterator[Any] | None = None if hasattr(training, "__getitem__") else iter(training)
         self._taken: tuple[int, Any] = (-1, None)
 
     def at(self, index: int, start: int = 0) -> Peekable:

@@ -1,5 +1,8 @@
 """What batches are like: their parts, and the structure, shapes and dtypes that all of them share."""
 
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# JAX, and what users give, leave types open here; all else is checked strictly.
+
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -26,15 +29,16 @@ def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str, *, inputs
     if inputs_alone and not isinstance(batch, (tuple, list)) and not (batch_keys and isinstance(batch, Mapping)):
         return batch, None, None
     if type(batch) is not tuple and isinstance(batch, Mapping):
+        mapping: Mapping[Any, Any] = batch
         if batch_keys is None:
             raise ValueError(
-                f"{where}: a batch is a mapping of {', '.join(map(str, batch))}; say which of them are input and "
+                f"{where}: a batch is a mapping of {', '.join(map(str, mapping))}; say which of them are input and "
                 "target, as TrainingLoop(..., batch_keys=('image', 'label'))."
             )
-        missing = [key for key in batch_keys if key not in batch]
+        missing = [key for key in batch_keys if key not in mapping]
         if missing:
-            raise ValueError(f"{where}: a batch has no {missing[0]!r}; it has {', '.join(map(str, batch))}.")
-        batch = tuple(batch[key] for key in batch_keys)
+            raise ValueError(f"{where}: a batch has no {missing[0]!r}; it has {', '.join(map(str, mapping))}.")
+        batch = tuple(mapping[key] for key in batch_keys)
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         what = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
         raise ValueError(f"{where}: a batch must be (input, target) or (input, target, weight), got {what}.")
@@ -143,7 +147,7 @@ def specification(batch: Any, where: str = "batch", axes: int = 1) -> Specificat
     """
     names = ("input", "target", "weight")
     paths, tree = jax.tree_util.tree_flatten_with_path(batch)
-    leaves = []
+    leaves: list[tuple[str, tuple[int, ...], Any]] = []
     for path, leaf in paths:
         name = names[path[0].idx] + jax.tree_util.keystr(path[1:])
         if np.ndim(leaf) < axes:
@@ -192,4 +196,8 @@ def stacked(batch: Any, count: int) -> Any:
     """An abstract batch, or `count` of them along a new leading axis."""
     if count == 1:
         return batch
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), batch)
+
+    def of_several(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)
+
+    return jax.tree.map(of_several, batch)
