@@ -258,6 +258,8 @@ class Feed:
     def _group(self, batch: Specification, leaves: Sequence[Any], count: int) -> "_Group":
         """Room for `count` batches like this one, or for more of those that travel one by one and packed."""
         packing = self._packing if count == 1 and batch is self.agreed.ready else None
+        if packing is not None and any(isinstance(leaf, jax.Array) for leaf in leaves):
+            packing = None  # it stays on its device, though the first batch was NumPy's and so is packed
         places = count if packing is None else _ALLOCATED
         slots = slots_for(batch, leaves, places, self.placement, packing)
         return _Group(slots, batch, ChunkSpec(1, batch, packing), places)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 Batch = tuple[Any, Any, Any]
+_NO_NUMBERS = "OSUTMm"  # objects, strings and times, by `numpy.dtype.kind`
 
 
 def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str, *, inputs_alone: bool = False) -> Batch:
@@ -154,6 +155,11 @@ def specification(batch: Any, where: str = "batch", axes: int = 1) -> Specificat
             raise ValueError(
                 f"{where}: {name} must be an array whose first axis counts examples, got {type(leaf).__name__} "
                 f"{leaf!r:.60}. Make lists into arrays, by numpy.asarray."
+            )
+        if isinstance(leaf.dtype, np.dtype) and (leaf.dtype.kind in _NO_NUMBERS or not leaf.dtype.isnative):
+            raise ValueError(
+                f"{where}: {name} has the dtype {leaf.dtype.str!r}, which JAX does not compute with. Convert it to "
+                "numbers in the byte order of this machine, as array.astype(numpy.float32)."
             )
         dtype = Weak(leaf.dtype) if getattr(leaf, "weak_type", False) else leaf.dtype
         leaves.append((name, leaf.shape[axes - 1 :], dtype))
