@@ -35,9 +35,9 @@ class Placement:
     def is_cpu(self) -> bool:
         """Whether the host's own memory is the device's.
 
-        A program takes NumPy arrays as they are then, faster than a transfer begins. Nothing needs to be read ahead by
-        a thread, which would take time from the same cores. And convolutions inside a loop run slowly, unless their
-        axes are in one order.
+        If it is, a program takes NumPy arrays in place, and no transfer is needed. No thread reads ahead, since it
+        would take time from the same cores. And convolutions inside a loop run slowly, unless their axes are in one
+        order.
         """
         return self.platform == "cpu"
 
@@ -47,12 +47,13 @@ class Placement:
         return jax.sharding.SingleDeviceSharding(self.device)
 
     def put(self, tree: Any) -> Any:
-        """The tree as arrays of the device. What lies there is not copied."""
+        """The tree as arrays of the device. Arrays that lie there already are not copied."""
         return jax.device_put(tree, self.device)
 
     def copy(self, leaf: Any) -> jax.Array:
         """An array of the device that shares no memory with `leaf`, so that it can be donated."""
-        # On CPUs `device_put` may share memory even with may_alias=False: with NumPy's arrays, and between devices.
+        # The copy comes first: on CPUs `device_put` may share memory even with may_alias=False, with NumPy's arrays and
+        # between devices. A donated array that shares memory would be overwritten under its other owner.
         if not isinstance(leaf, jax.Array):
             own: Any = np.array(leaf)
         else:
@@ -60,7 +61,7 @@ class Placement:
         return jax.device_put(own, self.device, may_alias=False)
 
     def put_batch(self, batch: Any) -> Any:
-        """A batch on its way to the device: elsewhere than on a CPU its transfer starts now."""
+        """A batch on its way to the device. Its transfer starts now, except on a CPU, where none is needed."""
         return batch if self.is_cpu else jax.device_put(batch, self.device)
 
     def holds(self, array: jax.Array) -> bool:
@@ -102,11 +103,11 @@ On = Placement | Device | str | None
 
 
 def resolve(on: On) -> Placement:
-    """The placement that is meant by `on`. Starts the backend.
+    """The placement that `on` means. Starts the backend.
 
     Args:
-      on: a placement; a device; a platform such as `"cpu"`, `"gpu"` or `"tpu"`, which means its first device, or one
-        device of it as `"cpu:3"`; or `None`, JAX's default device.
+      on: a placement; a device; a platform such as `"cpu"`, `"gpu"` or `"tpu"`, which means its first device; one of
+        its devices, as `"cpu:3"`; or `None`, JAX's default device.
 
     Raises:
       ValueError: there is no such platform or device here; the message lists what there is.

@@ -1,12 +1,15 @@
 """The wire: the private form in which a loop travels between dispatches, and who owns its arrays.
 
-A loop of some forty small leaves costs several times the step of a tiny model to dispatch. So the engine carries it as
-`(vector, leaves)`: one int32 vector that holds the bits of every 4-byte scalar and of every single PRNG key, and the
-leaves that remain. The wire alone is donated. Whatever comes from a user or goes to one is copied, by `own_copy`:
-that is the whole ownership rule, and nobody outside the engine ever meets a deleted array.
+To dispatch a loop of some forty small leaves takes several times as long as the step of a tiny model. So the engine
+carries it as `(vector, leaves)`: one int32 vector, which holds the bits of every 4-byte scalar and of every single PRNG
+key, and the leaves that remain. The vector is int32, since operations on integers keep all bits: those on floats may
+change the bits of a NaN or a denormal.
 
-A loop whose scalars are NumPy's and whose other leaves are the engine's is called open: `to_wire` makes the
-wire of an open loop and `from_wire` the open loop of a wire, neither copying anything large.
+Only the wire is donated. Whatever comes from a user or goes to one is copied, by `own_copy`. That is the whole
+ownership rule, and nobody outside the engine ever meets a deleted array.
+
+A loop is called open if its scalars are NumPy's and its other leaves are the engine's. `to_wire` makes the wire of an
+open loop, and `from_wire` the open loop of a wire. Neither copies anything large.
 """
 
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -37,8 +40,8 @@ class Kind(NamedTuple):
     Attributes:
       shape: its shape.
       dtype: its dtype.
-      key: of a typed PRNG key the implementation.
-      places: how many of the vector's places it takes; 0 where it travels by itself.
+      key: the implementation of a typed PRNG key; None for anything else.
+      places: how many of the vector's places it takes; 0 if it travels by itself.
       word: the dtype of what stands in such a place.
     """
 
@@ -51,15 +54,15 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class WireLayout:
-    """Where each leaf of a loop of one structure lies on the wire. Equal for loops of one kind.
+    """Where each leaf of a loop lies on the wire. Layouts are equal for loops of one kind.
 
     Attributes:
-      tree: structure of the loop.
-      kinds: of each leaf.
-      slots: the first place in the vector of each leaf, or None for one that travels by itself.
+      tree: the structure of the loop.
+      kinds: the kind of each leaf.
+      slots: each leaf's first place in the vector; None for a leaf that travels by itself.
       row: how many of the vector's first places make a row: whether the step counted, `stop`, the counters
         and the statistics.
-      names: name of each place in a row.
+      names: the name of each place in a row.
     """
 
     tree: Any
@@ -81,10 +84,10 @@ class WireLayout:
         Args:
           loop: of this layout.
           counted: whether the step counted: a bool or bool[].
-          vector: of the wire from which `loop` has come; None for one of zeros.
-          before: what `unpack` gave of that wire; a scalar that is the very same object still is not written.
-          in_place: whether scalars are written into the vector, a few at a time, as is fastest inside a loop; else a
-            new vector is made by selects, which takes as long outside of one, and less to compile.
+          vector: the vector of the wire that `loop` came from; None for zeros.
+          before: the loop that `unpack` gave for that wire. A scalar that is still the same object is not written.
+          in_place: whether scalars are written into the vector, a few at a time. That is fastest inside a loop. If not,
+            selects make a new vector: outside a loop they are as fast, and they compile faster.
         """
         vector = jnp.zeros(self.size, jnp.int32) if vector is None else vector
         old = [None] * len(self.slots) if before is None else jax.tree.leaves(before)
@@ -102,7 +105,7 @@ class WireLayout:
             for slot, number in ({0: counted} | changed).items():
                 vector = jnp.where(places == slot, number, vector)
             return vector, others
-        vector = jax.lax.dynamic_update_slice(vector, counted[None], (0,))  # first: see `_neighbours`
+        vector = jax.lax.dynamic_update_slice(vector, counted[None], (0,))  # a single one is first: see `_neighbours`
         for slots in _neighbours(sorted(changed)):
             part = jnp.stack([changed[slot] for slot in slots])
             vector = jax.lax.dynamic_update_slice(vector, part, (slots[0],))
@@ -157,10 +160,10 @@ class WireLayout:
         return jax.tree.unflatten(self.tree, map(leaf, self.slots, self.kinds))
 
     def reader(self, phase: Phase, batch_size: int) -> Callable[[np.ndarray], tuple[Columns | None, int]]:
-        """What reads the rows that a dispatch in `phase` left: int32[row] of one step, or int32[steps, row].
+        """A function that reads the rows that a dispatch in `phase` left: int32[row] of one step, or int32[steps, row].
 
         Returns:
-          `read(rows)`: those that count by column, None if none does; and `stop` behind the last step.
+          `read(rows)`: those that count by column, None if none does; and `stop` after the last step.
         """
         places, stop_place = self._places, self.names.index("stop")
 
@@ -176,7 +179,7 @@ class WireLayout:
         return read
 
     def difference(self, before: "WireLayout") -> str:
-        """In which leaf this layout, which is not equal to `before`, differs from it; for messages."""
+        """The first leaf that differs from that of another layout, and how; for messages."""
         now, then = self._named(), before._named()
         for name in sorted(set(now) | set(then)):
             if now.get(name) != then.get(name):
@@ -247,7 +250,7 @@ def with_host_scalars(loop: Loop) -> Loop:
 
 
 def own_copy(loop: Loop, placement: Placement) -> Loop:
-    """A loop with arrays of its own and scalars of NumPy, of one that others may hold. Waits for the device."""
+    """A copy of a loop that others may hold: its arrays are its own, its scalars NumPy's. Waits for the device."""
 
     def copied(leaf: Any) -> Any:
         leaf = strong(leaf)
@@ -257,12 +260,12 @@ def own_copy(loop: Loop, placement: Placement) -> Loop:
 
 
 def on_device(loop: Loop, placement: Placement) -> Loop:
-    """A loop with scalars of NumPy as one of device arrays, without copying: for when the engine is done with it."""
+    """The loop with its scalars on the device too. Its arrays are not copied: the engine must be done with it."""
     return placement.put(loop)
 
 
 def _raw(leaf: Any) -> Any:
-    """A typed PRNG key as its bits, which dispatch without a detour through Python; anything else as it is."""
+    """The bits of a typed PRNG key, since to dispatch a typed key takes a way through Python; any other leaf itself."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
@@ -271,13 +274,13 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _typed(leaf: Any, kind: Kind) -> Any:
-    """The leaf of this kind that travelled as `_raw`."""
+    """The leaf of this kind from what `_raw` made of it."""
     return leaf if kind.key is None else jax.random.wrap_key_data(leaf, impl=kind.key)
 
 
 @functools.cache
 def _key_words(dtype: Any) -> int:
-    """Of how many uint32 a key of this dtype is."""
+    """How many uint32 a key of this dtype has."""
     return jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), dtype)).size
 
 
@@ -287,10 +290,10 @@ _AT_ONCE = 4
 def _neighbours(slots: list[int]) -> list[list[int]]:
     """The slots, ascending, in runs of neighbours of at most `_AT_ONCE`.
 
-    Four 4-byte numbers fill a register. In a loop on a CPU one such update in place costs as much as one of a single
-    scalar, and one select over a long vector more, since it computes each scalar anew for every place. What the
-    first update of a vector needs of its old numbers XLA reads by a kernel for each; the later ones read them in their
-    own.
+    Four 4-byte numbers fill a register. In a loop on a CPU, an update in place of four numbers costs as much as of one.
+    A select over a long vector costs more, since it computes each scalar again for every place. XLA reads the old
+    numbers that the first update of a vector needs by a kernel for each number. Later updates read them in their own
+    kernels.
     """
     runs: list[list[int]] = []
     for slot in slots:

@@ -1,4 +1,4 @@
-"""What can be told of data by looking at their numbers: batches in place of epochs, wild labels, NaN."""
+"""Checks of data by their numbers: batches in place of epochs, wild labels, NaN."""
 
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # JAX, and what users give, leave types open here; all else is checked strictly.
@@ -19,12 +19,12 @@ _OURS = (
     *(losses.softmax_cross_entropy, losses.sigmoid_cross_entropy),
     *(losses.mean_squared_error, losses.mean_absolute_error),
 )
-_AT_ONCE = 2**20  # numbers that are looked at together: what is made of them stays in the processor's caches
-_NEAR_ONE = 0.1  # by how much probabilities of reduced precision may miss it in sum
+_AT_ONCE = 2**20  # numbers that are looked at together: what is computed from them stays in the processor's caches
+_NEAR_ONE = 0.1  # the sum of probabilities of reduced precision may differ from 1 by so much
 
 
 def check_batches(batches: Any, where: str, *, inputs_alone: bool = False) -> None:
-    """Refuses samples where batches of them, or epochs, are expected: they would be taken apart row by row.
+    """Refuses samples where batches or epochs are expected: each row would be taken for a batch.
 
     Args:
       batches: what was given.
@@ -68,12 +68,12 @@ def check_epoch(epoch: Any) -> None:
 
 
 def check_numbers(batch: Batch, loss_fn: Any, where: str) -> None:
-    """Refuses numbers that would go wrong in silence; what weighs nothing may be anything.
+    """Refuses numbers that would go wrong silently. What weighs nothing may be anything.
 
     Args:
       batch: (input, target, weight), on the host.
-      loss_fn: of our own the loss of a target that is NaN is known to be NaN too.
-      where: what the user calls the data, and which of them these are: "training: batch 3's".
+      loss_fn: for our own losses a target that is NaN is refused, since the loss would be NaN too.
+      where: what the user calls the data, and which part of them this is: "training: batch 3's".
 
     Raises:
       ValueError: an input or a target that counts is NaN, or an integer does not fit int32.
@@ -94,24 +94,24 @@ def check_numbers(batch: Batch, loss_fn: Any, where: str) -> None:
             place = _beyond(leaf, limits.min, limits.max, weight if part == "target" else None)
             if place is not None:
                 raise ValueError(
-                    f"{name} holds {leaf[place]}, which does not fit int32, in which JAX computes. Renumber it, or "
+                    f"{name} holds {leaf[place]}, which does not fit int32, and JAX computes in int32. Renumber it, or "
                     "enable jax_enable_x64."
                 )
 
 
 def check_targets(batch: Batch, output: Any, loss_fn: Any, metrics: Sequence[Metric], where: str) -> None:
-    """Refuses targets that the loss or a metric would take for others; what weighs nothing may be anything.
+    """Refuses targets that the loss or a metric would take for other targets. What weighs nothing may be anything.
 
     Args:
       batch: as `check_numbers` takes it; any number of examples.
       output: shape and dtype of the model's output.
       loss_fn: only `losses.softmax_cross_entropy` is known to take integers as labels.
-      metrics: those whose `one_class` is true take the largest of several targets for the class.
+      metrics: a metric whose `one_class` is true takes the largest of several targets for the class.
       where: as `check_numbers` takes it.
 
     Raises:
-      ValueError: a label is none of the output's classes, where the cross entropy would take another class, or NaN;
-        or an example is of several classes at once, where a metric takes one.
+      ValueError: a label is none of the output's classes, so that the cross entropy would take another class, or give
+        NaN; or an example is of several classes at once, but a metric takes one.
     """
     target, shape = _on_host(batch[1]), getattr(output, "shape", ())
     if target is None or len(shape) < 2:
@@ -157,8 +157,8 @@ def _first(
 
     Args:
       leaf: [examples, ...].
-      suspicious: tells fast of a part of it whether there may be one.
-      wild: bool of its leading axes, or of fewer: which are.
+      suspicious: says fast whether a part of `leaf` may hold such a place.
+      wild: gives a bool for each place of a part, or for each index along fewer of its axes.
       weight: [examples, ...] or None.
     """
     for start, rows in _parts(leaf):
@@ -174,7 +174,7 @@ def _first(
 
 
 def _beyond(leaf: np.ndarray, least: int, most: int, weight: np.ndarray | None) -> tuple[int, ...] | None:
-    """The index of the first integer outside of `least` to `most` that weighs something."""
+    """The index of the first integer that is below `least` or above `most` and weighs something."""
     return _first(
         leaf,
         lambda rows: rows.min() < least or rows.max() > most,
@@ -190,7 +190,7 @@ def _parts(leaf: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _counts(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Which places of something of `shape` weigh something, to be broadcast; as in `masks`."""
+    """Which places of an array of `shape` weigh something, to be broadcast; as in `masks`."""
     if shape[: weight.ndim] == weight.shape:
         counts = weight != 0
     elif shape[:1] == weight.shape[:1]:
@@ -201,7 +201,7 @@ def _counts(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _has_nan(rows: np.ndarray) -> Any:
-    """Whether there is a NaN; the least of numbers is NaN if one is, and is found faster."""
+    """Whether there is a NaN. The minimum is NaN if any number is, and it is found faster."""
     if rows.dtype.name not in ("float32", "float64"):
         return _is_nan(rows).any()
     with np.errstate(invalid="ignore"):
@@ -212,7 +212,7 @@ def _is_nan(rows: np.ndarray) -> np.ndarray:
     infinity = {"float16": 0x7C00, "bfloat16": 0x7F80}.get(rows.dtype.name)
     if infinity is None:
         return np.isnan(rows)
-    return (rows.view(np.uint16) & np.uint16(0x7FFF)) > infinity  # which is many times faster
+    return (rows.view(np.uint16) & np.uint16(0x7FFF)) > infinity  # many times faster than `np.isnan`
 
 
 def _of_several(rows: np.ndarray) -> np.ndarray:

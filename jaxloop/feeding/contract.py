@@ -1,4 +1,4 @@
-"""The contract of a phase's batches: what the first of them fixes, and each other must keep."""
+"""The contract of a phase's batches: what the first batch fixes, and every other must keep."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # JAX, and what users give, leave types open here; all else is checked strictly.
@@ -15,7 +15,7 @@ from jaxloop.feeding.packing import Packing, packing_of
 from jaxloop.feeding.specification import Batch, Specification, difference, rows_of, specification
 
 OnRecompile = Literal["raise", "warn"]
-#: What becomes of a batch with fewer examples than the first: it is refused, filled up and weighted, or goes by itself.
+#: What happens to a batch with fewer examples than the first: it is refused, filled up and weighted, or goes by itself.
 Short = Literal["refused", "filled", "alone"]
 
 
@@ -27,11 +27,11 @@ class Contract:
       where: what the user calls the data, for messages.
       first: the specification of the first batch, as (input, target, weight).
       on_host: whether its arrays are NumPy's.
-      short: what becomes of a batch with fewer examples. Where it is not refused, as in evaluation, batches with
-        weights and without may follow each other.
-      lengths: that batches are padded to, where the data announce several.
-      on_recompile: what is done about a batch that is not like the first: it is refused, or warned of.
-      examples: how many a batch has by its loss; None where that is not known.
+      short: what happens to a batch with fewer examples. If it is not refused, as in evaluation, some batches may have
+        weights and others none.
+      lengths: the lengths that batches are padded to, if the data announce several.
+      on_recompile: what happens to a batch that is not like the first: it is refused, or a warning is given.
+      examples: how many examples a batch has by its loss; None if that is not known.
     """
 
     where: str
@@ -49,12 +49,12 @@ class Contract:
 
     @functools.cached_property
     def one_signature(self) -> bool:
-        """Whether all batches have one signature once they are ready, so that any of them may share a dispatch."""
+        """Whether all batches have one signature when they are ready, so that any of them may share a dispatch."""
         return self.short != "alone" and not self.lengths and self.on_recompile == "raise"
 
     @functools.cached_property
     def ready(self) -> Specification:
-        """What a batch is like when it is ready for a program: where short ones are filled, all are weighted."""
+        """What a batch is like when it is ready for a program. If short batches are filled, all have weights."""
         return self._weighted(self.first)
 
     @functools.cached_property
@@ -63,16 +63,16 @@ class Contract:
         return packing_of(self.ready) if self.on_host and self.short == "refused" and self.one_signature else None
 
     def fitted(self, batch: Batch) -> tuple[list[Any], Specification]:
-        """The arrays of a batch, and what the place is like that they are written to.
+        """The arrays of a batch, and the specification of the place that they are written to.
 
-        There may be fewer examples than the place has, and no weight where the place has one.
+        The batch may have fewer examples than the place, and no weight though the place has one.
 
         Raises:
           ValueError: it is not like the first.
         """
         try:
             leaves = self.first.tree.flatten_up_to(batch)
-        except ValueError:  # its structure is another: what is wrong with it is said below
+        except ValueError:  # it has another structure: `check` says what is wrong with it
             return self._looked_at(batch)
         for place, (shape, dtype) in enumerate(self._kinds):
             leaf = leaves[place]
@@ -85,7 +85,7 @@ class Contract:
         return leaves, self.ready
 
     def _looked_at(self, batch: Batch) -> tuple[list[Any], Specification]:
-        """As `fitted`, for a batch that is not known to be like the first."""
+        """As `fitted`, for a batch that may differ from the first."""
         batch = jax.tree.map(_as_array, batch)
         found = specification(batch, self.where)
         self.check(found)
@@ -95,7 +95,7 @@ class Contract:
         return jax.tree.leaves(batch), ready
 
     def accepted(self, found: Specification) -> Specification:
-        """What batches like `found`, which were not written to a place, are like when they are ready.
+        """What batches like `found` are like when they are ready, if they are not written to a place.
 
         Raises:
           ValueError: they are not like the first.
@@ -104,7 +104,7 @@ class Contract:
         return self.ready if found == self.first else self._weighted(found)
 
     def check(self, found: Specification) -> None:
-        """Refuses, or warns of, a batch that is not like the first."""
+        """Refuses a batch that is not like the first, or warns of it."""
         first = expected = self.first
         if self.short != "refused":
             found, first = found.without_weight(), first.without_weight()
@@ -131,7 +131,7 @@ class Contract:
         return rows <= bare.batch_size and found.without_weight().resized(bare.batch_size) == bare
 
     def _weighted(self, found: Specification) -> Specification:
-        """`found` with a weight for each example where short batches are filled, and what is in it can be counted."""
+        """`found` with a weight for each example, if short batches are filled and the examples can be counted."""
         if self.short != "filled" or found.weight is not None or rows_of(found.abstract) is None:
             return found
         return found.with_weight((found.batch_size,), np.dtype(np.float32))
@@ -142,14 +142,14 @@ class Contract:
 
 
 def contract_of(batch: Batch, where: str, **options: Any) -> Contract:
-    """The contract that a first batch makes; the options are fields of `Contract`."""
+    """The contract that a first batch makes. The options are fields of `Contract`."""
     batch = jax.tree.map(_as_array, batch)
     on_host = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch))
     return Contract(where, specification(batch, where), on_host, **options)
 
 
 def _as_array(leaf: Any) -> Any:
-    """An array of JAX's as it is; whatever else can be asked for one as NumPy's, not copied; a number as it is."""
+    """An array or a number as it is; anything else that can be an array as NumPy's, not copied."""
     if isinstance(leaf, (jax.Array, np.ndarray)) or not hasattr(leaf, "__array__"):
         return leaf
     return np.asarray(leaf)

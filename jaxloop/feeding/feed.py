@@ -17,14 +17,14 @@ from jaxloop.feeding.prepare import Preparation
 from jaxloop.feeding.reading import Position, Reader, check_ended, noting
 from jaxloop.feeding.slots import ChunkSpec, HostSlots, Slots, slots_for
 from jaxloop.feeding.source import Peekable, not_as_long
-from jaxloop.feeding.specification import Batch, Specification, of_lengths, rows_of, specification
+from jaxloop.feeding.specification import Batch, Specification, check_dtypes, of_lengths, rows_of, specification
 from jaxloop.placement import Placement
 
 Chunks = Generator[tuple[ChunkSpec, Any], None, None]
-#: Looks into batches as they are read: is given the index of the first, how many, and the batch or several stacked.
+#: Looks into batches as they are read: given the index of the first, how many, and the batch, or several stacked.
 Watch = Callable[[int, int, Any], None]
-_DEPTH = 2  # dispatches' batches that are read ahead: one that waits, one that is being read
-_ALLOCATED = 32  # packed batches share one piece of memory by so many, since to ask for it takes longer than to fill it
+_DEPTH = 2  # dispatches that are read ahead: one waits while the other is read
+_ALLOCATED = 32  # packed batches that share one piece of memory, since to ask for memory takes longer than to fill it
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Feed:
 
     Attributes:
       batches: as they travel, before what is left to the program.
-      reader: takes each apart.
+      reader: takes each batch apart.
       placement: where they go.
-      preparation: what makes batches of what travels, inside of the program; None where batches travel as they are.
-      contract: what each must be like; None until the first was seen.
-      watch: looks into the batches as they are read; None where nothing does.
+      preparation: makes batches of what travels, inside the program; None if batches travel as they are.
+      contract: what each batch must be like; None until the first was seen.
+      watch: looks into the batches as they are read; None if nothing does.
     """
 
     batches: Peekable
@@ -58,21 +58,24 @@ class Feed:
 
     @property
     def resident(self) -> Any:
-        """The samples on the device, where indices travel."""
+        """The samples on the device, if indices travel; else None."""
         return None if self.preparation is None else self.preparation.resident
 
     def begun(self, **options: Any) -> "Feed":
-        """This feed with the contract that its first batch makes; the options are fields of `Contract`.
+        """This feed with the contract that its first batch makes. The options are fields of `Contract`.
 
-        No batch is read for it where the samples tell what it is like.
+        No batch is read if the samples show what a batch is like.
 
         Raises:
-          As `first`.
+          ValueError: JAX cannot take an array; or as `first`.
         """
         where, lengths = self.reader.where, self.batches.lengths
         if self.gathers:
-            return replace(self, contract=Contract(where, self._gathered_kind(), True, lengths=lengths, **options))
-        return replace(self, contract=contract_of(self._peeked(), where, lengths=lengths, **options))
+            contract = Contract(where, self._gathered_kind(), True, lengths=lengths, **options)
+        else:
+            contract = contract_of(self._peeked(), where, lengths=lengths, **options)
+        check_dtypes(contract.first, where)
+        return replace(self, contract=contract)
 
     def agreeing(self, **changes: Any) -> "Feed":
         """This feed with another contract."""
@@ -90,7 +93,7 @@ class Feed:
         return slots.batch(0)
 
     def expected(self, steps: int) -> ChunkSpec:
-        """What a dispatch of so many steps is given where all batches are like the first."""
+        """What a dispatch of so many steps is given, if all batches are like the first."""
         contract = self.agreed
         return ChunkSpec(steps, contract.ready, self._packing if steps == 1 else None)
 
@@ -100,13 +103,13 @@ class Feed:
         return [ChunkSpec(steps, specification(batch, self.reader.where)) for batch in batches]
 
     def chunks(self, steps: int, start: int = 0) -> Chunks:
-        """The batches in order, `steps` at once: what they are like, and the batches stacked, or packed if one is.
+        """The batches in order, `steps` at once: what they are like, and the batches stacked, or one batch packed.
 
-        For an accelerator they are read ahead, and sent, by a thread. Not for a CPU: there the next are gathered while
-        the device is at work on those that were sent, and a thread only takes its time.
+        For an accelerator a thread reads them ahead and sends them. For a CPU none does: the next batches are gathered
+        while the device works on those that were sent, and a thread would only take time from it.
 
         Args:
-          steps: at most so many batches at once.
+          steps: the most batches at once.
           start: the batch to begin with, a multiple of `steps`.
 
         Raises:
@@ -119,7 +122,7 @@ class Feed:
         return prefetched(((spec, self.placement.put_batch(batch)) for spec, batch in chunks), _DEPTH)
 
     def singles(self) -> Iterator[tuple[int | None, Batch]]:
-        """The batches one by one, each with how many examples it had before it was filled up; None as `rows_of`."""
+        """Each batch, and how many examples it had before it was filled up, or None as `rows_of` gives it."""
         with self._noting(position := Position(0)):
             rest = self.batches.begun_at(0)
             for batch in itertools.islice(rest, len(self)):
@@ -162,11 +165,11 @@ class Feed:
             return start
         if self.batches.batches.full:
             one_is_left = steps > 1 and (len(self) - start) % steps == 1
-            return len(self) - (one_is_left and self._packing is not None)  # it travels packed
+            return len(self) - (one_is_left and self._packing is not None)  # the one that is left is packed by `_read`
         return start + max(0, len(self) - 1 - start) // steps * steps
 
     def _gathered(self, steps: int, start: int, end: int) -> Chunks:
-        """The batches up to `end`. They are alike by construction: only their kind is looked at."""
+        """The batches up to `end`. They are alike by construction, so only their kind is checked."""
         with self._noting(position := Position(start)):
             batches: Batches = self.batches.batches
             ready, unweighted = self._kind_of_gathered()
@@ -185,7 +188,7 @@ class Feed:
                 position.index += count
 
     def _packed(self, start: int, end: int) -> Chunks:
-        """The batches one by one, each packed. Small steps take this way, so it calls nothing of ours for each."""
+        """The batches one by one, each packed. Small steps take this way, so it calls nothing of ours in each."""
         with self._noting(position := Position(start)):
             batches, watch, packing = self.batches.batches, self.watch, self._packing
             ready, _ = self._kind_of_gathered()
@@ -199,9 +202,9 @@ class Feed:
                 for place in range(slots.count):
                     rows = slice(row, row + size) if order is None else order[row : row + size]
                     for leaf, column in pairs:
-                        if order is None or leaf.dtype != column.dtype:
+                        if order is None or leaf.dtype != column.dtype:  # `take` does not convert into `out`
                             column[place] = leaf[rows]
-                        else:  # where an index is out of range "raise" would go through a further array
+                        else:  # with "raise", NumPy would write to an array of its own first, and then copy it
                             leaf.take(rows, 0, column[place], "clip")
                     if watch is not None:
                         watch(position.index, 1, slots.batch(place))
@@ -210,19 +213,19 @@ class Feed:
                     position.index += 1
 
     def _kind_of_gathered(self) -> tuple[Specification, bool]:
-        """What gathered batches are like when they are ready, and whether they are to be given weights."""
+        """What gathered batches are like when they are ready, and whether weights are added to them."""
         found = self._gathered_kind()
         ready = self.agreed.accepted(found)
         return ready, found.weight is None and ready.weight is not None
 
     @property
     def gathers(self) -> bool:
-        """Whether batches are ours, and can be drawn from arrays."""
+        """Whether the batches are our own, and can be drawn from arrays."""
         batches = self.batches.batches
         return isinstance(batches, Batches) and batches.can_be_gathered
 
     def _gathered_kind(self) -> Specification:
-        """What the first of such batches is like, as the samples tell."""
+        """What the first gathered batch is like, as the samples show."""
         batches: Batches = self.batches.batches
         size = min(batches.batch_size, batches.sample_count - batches.first_row)
         return specification(self.reader.parts(batches.samples), self.reader.where).resized(size)
@@ -230,7 +233,7 @@ class Feed:
     # --- read: whatever can be iterated
 
     def _read(self, steps: int, start: int) -> Chunks:
-        """The batches from `start` on, each written to its slot as it is read. Only what is alike shares a dispatch."""
+        """The batches from `start` on, each written to its slot when it is read. Only equal kinds share a dispatch."""
         contract, watch, group = self.agreed, self.watch, None
         with self._noting(position := Position(start)):
             rest = self.batches.begun_at(start)
@@ -256,7 +259,7 @@ class Feed:
             check_ended(self.batches, rest, self.reader.where, position)
 
     def _group(self, batch: Specification, leaves: Sequence[Any], count: int) -> "_Group":
-        """Room for `count` batches like this one, or for more of those that travel one by one and packed."""
+        """Room for `count` batches like this one, or for more if they travel one by one and packed."""
         packing = self._packing if count == 1 and batch is self.agreed.ready else None
         if packing is not None and any(isinstance(leaf, jax.Array) for leaf in leaves):
             packing = None  # it stays on its device, though the first batch was NumPy's and so is packed
@@ -271,12 +274,12 @@ class Feed:
 
 @dataclass
 class _Group:
-    """Batches of one specification that were read and not given yet.
+    """Batches of one specification that were read but not yet given out.
 
     Attributes:
       slots: where they are.
       batch: what each is like.
-      one: the same of one that travels by itself.
+      one: what a batch is like that travels by itself.
       places: how many there can be.
       held: how many there are.
     """
@@ -288,9 +291,13 @@ class _Group:
     held: int = 0
 
     def given(self, steps: int, *, mixes: bool) -> Chunks:
-        """The batches, once no more come; one by one where they are fewer than `steps` and others may be too.
+        """The batches, once no more come: together, or one by one if they are too few and others may be too.
 
-        So each signature has two programs, in place of one for every number of batches that follow each other.
+        So each signature needs two programs, and not one for every number of equal batches in a row.
+
+        Args:
+          steps: how many a full dispatch has.
+          mixes: whether all batches of the phase have one signature, so that only the last group is smaller.
         """
         if self.held == 1 or (self.held < steps and not mixes):
             yield from ((self.one, self.slots.alone(place)) for place in range(self.held))
@@ -309,7 +316,7 @@ class Feeds:
 
     Attributes:
       training: makes the feed of an epoch's batches.
-      validation: or None where there is none.
+      validation: the feed of validation; None if there is none.
     """
 
     training: Callable[[Peekable], Feed]

@@ -1,4 +1,4 @@
-"""Which data are looked into before they are trained on: the first batch, what lies in memory, or all as it is read."""
+"""Which data are checked before they are trained on: the first batch, all in memory, or each batch as it is read."""
 
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
 # JAX, and what users give, leave types open here; all else is checked strictly.
@@ -23,7 +23,7 @@ Check = Literal["first", "memory", "all"]
 
 
 class Passed:
-    """Arrays that have passed a check, known by identity; it keeps none of them alive."""
+    """Arrays that have passed a check, known by identity. It keeps none of them alive."""
 
     def __init__(self) -> None:
         self._arrays: dict[Hashable, list[weakref.ref[Any]]] = {}
@@ -48,11 +48,11 @@ class Inspection:
     """Looks into the data of a training loop.
 
     Attributes:
-      check: `"first"`: the first batch of each phase; `"memory"`: before that all that lies in memory as steps will see
-        it; `"all"`: each batch too, as it is read.
-      loss_fn, metrics: which decide what targets may be.
+      check: `"first"`: the first batch of each phase. `"memory"`: also all that lies in memory as steps will see it.
+        `"all"`: also each batch when it is read.
+      loss_fn, metrics: they decide what targets may be.
       batch_keys: as `parts_of` takes them.
-      passed: what was looked into before.
+      passed: what has passed before.
     """
 
     check: Check
@@ -88,18 +88,18 @@ class Inspection:
         where: str,
         check: Callable[[Batch, str], None],
     ) -> None:
-        """Looks into all that lies in memory, once, of which the first batch is a part; else into the first batch."""
+        """Checks all that lies in memory, once, the first batch included; if not all does, the first batch."""
         arrays = self._arrays(batches)
         if arrays and self.passed.holds(key, arrays):
             return
         looked_into = [check(batch, what) for what, batch in self._in_memory(batches, where)]
         if len(looked_into) < (1 if isinstance(batches, Batches) or not arrays else len(batches)):
-            check(first(), f"{where}: the first batch's")  # it may not be among those
+            check(first(), f"{where}: the first batch's")  # it may not be among what lies in memory
         elif all(isinstance(array, np.ndarray) for array in arrays):
             self.passed.add(key, arrays)
 
     def _arrays(self, batches: Any) -> list[Any]:
-        """The arrays that all batches are made of, where they lie in memory."""
+        """The arrays that all batches are made of, if they lie in memory."""
         if self.check == "first" or not isinstance(batches, (Batches, list, tuple)):
             return []
         return jax.tree.leaves(batches.samples if isinstance(batches, Batches) else batches)
@@ -107,14 +107,14 @@ class Inspection:
     def watching(
         self, output: Any, where: str, shown: Callable[[Batch], Batch]
     ) -> Callable[[int, int, Any], None] | None:
-        """What looks into the batches of a dispatch as they are read; None where they are not looked into.
+        """A function that checks the batches of a dispatch when they are read; None if they are not checked.
 
-        It is called with the index of the first, with how many there are, and with the batch, or several stacked.
+        It is called with the index of the first, how many there are, and the batch, or several stacked.
 
         Args:
           output: shape and dtype of the model's output.
           where: what the user calls the data.
-          shown: makes of a batch that travels what the step will see, on the host.
+          shown: makes the batch that the step will see, on the host, from one that travels.
         """
         if self.check != "all":
             return None
@@ -129,7 +129,7 @@ class Inspection:
         return watch
 
     def _in_memory(self, batches: Any, where: str) -> Iterator[tuple[str, Batch]]:
-        """What lies in memory just as steps will see it, with what to call it: samples, or batches of a list."""
+        """What lies in memory just as steps will see it, and its name: samples, or batches of a list."""
         if self.check == "first":
             return
         if isinstance(batches, Batches):
@@ -146,7 +146,7 @@ class Inspection:
 
 
 def epochs_in_memory(training: Any, first: Any) -> list[Any]:
-    """The epochs that can be looked into without reading data: the first, and those of a list."""
+    """The epochs that can be checked without reading data: the first, and those of a list."""
     epochs: Sequence[Any] = training if isinstance(training, (list, tuple)) else [first]
     return list({id(epoch): epoch for epoch in epochs}.values())
 

@@ -1,4 +1,4 @@
-"""The arrays of a batch in one: to hand several to a small step takes longer than to take them apart in its program."""
+"""The arrays of a batch in one array: a small step takes several of them slower than one that it takes apart."""
 
 import functools
 import itertools
@@ -13,9 +13,9 @@ import numpy as np
 from jaxloop.feeding.specification import Specification
 
 _WORDS = frozenset(np.dtype(name) for name in ("int32", "uint32", "float32"))
-_HALVED = frozenset(np.dtype(name) for name in ("int64", "uint64", "float64"))  # in a program, as JAX has it by default
-_ALIGNMENT = 64  # bytes: where an array begins at a multiple, XLA's CPU backend takes it in place, else it copies it
-_MOST_BYTES = 100_000  # in larger batches the program's copies take longer than arrays' ways into it
+_HALVED = frozenset(np.dtype(name) for name in ("int64", "uint64", "float64"))  # 4 bytes in JAX, by default
+_ALIGNMENT = 64  # bytes: XLA's CPU backend copies an array, unless it begins at a multiple of these
+_MOST_BYTES = 100_000  # in larger batches, taking them apart costs more than several arrays do
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Packing:
     """How the arrays of a batch follow each other in an int32 array. Equal for batches of one kind.
 
     Attributes:
-      tree: structure of the batch, (input, target, weight).
-      shapes: of its arrays.
-      dtypes: of its arrays in a program, of 4 bytes each.
+      tree: the structure of the batch, (input, target, weight).
+      shapes: the shapes of its arrays.
+      dtypes: the dtypes of its arrays in a program, each of 4 bytes.
     """
 
     tree: Any
@@ -82,7 +82,7 @@ class Packing:
 
 
 def packing_of(batches: Specification) -> Packing | None:
-    """How such batches are packed; None where that is of no use, or their numbers are not of 4 bytes in a program."""
+    """How such batches are packed; None if that saves nothing, or if their numbers do not have 4 bytes in a program."""
     if len(batches.leaves) < 2:
         return None
     _, shapes, dtypes = zip(*batches.leaves, strict=True)

@@ -1,4 +1,4 @@
-"""Reading ahead: a thread of its own gets the next items while the present one is used."""
+"""Reading ahead: a thread gets the next items while the present one is used."""
 
 import threading
 from collections.abc import Generator, Iterator
@@ -11,13 +11,13 @@ Item = TypeVar("Item")
 def prefetched(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
     """The items in their order, read by a thread that is at most `depth` ahead.
 
-    How many are read depends on how many were asked for alone, never on timing: one who stops after the i-th has read
-    `depth` more, or all. What reading raises is raised at the item that it was raised for. Closing the iterator (as
-    leaving a `for` loop does, once the iterator is dropped) waits for what the thread is reading.
+    How many are read depends only on how many were asked for, never on timing: whoever stops after item i has read
+    `depth` more, or all. An error in reading is raised at the item that it belongs to. Closing the iterator waits for
+    what the thread is reading; leaving a `for` loop closes it, once the iterator is dropped.
 
     Args:
-      items: are read in another thread than the caller's.
-      depth: at least 1.
+      items: they are read in another thread than the caller's.
+      depth: how many are read ahead, at least 1.
     """
     permits: SimpleQueue[bool] = SimpleQueue()
     ready: SimpleQueue[tuple[str, Any]] = SimpleQueue()
@@ -48,5 +48,5 @@ def _read(items: Iterator[Any], permits: "SimpleQueue[bool]", ready: "SimpleQueu
                 ready.put(("end", None))
                 return
             ready.put(("item", item))
-    except BaseException as error:  # it is the caller's, and is raised there
+    except BaseException as error:  # whatever it is: without it the caller would wait for ever
         ready.put(("error", error))

@@ -1,4 +1,4 @@
-"""What a step's program begins with where a batch does not travel as it is: the gather, and the compiled maps."""
+"""The start of a step's program if a batch does not travel as it is: the gather, and the compiled maps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from jaxloop.feeding.specification import Batch, parts_of
 
 @dataclass(frozen=True)
 class Prepare:
-    """What makes a batch of what travels to the device, traced into the program of the step.
+    """Makes a batch from what travels to the device. It is traced into the program of the step.
 
     It is called as `prepare(resident, (travelling, None, padding))`. Equal ones share their programs.
 
@@ -20,7 +20,7 @@ class Prepare:
       transforms: the compiled ones, see `Batches.map`.
       batch_keys: as `parts_of` takes them.
       where: what the user calls the data.
-      inputs_alone: whether a batch may be the input alone, as for predictions.
+      inputs_alone: whether a batch may be only the input, as for predictions.
     """
 
     gathers: bool
@@ -48,11 +48,11 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What makes batches of what travels in a phase.
+    """What makes batches from what travels in a phase.
 
     Attributes:
       prepare: traced into the program.
-      resident: the samples on the device that it gathers from; None where batches travel whole.
+      resident: the samples on the device that it gathers from; None if batches travel whole.
     """
 
     prepare: Prepare

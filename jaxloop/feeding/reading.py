@@ -1,4 +1,4 @@
-"""Reading: a user's batches one after the other, run to their end, and where one was that went wrong."""
+"""Reading: a user's batches in turn, run to their end, and a note on which of them went wrong."""
 
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
 # JAX, and what users give, leave types open here; all else is checked strictly.
@@ -14,11 +14,11 @@ from jaxloop.feeding.specification import Batch, parts_of
 
 @dataclass(frozen=True)
 class Reader:
-    """How a batch is taken apart that a user gives.
+    """How a user's batch is taken apart.
 
     Attributes:
       where: what the user calls the data, for messages.
-      batch_keys: names of input, target and weight where a batch is a mapping.
+      batch_keys: names of input, target and weight, if a batch is a mapping.
       inputs_alone: whether a batch may be the input only, as for predictions.
       whole: whether a batch travels whole, since the step's program takes it apart.
     """
@@ -32,7 +32,7 @@ class Reader:
         """(input, target, weight) of a batch."""
         if self.whole:
             return batch, None, None
-        if type(batch) is tuple and len(batch) == 2:  # on the way of each batch: the rest is for what is rare
+        if type(batch) is tuple and len(batch) == 2:  # for most batches, so no function is called
             return batch[0], batch[1], None
         return parts_of(batch, self.batch_keys, self.where, inputs_alone=self.inputs_alone)
 
@@ -42,20 +42,20 @@ class Position:
     """Which batch of a phase is being read, for the note on what it raises.
 
     Attributes:
-      index: counted from 0; it moves on once the batch is there.
+      index: counted from 0; it moves on when the batch was given.
     """
 
     index: int
 
 
 def check_ended(batches: Peekable, rest: Iterator[Any], where: str, position: Position) -> None:
-    """Asks for what may be left once all batches were read, as `for` does: a loader may count its epochs.
+    """Asks for one more after all batches were read, as `for` does: a loader may count its epochs by that.
 
     Args:
-      batches: that were read.
-      rest: the iterator, from which as many were taken as there should be.
+      batches: the batches that were read.
+      rest: their iterator, after as many were taken as there should be.
       where: what the user calls them.
-      position: after those that there were.
+      position: how many there were.
 
     Raises:
       ValueError: there were fewer than their length says, or there are more.
@@ -67,7 +67,7 @@ def check_ended(batches: Peekable, rest: Iterator[Any], where: str, position: Po
 
 @contextmanager
 def noting(where: str, total: int, position: Position) -> Generator[None, None, None]:
-    """Notes on an exception which batch was being read."""
+    """Adds a note to an exception: which batch was being read."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Slots: where the batches of a dispatch are written, each once, in the form in which they travel."""
+"""Slots: where the batches of a dispatch are written. Each is written once, in the form that travels."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # JAX, and what users give, leave types open here; all else is checked strictly.
@@ -23,8 +23,8 @@ class ChunkSpec:
 
     Attributes:
       steps: how many batches; several have a leading axis of steps.
-      batch: the specification of each.
-      packing: how the one batch is packed; None where it travels as its arrays.
+      batch: the specification of each batch.
+      packing: how a single batch is packed; None if it travels as its arrays.
     """
 
     steps: int
@@ -51,11 +51,11 @@ class Slots(Protocol):
     """Places for several batches of one specification."""
 
     def write(self, place: int, leaves: Sequence[Any]) -> None:
-        """Writes a batch to its place. Where it has fewer examples, its last one fills the place and weighs nothing."""
+        """Writes a batch to its place. If it is short, copies of its last example fill the place, with weight 0."""
         ...
 
     def batch(self, place: int) -> Batch:
-        """The batch of one place as its arrays, (input, target, weight)."""
+        """The batch of one place, as its arrays, (input, target, weight)."""
         ...
 
     def alone(self, place: int) -> Any:
@@ -68,19 +68,19 @@ class Slots(Protocol):
 
 
 class HostSlots:
-    """Slots in the host's memory, which nobody else writes to and which is never written again.
+    """Slots in memory of the host that nobody else writes to. Each place is written only once.
 
-    A program on the CPU reads NumPy's memory in place, even after its dispatch has returned.
+    That matters since a program on the CPU reads NumPy's memory in place, even after its dispatch has returned.
 
     Attributes:
       count: how many places.
       columns: for each array of a batch, its places: [count, ...].
-      words: the batches packed, int32[count, size]; None where they are not.
+      words: the packed batches, int32[count, size]; None if they are not packed.
 
     Args:
-      batch: the specification of each.
+      batch: the specification of each batch.
       count: how many places.
-      packing: how each is packed; None for an array of its own for each of a batch's.
+      packing: how each batch is packed; None if it travels as its arrays.
     """
 
     def __init__(self, batch: Specification, count: int, packing: Packing | None = None):
@@ -112,7 +112,7 @@ class HostSlots:
         rows = len(leaves[0])
         for column, leaf in zip(self.columns, leaves, strict=False):
             column[place, :rows] = leaf
-            column[place, rows:] = leaf[-1:] if rows else 0
+            column[place, rows:] = leaf[-1:] if rows else 0  # a real example: zeros may be no valid input
         weight = self.columns[-1][place]
         if len(leaves) < len(self.columns):
             weight[...] = 1
@@ -120,10 +120,10 @@ class HostSlots:
 
 
 class DeviceSlots:
-    """Slots for batches of arrays that lie on a device already: they stay there, and are stacked there.
+    """Slots for batches whose arrays lie on a device already. They stay there, and are stacked there.
 
     Args:
-      batch: the specification of each.
+      batch: the specification of each batch.
       placement: where programs take them. An array of another device is moved.
     """
 
@@ -162,7 +162,7 @@ class DeviceSlots:
 def slots_for(
     batch: Specification, leaves: Sequence[Any], count: int, placement: Placement, packing: Packing | None
 ) -> Slots:
-    """Slots for `count` batches like the one of which `leaves` are the arrays."""
+    """Slots for `count` batches like the one whose arrays are `leaves`."""
     if any(isinstance(leaf, jax.Array) for leaf in leaves):
         return DeviceSlots(batch, placement)
     return HostSlots(batch, count, packing)
@@ -178,7 +178,7 @@ def _stack(*leaves: Any) -> Any:
 
 
 def _filled(leaf: Any, size: int, *, nothing: bool) -> Any:
-    """The array with `size` rows: its last one again and again, or zeros."""
+    """The array filled up to `size` rows: with copies of its last row, or with zeros."""
     rows, library = leaf.shape[0], jnp if isinstance(leaf, jax.Array) else np
     shape = (size - rows, *leaf.shape[1:])
     fill = library.zeros(shape, leaf.dtype) if nothing or not rows else library.broadcast_to(leaf[-1:], shape)

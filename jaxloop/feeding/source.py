@@ -1,4 +1,4 @@
-"""Where epochs come from: looked up by position, or taken one by one; peeked into, and cut short."""
+"""Where epochs come from: they are looked up by position or taken in turn, peeked into, and cut short."""
 
 # pyright: reportUnknownVariableType=false
 # JAX, and what users give, leave types open here; all else is checked strictly.
@@ -16,15 +16,15 @@ _END = object()
 
 
 class Peekable:
-    """The batches of an epoch, whose first can be seen before they are read: reading them goes on from there.
+    """The batches of an epoch. The first can be seen before they are read, and reading goes on from there.
 
     So each batch is read once, and a loader is begun once, as in a loop by hand: it starts its workers and draws its
-    random order once, whatever is found out from the first batch. Where a thread reads ahead, the loader is begun in
-    another thread than that.
+    random order once, though the first batch is looked at early. If a thread reads ahead, the loader is begun in
+    another thread than that one.
 
     Args:
       batches: a sized iterable of batches.
-      limit: at most so many of them; None for all.
+      limit: the most batches that are read; None for all.
     """
 
     def __init__(self, batches: Any, limit: int | None = None):
@@ -42,7 +42,7 @@ class Peekable:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The lengths that the data announce to be padded to; none where all batches are alike."""
+        """The lengths that the data announce for padding; none if all batches are alike."""
         return getattr(self.batches, "shapes", None) or ()
 
     @property
@@ -55,14 +55,15 @@ class Peekable:
         """The batches as they travel, before what is left to the program, see `Batches.uncompiled`."""
         if not isinstance(self.batches, Batches) or not (self.batches.compiled or self.batches.resident):
             return self
-        if self._uncompiled is None:  # kept: its first batch, too, may have been seen
+        if self._uncompiled is None:  # kept, since its first batch may have been seen too
             self._uncompiled = Peekable(self.batches.uncompiled())
         return self._uncompiled
 
     def peek(self) -> Any:
-        """The first batch, with which `begun_at` will begin.
+        """The first batch. `begun_at` will begin with it.
 
-        Batches that are their own iterator are begun again for it: somebody else may do so in between.
+        If the batches are their own iterator, they are begun only for this, and `begun_at` begins them again. Somebody
+        else may begin them in between, which would move on an iterator that was kept.
         """
         if self._peeked is None:
             rest = iter(self.batches)
@@ -79,20 +80,20 @@ class Peekable:
         return iter(self.batches) if peeked is None else itertools.chain(peeked[:1], peeked[1])
 
     def close(self) -> None:
-        """Ends a loader that `peek` has begun, with the workers that it may have started; reading it begins again.
+        """Ends a loader that `peek` has begun, and the workers that it may have started. Reading begins it again.
 
-        Batches of ours have no workers, and keep the one that was read.
+        Our own batches have no workers, so they keep the batch that was read.
         """
         if not isinstance(self.batches, Batches):
             self._peeked = None
 
 
 class EpochSource:
-    """Epochs by their index in the life of a loop: looked up where the data can be, else taken one by one.
+    """Epochs by their index in the life of a loop: looked up if the data can be indexed, else taken in turn.
 
     Args:
       training: the epochs.
-      limit: at most so many batches of each; None for all.
+      limit: the most batches that are read of each epoch; None for all.
     """
 
     def __init__(self, training: Any, limit: int | None = None):
@@ -102,11 +103,10 @@ class EpochSource:
         self._taken: tuple[int, Any] = (-1, None)
 
     def at(self, index: int, start: int = 0) -> Peekable:
-        """Epoch `index`, counted from 0, to be read from batch `start` on. The epoch last asked for can be had again.
+        """Epoch `index`, counted from 0, to be read from batch `start` on. The same epoch can be asked for again.
 
         Raises:
-          ValueError: there is no such epoch; or it is to be entered in its middle, and only what was not read before
-            can be had of it.
+          ValueError: there is no such epoch; or it is to be entered in its middle, but it can only be read in turn.
         """
         if self._taken[0] != index:
             try:
@@ -127,10 +127,10 @@ class EpochSource:
         return epoch
 
     def lengths(self, first: int, count: int) -> Iterable[int] | None:
-        """The batches of each of `count` epochs from `first` on, which was asked for before; no batch is read.
+        """How many batches each of `count` epochs has, from `first` on, which was asked for before. No batch is read.
 
         Returns:
-          None where they cannot be known ahead: epochs come one by one, or one of them cannot be had yet.
+          None if that cannot be known yet: epochs come one by one, or one of them cannot be had.
         """
         one = len(self.at(first).batches)
         alike = getattr(self._training, "batch_count", None) == one or isinstance(self._rest, itertools.repeat)
@@ -140,7 +140,7 @@ class EpochSource:
             return None
         try:
             others = [len(self._training[index]) for index in range(first + 1, first + count)]
-        except Exception:  # of whatever data: what is wrong with an epoch is said once it is reached
+        except Exception:  # data may raise anything: what is wrong with an epoch is reported when it is reached
             return None
         return map(self._limited, (one, *others))
 
@@ -149,7 +149,7 @@ class EpochSource:
 
 
 def can_begin_at(batches: Any) -> bool:
-    """Whether any batch can be had without those before it, and is the same each time."""
+    """Whether any batch can be read without those before it, and is the same each time."""
     return isinstance(batches, (Batches, EmptyBatches, Sequence))
 
 
@@ -160,7 +160,7 @@ def _from(batches: Any, start: int) -> Iterator[Any]:
 
 
 def length_at(epochs: Any, index: Any) -> int:
-    """How many batches epoch `index` has; as many as the first where there is none, or while `index` is traced."""
+    """How many batches epoch `index` has. If there is none, or `index` is traced, as many as the first."""
     try:
         return len(epochs[int(index)])
     except (LookupError, jax.errors.TracerIntegerConversionError, jax.errors.ConcretizationTypeError):
@@ -168,7 +168,7 @@ def length_at(epochs: Any, index: Any) -> int:
 
 
 def is_left(rest: Iterator[Any]) -> bool:
-    """Whether there is another item. Asking lets what ends here do what it does at its end."""
+    """Whether there is another item. Asking lets an iterator that ends here run the code at its end."""
     return next(rest, _END) is not _END
 
 
@@ -187,13 +187,13 @@ def whole(batches: Any, where: str) -> Iterator[Any]:
 
 
 def not_as_long(where: str, total: int, count: int) -> str:
-    """What is told of batches that ended after `count` where their length is `total`, or went on after that."""
+    """The message for batches that ended after `count`, though their length is `total`, or went on after that."""
     if count < total:
         return (
             f"{where}: it ended after {count} of the {total} batches that its length promises. A generator is spent "
-            "after one pass; give what can be iterated anew each epoch."
+            "after one pass; give what can be iterated again for each epoch."
         )
     return (
-        f"{where}: it went on after the {total} batches that its length promises. Give what tells how many it has, or "
+        f"{where}: it went on after the {total} batches that its length promises. Give data whose length is right, or "
         f"cut it, as repeat(batches, batch_count={total})."
     )

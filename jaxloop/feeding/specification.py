@@ -20,9 +20,9 @@ def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str, *, inputs
 
     Args:
       batch: what was given.
-      batch_keys: names of the parts where it is a mapping.
+      batch_keys: names of the parts, if it is a mapping.
       where: what the user calls the data.
-      inputs_alone: whether what is neither a tuple nor a list, nor a mapping that has `batch_keys`, is the input.
+      inputs_alone: whether a batch is only the input, unless it is a tuple, a list, or a mapping with `batch_keys`.
 
     Raises:
       ValueError: it is neither (input, target), (input, target, weight), nor a mapping that has `batch_keys`.
@@ -47,16 +47,16 @@ def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str, *, inputs
 
 
 def rows_of(batch: Any, axes: int = 1) -> int | None:
-    """How many examples are stacked in a batch, along the last of its leading `axes`; None where its arrays differ.
+    """How many examples are stacked in a batch, along the last of its leading `axes`; None if its arrays differ.
 
-    So it is with several graphs in one batch, whose nodes, edges and targets each have an axis of their own.
+    They differ if a batch holds several graphs: nodes, edges and targets each have an axis of their own.
     """
     counts = {leaf.shape[axes - 1] for leaf in jax.tree.leaves(batch)}
     return counts.pop() if len(counts) == 1 else None
 
 
 class Weak(NamedTuple):
-    """The dtype of an array of weak type, which another program would take."""
+    """The dtype of an array of weak type. JAX compiles another program for it."""
 
     dtype: Any
 
@@ -67,7 +67,7 @@ class Weak(NamedTuple):
 
 
 class Specification(NamedTuple):
-    """What batches have in common: the structure of their parts; path, shape and dtype of each array."""
+    """What batches have in common: the structure of their parts, and path, shape and dtype of each array."""
 
     tree: Any
     leaves: tuple[tuple[str, tuple[int, ...], Any], ...]
@@ -91,9 +91,9 @@ class Specification(NamedTuple):
 
     @property
     def batch_size(self) -> int:
-        """Examples in a batch: of the weight, else of the target, since several graphs in one have fewer than nodes.
+        """How many examples a batch has; 1 if it holds no array.
 
-        One where a batch holds nothing.
+        The weight counts them, or else the target: if a batch holds several graphs, its input counts nodes.
         """
         counting = (
             shape for part in ("weight", "target", "input") for path, shape, _ in self.leaves if path.startswith(part)
@@ -102,21 +102,21 @@ class Specification(NamedTuple):
 
     @property
     def weight(self) -> tuple[tuple[int, ...], np.dtype] | None:
-        """Shape and dtype of the weight; None where there is none."""
+        """Shape and dtype of the weight; None if there is none."""
         return self.kinds[-1] if self.leaves and self.leaves[-1][0].startswith("weight") else None
 
     def without_weight(self) -> "Specification":
-        """The same of (input, target) only."""
+        """The specification of (input, target) only."""
         leaves = tuple(leaf for leaf in self.leaves if not leaf[0].startswith("weight"))
         return Specification(jax.tree_util.treedef_tuple(self.tree.children()[:2]), leaves)
 
     def with_weight(self, shape: tuple[int, ...], dtype: np.dtype) -> "Specification":
-        """The same of batches that had no weight, with one."""
+        """The specification with a weight, for batches that had none."""
         tree = jax.tree_util.treedef_tuple([*self.tree.children()[:2], jax.tree.structure(0)])
         return Specification(tree, (*self.leaves, ("weight", shape, dtype)))
 
     def resized(self, batch_size: int) -> "Specification":
-        """The same of batches of another size, where all arrays have one."""
+        """The specification of batches of another size; itself if the arrays do not share one size."""
         sizes = {shape[0] for _, shape, _ in self.leaves}
         if len(sizes) != 1:
             return self
@@ -124,7 +124,7 @@ class Specification(NamedTuple):
         return Specification(self.tree, tuple(resized))
 
     def is_bucketed_as(self, other: "Specification", lengths: tuple[int, ...] | None) -> bool:
-        """Whether the two differ in nothing but axes whose lengths are among `lengths`."""
+        """Whether the two differ only in axes whose lengths are among `lengths`."""
         if lengths is None or self.tree != other.tree:
             return False
 
@@ -156,18 +156,28 @@ def specification(batch: Any, where: str = "batch", axes: int = 1) -> Specificat
                 f"{where}: {name} must be an array whose first axis counts examples, got {type(leaf).__name__} "
                 f"{leaf!r:.60}. Make lists into arrays, by numpy.asarray."
             )
-        if isinstance(leaf.dtype, np.dtype) and (leaf.dtype.kind in _NO_NUMBERS or not leaf.dtype.isnative):
-            raise ValueError(
-                f"{where}: {name} has the dtype {leaf.dtype.str!r}, which JAX does not compute with. Convert it to "
-                "numbers in the byte order of this machine, as array.astype(numpy.float32)."
-            )
         dtype = Weak(leaf.dtype) if getattr(leaf, "weak_type", False) else leaf.dtype
         leaves.append((name, leaf.shape[axes - 1 :], dtype))
     return Specification(tree, tuple(leaves))
 
 
+def check_dtypes(found: Specification, where: str) -> None:
+    """Refuses arrays that JAX cannot take.
+
+    Raises:
+      ValueError: an array holds no numbers, or numbers in a foreign byte order.
+    """
+    for (path, *_), (_, dtype) in zip(found.leaves, found.kinds, strict=True):
+        # The dtype of a typed PRNG key is none of NumPy's, and has neither of the two.
+        if getattr(dtype, "kind", "V") in _NO_NUMBERS or not getattr(dtype, "isnative", True):
+            raise ValueError(
+                f"{where}: {path} has the dtype {dtype.str!r}, which JAX does not compute with. Convert it to numbers "
+                "in the byte order of this machine, as array.astype(numpy.float32)."
+            )
+
+
 def difference(found: Specification, expected: Specification, first: Specification) -> str:
-    """What makes a batch another than it must be: its structure, or the first leaf that differs, as `first` has it."""
+    """How a batch differs from what it must be: in its structure, or in its first leaf that is not as in `first`."""
     if found.tree != expected.tree:
         return f"its structure was {expected.tree} there, now it is {found.tree}"
     triples = zip(found.leaves, expected.leaves, first.leaves, strict=True)
@@ -176,9 +186,10 @@ def difference(found: Specification, expected: Specification, first: Specificati
 
 
 def of_lengths(batch: Any, lengths: Sequence[int]) -> list[Any]:
-    """An abstract batch of each length, like `batch`, which is abstract and of one of them.
+    """An abstract batch of each length, like `batch`, which is abstract and has one of them.
 
-    What is padded to a length is the second axis of every array in which it is as long as in the first that it can be.
+    The first array whose second axis has one of the lengths shows the length of the batch. Every second axis that is as
+    long is taken for padded.
     """
     seconds = [leaf.shape[1] for leaf in jax.tree.leaves(batch) if leaf.ndim > 1 and leaf.shape[1] in lengths]
     if not seconds:

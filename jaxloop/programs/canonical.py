@@ -2,7 +2,7 @@
 
 That backend gives a convolution to its fast kernels only if the axes come as batch, space, channels, those of the
 kernel as space, input channels, output channels. Outside loops it brings them there by itself; inside a `while` or
-a `cond` it does not, and falls back to a loop that is up to some seventy times slower. The gradient of a convolution
+a `cond` it does not, and falls back to a loop that is up to seventy times slower. The gradient of a convolution
 always has other axes. So a step that is to be scanned is traced, each convolution with other axes is put between
 transposes, and what comes out is evaluated in the step's place. It is the change that XLA would have made.
 
@@ -111,8 +111,8 @@ def _rewritten(value: Any, done: dict[Any, Any]) -> Any:
     """A parameter of an equation, the jaxprs in it rewritten; what is used several times in one stays so.
 
     Args:
-      value: a jaxpr, a tuple of them, or anything else, which is left alone.
-      done: for each jaxpr met before what became of it; the jaxpr itself if nothing did.
+      value: a jaxpr, a tuple of them, or anything else, which stays as it is.
+      done: each jaxpr met before, with what it was rewritten to; itself if nothing was.
     """
     if type(value) is tuple:
         parts = tuple(_rewritten(part, done) for part in value)
@@ -130,7 +130,7 @@ def _rewritten(value: Any, done: dict[Any, Any]) -> Any:
 
 
 def _equations(equation: JaxprEqn, done: dict[Any, Any]) -> list[JaxprEqn]:
-    """What stands for an equation: itself if it is neither a convolution in another layout nor holds one."""
+    """The equations that replace one: only itself if it is no convolution in another layout and holds none."""
     if _is_convolution(equation):
         return _between_transposes(equation)
     if equation.primitive not in _ENTERED:

@@ -23,12 +23,12 @@ class TraceReport:
     """What an abstract trace shows of a fit.
 
     Attributes:
-      stats: every name in `loop.stats` by the end, with its dtype.
+      stats: every name in `loop.stats` at the end, with its dtype.
       acts: each compiled callback by its place, with each event at which it does something.
       maskable: whether the loss in evaluation is one per example or token, so that padding can be masked.
-      output: shape and dtype of what the model gives for the first batch, None where that is not known.
-      cancels: the phases in whose steps a compiled callback can cancel; both where that is not known.
-      examples: how many there are in a batch of each phase, where its loss is one per example or token.
+      output: shape and dtype of what the model gives for the first batch; None if that is not known.
+      cancels: the phases whose steps a compiled callback can cancel; both if that is not known.
+      examples: how many there are in a batch of each phase, if its loss is one per example or token.
       raises: the phases whose steps call Python while they run, and so can raise.
       effects: the events between steps at which a compiled callback prints or calls Python.
     """
@@ -53,9 +53,9 @@ def trace_fit(
 ) -> tuple[TraceReport, dict[Phase, TracedStep]]:
     """Traces one epoch with one step in each phase that has a batch, callbacks included. Nothing runs on a device.
 
-    Errors in callbacks, model or loss that tracing can show come from here, before the first compile. Without a
-    training batch, as for an evaluation, no epoch begins or ends. Without one of validation, callbacks see no
-    statistics of it, which nothing will measure.
+    Errors in callbacks, model or loss that tracing can show are raised here, before the first compile. Without a
+    training batch, as for an evaluation, no epoch begins or ends. Without a batch of validation, callbacks see no
+    statistics of validation, since nothing will measure them.
 
     Returns:
       What the trace shows, and the step of each phase.
@@ -79,14 +79,13 @@ class _WiderStatistic(Exception):
 
 @dataclass
 class _Trace:
-    """One trace, and what it has shown so far; it is filled while callbacks are traced.
+    """One trace, and what it has shown so far. It is filled while callbacks are traced.
 
     Attributes:
       given: what the steps of the fit are made of.
       wider: statistics that have the dtype given here from the start.
       acts, effects: as in `TraceReport`.
-      owners: whose each name is that is recorded or remembered under: from field of the loop and name to the
-        callback's place.
+      owners: the place of the callback that owns a name, by the loop's field and the name.
       steps: the step of each phase.
       outputs: shapes and dtypes of output and loss in each phase.
     """
@@ -170,7 +169,7 @@ def _fired(trace: _Trace, loop: Loop, event: Event, before: Callable[[Loop], Loo
 
 
 def _watched(trace: _Trace, place: int) -> Callback:
-    """The callback at `place`, which does what it did, and is noted in `trace`.
+    """The callback at `place`. It does what it did, and `trace` notes what that is.
 
     Raises:
       ValueError: two callbacks write one name, or what evaluation depends on cannot be put back.
@@ -222,7 +221,7 @@ def _check_widths(trace: _Trace, loop: Loop, after: Loop) -> None:
 
 
 def _check_evaluated(trace: _Trace, place: int, loop: Loop, after: Loop) -> None:
-    """Refuses parameters that stand in for others in evaluation, where the best could not be restored with them."""
+    """Refuses parameters that replace others in evaluation, if the best could not be restored with them."""
     if loop.phase is not Phase.VALIDATION or after.model.params is loop.model.params:
         return
     memory = {name for (part, name), owner in trace.owners.items() if (part, owner) == ("callback_state", place)}
@@ -255,10 +254,10 @@ def _noting_outputs(trace: _Trace) -> Callback:
 
 
 def _check_loss(loop: Loop) -> None:
-    """Refuses a loss whose first axis is none that the batch has; steps without data have none to compare."""
+    """Refuses a loss whose first axis is no axis of the batch. Steps without data have none to compare."""
     batch = (loop.weight,) if loop.weight is not None else (loop.target, loop.input)
     counts = dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(batch))
-    if len(counts) > 1:  # several graphs in one batch, which their outputs count too
+    if len(counts) > 1:  # several graphs in one batch: the outputs count them too
         counts |= dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(loop.output) if leaf.ndim)
     if counts and jnp.ndim(loop.loss) and loop.loss.shape[0] not in counts:
         examples = " or ".join(map(str, counts))

@@ -1,7 +1,7 @@
 """The FLOPs of a traced program, counted in its jaxpr, before anything is lowered or compiled and on any backend.
 
-XLA counts them too, but before it compiles it tells them on CPUs alone: of a backend that is a plug-in, as those of
-GPUs and TPUs are, `jax.stages.Lowered.cost_analysis` gives None.
+XLA counts them too, but before it compiles it reports them only on CPUs. The backends of GPUs and TPUs are plug-ins,
+and for these `jax.stages.Lowered.cost_analysis` gives None.
 """
 
 import math
@@ -32,7 +32,7 @@ _BY_OPERAND = frozenset({
     "cummin", "cumlogsumexp",
 })
 # fmt: on
-#: Their jaxprs run once, as they stand. What others hold, such as a scatter, says what is done to two numbers.
+#: Their jaxprs run once, as they stand. The jaxpr of others, such as a scatter, only says how two numbers are combined.
 _ENTERED = frozenset(
     {
         primitives.jit_p.name,
@@ -50,9 +50,9 @@ _LOOPS = frozenset({"scan", "while"})
 def flops_of(program: ClosedJaxpr | Jaxpr) -> float:
     """The FLOPs of a traced program.
 
-    Two for each term of a product of matrices or of a convolution, without those that are of padding, and one for
-    each number of other arithmetic on floats. The body of a `scan` counts as often as it runs, that of a `while` loop
-    once, of branches the one with the most; a kernel in another language counts nothing.
+    Two for each term of a matrix product or a convolution, terms of padding left out, and one for each number of other
+    arithmetic on floats. The body of a `scan` counts as often as it runs, the body of a `while` loop once. Of branches
+    the one with the most counts. A kernel in another language counts nothing.
 
     Args:
       program: as `jitted.trace(*arguments).jaxpr` or `jax.make_jaxpr(function)(*arguments)`.

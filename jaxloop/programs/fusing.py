@@ -1,14 +1,14 @@
-"""How many steps one dispatch takes: decided from what is known beforehand, never from a stopwatch."""
+"""How many steps one dispatch takes: decided from what is known before, never by a stopwatch."""
 
 import math
 from dataclasses import dataclass
 
-#: Work that a dispatch may carry: FLOPs, by platform. On accelerators so much that sending it costs next to nothing
-#: beside it. On a CPU, where a step in a loop runs as fast as one alone or faster whatever its size, about a second.
+#: Work that a dispatch may carry: FLOPs, by platform. On accelerators it is so much that sending it costs next to
+#: nothing in comparison. On a CPU it is about a second: a step in a loop is as fast as a single one, or faster.
 FLOPS_A_DISPATCH = {"cpu": 4e10, "gpu": 2e10, "tpu": 1e11}
-#: Work that may be sent ahead of what is done, FLOPs: about ten milliseconds of a CPU core.
+#: Work that may be sent before earlier work is done, FLOPs: about ten milliseconds of a CPU core.
 FLOPS_AHEAD = 5e8
-#: More steps than this bring nothing more.
+#: More steps than this save nothing more.
 MOST_STEPS = 32
 #: Stacked batches may take so much memory, in bytes.
 MOST_BYTES = 2**26
@@ -32,8 +32,8 @@ def steps_per_dispatch(
 ) -> Fusing:
     """What `steps_per_dispatch="auto"` means for a phase. A pure function, so that a run can be repeated.
 
-    As many steps as make a dispatch worth sending, at most `MOST_STEPS`, and rather such as divide the phase, so that
-    one program serves all of it.
+    As many steps as make a dispatch worth sending, at most `MOST_STEPS`. A number that divides the phase is preferred,
+    so that one program serves all of it.
 
     Args:
       flops: of one step.
@@ -43,7 +43,7 @@ def steps_per_dispatch(
       slow_in_loops: whether the step has convolutions that the platform would run slowly inside a loop.
     """
     if slow_in_loops:
-        return Fusing(1, f"a {platform} runs convolutions slowly inside of a loop, and these cannot be rewritten")
+        return Fusing(1, f"a {platform} runs convolutions slowly inside a loop, and these cannot be rewritten")
     worth = FLOPS_A_DISPATCH.get(platform, FLOPS_A_DISPATCH["gpu"])
     wanted = min(MOST_STEPS, math.ceil(worth / max(flops, 1)), max(1, MOST_BYTES // max(batch_bytes, 1)), batch_count)
     steps = _dividing(wanted, batch_count)
@@ -57,9 +57,9 @@ def steps_per_dispatch(
 def steps_ahead(flops: float) -> int:
     """How many single steps of so many FLOPs may be sent before the host waits for the first of them, at least 1.
 
-    A host that waits for each step stands still for as long as the operating system takes to wake it, which is longer
-    than a small step where other processes are at work. A large step needs no other in front of it, and each one sent
-    holds its batch in memory.
+    A host that waits for each step must be woken by the operating system. If other processes are at work, that takes
+    longer than a small step. A large step needs no other step queued before it, and each step sent holds its batch in
+    memory.
     """
     return max(1, min(MOST_STEPS, int(FLOPS_AHEAD / max(flops, 1))))
 

@@ -1,4 +1,4 @@
-"""What was made or found out once, kept from fit to fit by what it depends on."""
+"""What was made or found out once. It is kept from fit to fit, by what it depends on."""
 
 import weakref
 from collections.abc import Callable, Hashable
@@ -25,8 +25,8 @@ class ByIdentity:
 class Memo:
     """Values by their keys.
 
-    The keys hold the objects they are made of, compared by identity, so that none can be mistaken for another. A copy
-    begins empty, since what it would be asked for is made of other objects.
+    The keys hold the objects they are made of, compared by identity, so that no object can be mistaken for another. A
+    copy of a memo begins empty, since copied objects would make other keys.
     """
 
     def __init__(self) -> None:
@@ -45,14 +45,14 @@ class Memo:
         return self._kept[key]
 
     def forget(self, gone: set[int]) -> None:
-        """Lets go of what is one of the objects whose `id` is in `gone`, or has one in its key."""
+        """Drops each value that is an object whose `id` is in `gone`, or has such an object in its key."""
         for key, value in list(self._kept.items()) if gone else ():
             if not gone.isdisjoint(map(id, (*key, value) if isinstance(key, tuple) else (value,))):
                 del self._kept[key]
 
 
 class Residents:
-    """Samples that lie on a device, each put there once and kept as long as somebody else keeps one of their arrays."""
+    """Samples that lie on a device. They are put there once, and dropped with the first of their arrays on the host."""
 
     def __init__(self) -> None:
         self._copies: dict[Hashable, tuple[list[Any], list[Any]]] = {}
@@ -71,6 +71,6 @@ class Residents:
         def forget(_: Any) -> None:
             copies.pop(key, None)
 
-        if key not in copies:  # a copy: what shares the memory of an array would keep it
+        if key not in copies:  # a copy: what shares the memory of an array would keep it alive
             copies[key] = [weakref.ref(leaf, forget) for leaf in leaves], [placement.copy(leaf) for leaf in leaves]
         return tree.unflatten(copies[key][1])

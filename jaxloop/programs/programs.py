@@ -25,13 +25,13 @@ STEP_NAMES = {Phase.TRAINING: "training_step", Phase.VALIDATION: "validation_ste
 
 
 class Program:
-    """A jitted function that is compiled ahead of its first call, or by it, and tells how long that took.
+    """A jitted function that is compiled before its first call, or by it, and that knows how long that took.
 
     Attributes:
       name: for messages, and in profiles.
-      jitted: the function; calling it takes what was compiled ahead for arguments of that kind.
-      compile_seconds: tracing and compiling, None before.
-      compiled: what was compiled ahead, for its report; None before.
+      jitted: the function. A call uses what `compile` has compiled for arguments of that kind.
+      compile_seconds: the time of tracing and compiling; None before.
+      compiled: what `compile` has compiled, for its report; None before.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], **jit_options: Any):
@@ -54,13 +54,13 @@ class Program:
         return result
 
     def jaxpr(self, *arguments: Any) -> Any:
-        """What tracing makes of it, for `arguments` of just these shapes and dtypes; they may be abstract."""
+        """The jaxpr of the program, for arguments of just these shapes and dtypes. They may be abstract."""
         if self._traced is None:
             self._traced = self.jitted.trace(*arguments)
         return self._traced.jaxpr
 
     def compile(self, *arguments: Any) -> None:
-        """Compiles ahead, for arguments as `jaxpr` takes them."""
+        """Compiles before the first call, for arguments as `jaxpr` takes them."""
         start = time.perf_counter()
         self.jaxpr(*arguments)
         self.compiled = self._traced.lower().compile()
@@ -87,14 +87,14 @@ class Programs:
         return self._kept.get(key, make)
 
     def lend(self, spec: StepSpec, *, to_one_fit: bool) -> set[int]:
-        """Lets go of what was made for the callbacks of single fits before, now that a fit of `spec` begins.
+        """Drops what was made for the callbacks of earlier single fits, now that a fit of `spec` begins.
 
         Args:
-          spec: is kept: the next fit with the same callbacks compiles nothing.
+          spec: what is made for it is kept: the next fit with the same callbacks compiles nothing.
           to_one_fit: whether some of its callbacks belong to this fit only.
 
         Returns:
-          The `id` of each specification that was let go, for `Memo.forget`.
+          The `id` of each specification that was dropped, for `Memo.forget`.
         """
         if to_one_fit:
             self._lent.add(spec)
@@ -103,11 +103,12 @@ class Programs:
         return gone
 
     def hold(self, spec: StepSpec, steps: Mapping[Phase, TracedStep]) -> None:
-        """Holds steps that were traced just now, for the programs of the run that begins, in place of those before.
+        """Holds steps that were just traced, for the programs of the run that begins. Earlier ones are dropped.
 
-        A later run may be told otherwise by JAX's configuration, such as another precision, and traces anew.
+        They are not kept for later runs: JAX's configuration may have changed by then, such as the precision.
         """
-        self._traced.clear()  # the very same dict: programs that are traced again look into it
+        # Cleared in place: a program that is traced again later looks into this same dict, not into a new one.
+        self._traced.clear()
         self._traced.update({(spec, phase): step for phase, step in steps.items()})
 
     def steps(
@@ -123,9 +124,8 @@ class Programs:
     ) -> Program:
         """`program(wire, batches, resident) -> (wire, rows)`: the steps of a chunk over the wire.
 
-        For one step `batches` is one batch, packed or not, and `rows` int32[row]; else both have a leading axis of
-        steps. What it is given may lie on the host: that all belongs where the run is, results too, is part of the
-        program, so a NumPy vector at a phase's start compiles nothing again.
+        For one step, `batches` is one batch, packed or not, and `rows` is int32[row]. For several, both have a leading
+        axis of steps. The arguments may lie on the host.
 
         Args:
           spec: what the steps are made of.
@@ -133,14 +133,14 @@ class Programs:
           phase: that the loop is in.
           chunk: what the batches are like.
           placement: where it runs.
-          prepare: makes the batch of what travels and of the `resident` samples; None where batches travel as they are.
-          donates: whether it writes over the wire that it is given.
+          prepare: makes the batch from what travels and the `resident` samples; None if batches travel as they are.
+          donates: whether it may overwrite the wire that it is given.
         """
         key = ("steps", spec, layout, phase, chunk.signature, placement, prepare, donates)
         return self.get(key, lambda: self._steps(spec, layout, phase, chunk, placement, prepare, donates))
 
     def preparing(self, prepare: Prepare) -> Program:
-        """`program(resident, batch) -> batch`: what the step's program begins with, by itself."""
+        """`program(resident, batch) -> batch`: the start of the step's program as a program by itself."""
         return self.get(("prepare", prepare), lambda: Program("prepare", prepare))
 
     def event(self, spec: StepSpec, layout: WireLayout, event: Event, placement: Placement) -> Callable[[Loop], Loop]:
@@ -186,6 +186,7 @@ class Programs:
 
         name = STEP_NAMES[phase] + (f" x{count}" if count > 1 else "")
         options: dict[str, Any] = {"donate_argnums": 0} if donates else {}
+        # Both sides are pinned: otherwise the wire, NumPy's at a phase's start and the device's later, compiles twice.
         place = placement.sharding
         options |= {"in_shardings": (place, place, place), "out_shardings": place}
         return Program(name, one if count == 1 else many, **options)
@@ -196,12 +197,12 @@ def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _event(spec: StepSpec, layout: WireLayout, event: Event, placement: Placement) -> Callable[[Loop], Loop]:
-    traced: list[Any] = []  # structure of the result, and for each leaf where it comes from: found by tracing
+    traced: list[Any] = []  # the result's structure, and where each leaf comes from; filled by tracing
 
     def changed(leaves: list[Any]) -> list[Any]:
         result, tree = jax.tree.flatten(spec.fire(jax.tree.unflatten(layout.tree, leaves), event))
         free = {id(leaf): index for index, leaf in enumerate(leaves)}
-        places = [free.pop(id(leaf), None) for leaf in result]  # a second use becomes an array of its own
+        places = [free.pop(id(leaf), None) for leaf in result]  # if it is used twice, the second becomes a new array
         traced[:] = [tree, places]
         return [leaf for leaf, place in zip(result, places, strict=True) if place is None]
 

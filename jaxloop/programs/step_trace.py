@@ -1,4 +1,4 @@
-"""A step that was traced once, to be put into all programs that hold it without tracing it again."""
+"""A step that is traced once. All programs that hold it use that trace."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +20,11 @@ class TracedStep:
     It may be called only with what `takes` accepts. The loop may have more statistics, which it keeps.
 
     Attributes:
-      jaxpr: from the leaves of loop and batch to those of the loop, and whether the step counted.
-      tree: structure of loop and batch.
+      jaxpr: takes the leaves of loop and batch; gives those of the loop, and whether the step counted.
+      tree: the structure of loop and batch.
       result: the loop after the step, as shapes and dtypes.
       stats: the names in `loop.stats` before it.
-      counts: whether the step counts whatever happens.
+      counts: whether the step always counts, since nothing can cancel it.
     """
 
     jaxpr: Any
@@ -37,7 +37,9 @@ class TracedStep:
         """Whether tracing the step with these would give the same."""
         if not self.stats <= loop.stats.keys() >= self.result.stats.keys():
             return False
-        if not self.counts and loop.stats.keys() != self.stats:  # what is cancelled keeps statistics as they were
+        if (
+            not self.counts and loop.stats.keys() != self.stats
+        ):  # a cancelled step gives back the old values, so it must know them
             return False
         leaves, tree = jax.tree.flatten((self._entering(loop), batch))
         return tree == self.tree and all(map(_alike, leaves, self.jaxpr.in_avals))
@@ -52,7 +54,7 @@ class TracedStep:
 
     def _evaluated(self, jaxpr: Any, loop: Loop, batch: Any) -> tuple[Loop, Any]:
         results = jaxpr_as_fun(jaxpr)(*jax.tree.leaves((self._entering(loop), batch)))
-        # A result that no input takes part in comes as a Python number: the program takes it as the step gave it.
+        # A result that depends on no input comes as a Python number. It gets the dtype that the step gave it.
         *leaves, counted = map(_as_traced, results, jaxpr.out_avals)
         after = jax.tree.unflatten(jax.tree.structure(self.result), leaves)
         return after.replace(stats=loop.stats | after.stats), True if self.counts else counted
