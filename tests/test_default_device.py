@@ -1,14 +1,10 @@
 """`on=None` is JAX's own default device, in each way to run; eight devices of a process of its own."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import pytest
 
 from jaxloop.placement import default_device, resolve
+from tests.devices import run_on_devices
 
 SCRIPT = """
 import jax
@@ -57,18 +53,7 @@ with jax.default_device(DEVICES[1]):
 
 @pytest.mark.slow
 def test_each_way_to_run_takes_the_default_device_that_jax_was_given() -> None:
-    root = Path(__file__).parents[1]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": str(root)}
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=environment,
-        cwd=root,
-    )
-    assert run.returncode == 0, run.stderr
+    run_on_devices(SCRIPT, 4, timeout=300)
 
 
 @pytest.mark.parametrize("chosen", [jax.devices()[-1], "cpu", None], ids=str)

@@ -1,10 +1,5 @@
 """What `on=` may name."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +8,7 @@ import pytest
 import jaxloop as jl
 from jaxloop.placement import default_device, resolve
 from tests import small
+from tests.devices import run_on_devices
 
 
 def test_the_default_is_the_first_device():
@@ -101,15 +97,4 @@ for loop in loops:
 
 
 def test_a_model_on_one_device_trains_on_another_and_stays_as_it_was():
-    root = Path(__file__).parents[1]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(root)}
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=environment,
-        cwd=root,
-    )
-    assert run.returncode == 0, run.stderr
+    run_on_devices(SCRIPT, 2, timeout=300)

@@ -1,9 +1,5 @@
 """`TrainingLoop`: fits, second fits, ownership, programs, errors."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +13,7 @@ import jaxloop as jl
 from jaxloop import Event
 from tests import small
 from tests.compiling import counted_compiles, steps_in
+from tests.devices import run_on_devices
 
 
 class Module(nnx.Module):
@@ -233,18 +230,7 @@ for callbacks in ([small.traced()], [look, small.traced()]):
 
 
 def test_a_fit_stays_on_the_device_it_was_given() -> None:
-    root = Path(__file__).parents[1]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(root)}
-    run = subprocess.run(
-        [sys.executable, "-c", ON_THE_FIFTH_OF_EIGHT],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=environment,
-        cwd=root,
-    )
-    assert run.returncode == 0, run.stderr
+    run_on_devices(ON_THE_FIFTH_OF_EIGHT, 8, timeout=120)
 
 
 def test_a_compiled_callback_that_branches_on_a_value_is_told_before_any_compile() -> None:

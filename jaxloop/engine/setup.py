@@ -77,8 +77,7 @@ class Setup:
         source = EpochSource(self.training, limit)
         epoch = int(given.epoch) if isinstance(given, Loop) else 0
         batches = source.at(epoch)
-        if not isinstance(batches.batches, Batches):
-            check_epoch(batches.batches)
+        check_epoch(batches.batches)
         make = functools.partial(self._feed, placement=place, where="training")
         unseen = make(batches)
         validation = self._validation(place, limit)  # seen first: training goes on from its first batch

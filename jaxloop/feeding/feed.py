@@ -87,10 +87,7 @@ class Feed:
         Raises:
           As `chunks`.
         """
-        leaves, spec = self.agreed.fitted(self._peeked())
-        slots = slots_for(spec, leaves, 1, self.placement, None)
-        slots.write(0, leaves)
-        return slots.batch(0)
+        return self._ready(self._peeked())
 
     def expected(self, steps: int) -> ChunkSpec:
         """What a dispatch of so many steps is given, if all batches are like the first."""
@@ -131,12 +128,16 @@ class Feed:
                     raise ValueError(
                         f"{self.reader.where}: a batch holds no input to predict from. Write loop.model(None)."
                     )
-                leaves, spec = self.agreed.fitted(parts)
-                slots = slots_for(spec, leaves, 1, self.placement, None)
-                slots.write(0, leaves)
-                yield rows_of(parts[:2]), self.placement.put_batch(slots.batch(0))
+                yield rows_of(parts[:2]), self.placement.put_batch(self._ready(parts))
                 position.index += 1
             check_ended(self.batches, rest, self.reader.where, position)
+
+    def _ready(self, parts: Batch) -> Batch:
+        """One batch as it travels by itself, not packed, in memory of its own."""
+        leaves, spec = self.agreed.fitted(parts)
+        slots = slots_for(spec, leaves, 1, self.placement, None)
+        slots.write(0, leaves)
+        return slots.batch(0)
 
     def _peeked(self) -> Batch:
         """The parts of the first batch."""

@@ -9,20 +9,9 @@ from jaxloop.engine.closing import bound_or_closed
 from jaxloop.engine.host import Host
 from jaxloop.events import Event, Plan
 from jaxloop.placement import resolve
+from tests import small
 
 PLACEMENT = resolve(None)
-
-
-def declared(*events, reads="stats", calls=None, give=lambda loop: None):
-    """A host callback that writes down what it is called with."""
-
-    @on_host(*events, reads=reads)
-    def callback(loop, event):
-        if calls is not None:
-            calls.append((loop, event))
-        return give(loop)
-
-    return callback
 
 
 def host(*callbacks):
@@ -51,7 +40,7 @@ def closing(closed):
 
 def test_after_a_fit_that_went_well_every_callback_is_closed_once_and_each_failure_is_warned_of():
     closed = []
-    one = host(*closing(closed), declared(Event.FIT_END))
+    one = host(*closing(closed), small.witness([]))
     with pytest.warns(
         RuntimeWarning, match=r"'Closing' could not be closed, OSError\('.*loop and history are whole"
     ) as told:
