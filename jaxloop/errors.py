@@ -14,3 +14,24 @@ class NonFiniteError(FloatingPointError):
       ...     calmer = error.loop.with_hyperparameter("learning_rate", 1e-3)
       ...     loop, history = training_loop.fit(calmer, epochs=12)
     """
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, or a run cannot go on from one.
+
+    The message names the folder, the rule, what came, and the fix. What was saved before stays as it is.
+    """
+
+
+class CorruptCheckpointError(CheckpointError):
+    """A checkpoint is damaged: a file is missing, cut off or changed, or an array is not what was saved.
+
+    The message names the file or the array. Nothing of it was loaded.
+    """
+
+
+class StateMismatchError(CheckpointError):
+    """A checkpoint belongs to another run: its model, optimizer, callbacks, data, plan or seed differ.
+
+    The message lists every difference: what the checkpoint holds, and what this run has. Nothing was loaded.
+    """
