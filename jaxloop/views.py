@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxloop.errors import StateMismatchError
 from jaxloop.events import Phase, Scope
 from jaxloop.loop import COUNTERS, FIELDS, STEP_FIELDS, Loop
 
@@ -93,6 +94,45 @@ class Columns(Mapping[str, np.ndarray]):
         matrix = np.frombuffer(bits, np.int32).reshape(-1, self._matrix.shape[1])
         return Columns(matrix, self._places, self.phase, self.batch_size)
 
+    def placed_as(self, other: "Columns") -> "Columns":
+        """These rows with each column at its place in `other`, so that the `bits` of both can follow one another.
+
+        Raises:
+          StateMismatchError: the two do not have the same columns in the same dtypes.
+        """
+        if self._places is other._places:
+            return self
+        mine, theirs = ({name: np.dtype(dtype) for name, (_, dtype) in each._places.items()} for each in (self, other))
+        if mine != theirs:
+            raise StateMismatchError(
+                "The statistics have changed within the run. The rows so far have "
+                f"{_listed(theirs)}; those that came now have {_listed(mine)}. Use the metrics and callbacks of before."
+            )
+        if self._places == other._places and self._matrix.shape[1] == other._matrix.shape[1]:
+            return self
+        matrix = np.ones((self.count, other._matrix.shape[1]), np.int32)
+        for name, (place, _) in other._places.items():
+            matrix[:, place] = self._matrix[:, self._places[name][0]]
+        return Columns(matrix, other._places, self.phase, self.batch_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """These rows, bit for bit, as JSON can hold them, with all that is needed to read them in another process."""
+        return {
+            "phase": self.phase.value,
+            "batch_size": self.batch_size,
+            "places": [[name, place, np.dtype(dtype).name] for name, (place, dtype) in self._places.items()],
+            "rows": [row.tobytes().hex() for row in self._matrix],
+            "width": self._matrix.shape[1],
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> "Columns":
+        """The rows of which `kept` is the `to_json`."""
+        bits = bytes.fromhex("".join(kept["rows"]))
+        places = {name: (place, np.dtype(dtype)) for name, place, dtype in kept["places"]}
+        matrix = np.frombuffer(bits, np.int32).reshape(-1, kept["width"])
+        return cls(matrix, places, Phase(kept["phase"]), kept["batch_size"])
+
     @property
     def count(self) -> int:
         """How many rows there are."""
@@ -115,3 +155,7 @@ class Columns(Mapping[str, np.ndarray]):
 
     def __repr__(self) -> str:
         return f"Columns({self.count} {self.phase.value} rows of {', '.join(self)})"
+
+
+def _listed(dtypes: Mapping[str, np.dtype]) -> str:
+    return ", ".join(f"{name} {dtype.name}" for name, dtype in sorted(dtypes.items()))

@@ -51,7 +51,7 @@ ROOMS = {
         {"contract", "inspection", "slots"},
         {"feed"},
     ],
-    "files": [{"decimals", "event_file", "line_file", "png", "waiting"}, {"summaries"}],
+    "files": [{"decimals", "durable", "png", "waiting"}, {"event_file", "line_file", "summaries"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
     "programs": [{"canonical", "flops", "fusing", "memo"}, {"step_trace"}, {"fit_trace", "programs"}],
     "schedules": [{"shapes"}, {"segments"}, {"ready"}],

@@ -1,11 +1,14 @@
 """What host callbacks are shown: one moment of a loop, and the rows of a dispatch."""
 
+import json
+
 import numpy as np
 import pytest
 
+from jaxloop.errors import StateMismatchError
 from jaxloop.events import Phase, Scope
 from jaxloop.loop import COUNTERS, STEP_FIELDS
-from jaxloop.views import LoopView
+from jaxloop.views import Columns, LoopView
 
 VALUES = dict.fromkeys(COUNTERS, np.int32(3)) | {"stats": {"loss": 0.5}, "phase": Phase.TRAINING, "stop": 0}
 
@@ -138,3 +141,40 @@ def test_columns_decoded_do_not_share_memory_with_the_rows(columns):
 
 def test_the_repr_of_columns_tells_how_many_of_what(columns):
     assert repr(columns(loss=[0.5, 0.25])).startswith("Columns(2 training rows of step, epoch")
+
+
+@pytest.fixture
+def odd_rows(columns):
+    """Two rows whose bits are easily lost: NaN with payloads, -0.0, integers beyond 2**24, the largest uint32."""
+    payloads = np.array([0x7FC04A4C, 0xFFC00123], np.uint32).view(np.float32)
+    counts = np.array([2**24 + 1, -(2**31)], np.int32)
+    return columns(loss=payloads, norm=[-0.0, 0.1], count=counts, large=np.array([2**32 - 1, 7], np.uint32), epoch=3)
+
+
+def test_rows_come_back_from_json_bit_for_bit(odd_rows):
+    again = Columns.from_json(json.loads(json.dumps(odd_rows.to_json(), allow_nan=False, sort_keys=True)))
+    assert (again.phase, again.batch_size, list(again)) == (odd_rows.phase, odd_rows.batch_size, list(odd_rows))
+    for name in odd_rows:
+        assert again[name].dtype == odd_rows[name].dtype
+        assert again[name].tobytes() == odd_rows[name].tobytes()
+    assert again.bits() == odd_rows.bits()
+
+
+def test_no_rows_come_back_from_json_as_none(odd_rows):
+    again = Columns.from_json(odd_rows.with_bits(b"").to_json())
+    assert (again.count, again["count"].dtype) == (0, np.dtype("int32"))
+
+
+def test_rows_whose_columns_lie_elsewhere_can_follow_those_of_before(odd_rows, columns):
+    again = {name: odd_rows[name] for name in ("large", "count", "loss", "norm")}
+    other = columns(**again, epoch=3)
+    assert other.bits() != odd_rows.bits()
+    assert other.placed_as(odd_rows).bits() == odd_rows.bits()
+    assert odd_rows.placed_as(odd_rows) is odd_rows
+
+
+@pytest.mark.parametrize("change", [{"count": [1.0, 2.0]}, {"more": [1.0, 2.0]}])
+def test_rows_of_other_columns_cannot_follow_those_of_before(odd_rows, columns, change):
+    stats = {name: odd_rows[name] for name in ("loss", "norm", "count", "large")}
+    with pytest.raises(StateMismatchError, match=r"have changed within the run.*count int32.*Use the metrics and call"):
+        columns(**stats | change).placed_as(odd_rows)

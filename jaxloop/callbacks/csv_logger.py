@@ -1,13 +1,16 @@
 """A CSV file with a row for each batch that reports statistics."""
 
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jaxloop.callback import on_host
+from jaxloop.errors import CheckpointError
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.files.decimals import lines
+from jaxloop.files.durable import is_same_place
 from jaxloop.files.line_file import LineFile
 from jaxloop.files.waiting import WaitingRows
 from jaxloop.telling import warn
@@ -33,12 +36,19 @@ class CSVLogger:
     that a kill has cut off. Only one fit can write a file at a time. If a write fails, for example on a full disk, a
     warning says so, the earlier rows stay whole, and training goes on without the log.
 
+    A run that is resumed from a checkpoint writes what an uninterrupted run would have written: rows that came after
+    the checkpoint are cut off, and come again. So the file must still begin with the rows of the checkpoint. With
+    another path the rows from then on become a new log there, and a warning says so; if the file was moved there, it
+    is continued. A log that had failed before the checkpoint goes on too, and a warning says which rows are missing.
+
     Args:
       path: the path of the file; it must end in `.csv`. Folders are made.
 
     Raises:
       ValueError: the path does not end in `.csv`.
-      FileExistsError: at the start of a fit, there is something at the path that is not such a log.
+      CheckpointError: a run is resumed, and the file is gone, or no longer begins with the rows of the checkpoint.
+      FileExistsError: at the start of a fit, there is something at the path that is not such a log. A run is resumed
+        with another path, where there are rows already.
       BlockingIOError: at the start of a fit, another fit or logger is writing the file.
 
     Example:
@@ -72,10 +82,13 @@ class _CSVLog:
         self._recorded: list[str] = []
         self._last: Columns | None = None  # the latest rows of this phase
         self._waiting = WaitingRows()
+        self._failed = False
+        self._mark: tuple[int, int] | None = None  # of the file, as a checkpoint holds it
 
     def __call__(self, loop: LoopView, event: Event) -> None:
         if event is Event.FIT_START:
-            self._open(loop)
+            header = self._header(loop)
+            self._opened(lambda: self._begin(header, going_on=int(loop.step) > 0))
             return
         now = time.perf_counter()
         if self._plan.report == "epoch" and self._last is not None:
@@ -91,6 +104,34 @@ class _CSVLog:
             self._add(columns, now)
             if self._waiting.are_due(now):
                 self._write_waiting()
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs. The rows so far are in the file then, and outlive the machine."""
+        self._write_waiting()
+        if self._file is not None:
+            try:
+                self._file.sync()
+                self._mark = self._file.mark()
+            except OSError as error:
+                self._fail(error)
+        last = self._last if self._plan.report == "epoch" else None
+        return {
+            "path": str(self._path),
+            "mark": None if self._mark is None else list(self._mark),
+            "failed": self._failed,
+            "last": None if last is None else last.last().to_json(),
+        }
+
+    def resume(self, loop: LoopView, state: Mapping[str, Any]) -> None:
+        """Continues the log from where `state` was given, in place of FIT_START."""
+        header, same = self._header(loop), is_same_place(state["path"], self._path)
+        if same and not self._path.exists():
+            raise CheckpointError(
+                f"CSVLogger: {str(self._path)!r} is gone, and the resumed run must go on after its rows. Put the file "
+                "back, or give another path, where a new log begins."
+            )
+        self._last = None if state["last"] is None else Columns.from_json(state["last"])
+        self._opened(lambda: self._go_on(header, state, same_place=same))
 
     def close(self) -> None:
         try:
@@ -111,14 +152,22 @@ class _CSVLog:
             try:
                 self._file.write(self._lines(waiting[0]))
             except OSError as error:
-                with suppress(OSError):
-                    self._end()
-                warn(
-                    f"CSVLogger: {str(self._path)!r} cannot be written, {error}. The earlier rows are whole; "
-                    "training goes on, and this fit writes no more.",
-                    stacklevel=2,
-                )
+                self._fail(error)
         self._waiting.clear(time.perf_counter())  # after the write: if Ctrl-C interrupts it, `close` tries it again
+
+    def _fail(self, error: OSError) -> None:
+        """Ends the log with a warning."""
+        self._failed = True
+        with suppress(OSError):
+            if self._file is not None:
+                self._mark = self._file.mark()
+        with suppress(OSError):
+            self._end()
+        warn(
+            f"CSVLogger: {str(self._path)!r} cannot be written, {error}. The earlier rows are whole; "
+            "training goes on, and this fit writes no more.",
+            stacklevel=3,
+        )
 
     def _end(self) -> None:
         """Closes the file. Later rows are not written."""
@@ -126,11 +175,15 @@ class _CSVLog:
         if file is not None:
             file.close()
 
-    def _open(self, loop: LoopView) -> None:
+    def _header(self, loop: LoopView) -> str:
+        """The first line of the file; sets which statistics have a column because a callback recorded them."""
         own = {phase.stat(name) for phase in Phase for name in self._plan.metrics} | {"learning_rate"}
         self._recorded = sorted(set(loop.stats) - own)
         names = ["epoch", "batch", *self._plan.metrics, "phase", "step", "learning_rate", *self._recorded]
-        header = ",".join(map(_quoted, names)) + "\n"
+        return ",".join(map(_quoted, names)) + "\n"
+
+    def _opened(self, prepare: Callable[[], None]) -> None:
+        """Opens the file, which no other may write then, and calls `prepare`. If that fails, the file is released."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -147,9 +200,9 @@ class _CSVLog:
                 "another. Give each a path of its own."
             ) from None
         try:
-            self._begin(header, going_on=int(loop.step) > 0)
+            prepare()
         except BaseException:
-            self._end()  # releases the lock on the file
+            self._end()
             raise
         self._waiting.start(time.perf_counter())
 
@@ -167,6 +220,41 @@ class _CSVLog:
             raise type(error)(
                 f"CSVLogger: {str(self._path)!r} cannot be written, {error}. Give another path."
             ) from error
+
+    def _go_on(self, header: str, state: Mapping[str, Any], *, same_place: bool) -> None:
+        """Cuts the file to what it was at the checkpoint; or begins a new log, if the path is another one now.
+
+        A log that had failed, and could not even be read at the checkpoint, has no mark: it goes on after its last row.
+        """
+        assert self._file is not None
+        path, mark = str(self._path), state["mark"]
+        known = mark is not None and self._file.begins_with((mark[0], mark[1]))
+        if mark is not None and known:
+            self._check(header, going_on=True)
+            self._file.cut(mark[0])
+        elif same_place and mark is not None:
+            raise CheckpointError(
+                f"CSVLogger: {path!r} does not begin with the {mark[0]} bytes that it had at the checkpoint: it has "
+                f"{self._file.size}, or others. It was left untouched. Put the file of then back, or give another "
+                "path, where a new log begins."
+            )
+        elif not same_place and self._file.size > len(header.encode()):
+            raise FileExistsError(
+                f"CSVLogger: the run was logged to {state['path']!r}, and at {path!r} there is another file already. "
+                "It was left untouched. Give the path of before, or one where there is no file."
+            )
+        else:
+            self._begin(header, going_on=same_place)
+        if not (known or same_place):
+            warn(
+                f"CSVLogger: the run was logged to {state['path']!r}. A new log begins at {path!r}, without the rows "
+                "of before."
+            )
+        elif state["failed"]:
+            warn(
+                f"CSVLogger: {path!r} could not be written before the checkpoint. It goes on now, but rows of before "
+                f"are missing after its byte {self._file.size}."
+            )
 
     def _check(self, header: str, *, going_on: bool) -> bool:
         """Whether the file holds a log already.

@@ -2,7 +2,10 @@
 
 import contextlib
 import os
+import zlib
 from pathlib import Path
+
+from jaxloop.files.durable import sync_folders
 
 try:
     import fcntl
@@ -27,6 +30,7 @@ class LineFile:
     """
 
     def __init__(self, path: Path):
+        self._folder: Path | None = path.parent  # until its name in it is durable
         self._file = path.open("ab+", 0)
         try:
             _lock(self._file.fileno())
@@ -34,6 +38,12 @@ class LineFile:
             self._file.close()
             raise
         self._size = self._length()
+        self._marked = (0, 0)  # the length and the checksum that were asked for last
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has, without what other programs have written to it since it was opened."""
+        return self._size
 
     def first_line(self) -> bytes:
         """The first line, with its newline if it has one; empty if the file is empty."""
@@ -75,6 +85,35 @@ class LineFile:
             raise
         self._size += len(lines)
 
+    def mark(self) -> tuple[int, int]:
+        """Its size and a checksum of its bytes, by which `begins_with` knows it again; it reads what is new since the
+        last mark.
+
+        Raises:
+          OSError: it cannot be read, or another program has cut it.
+        """
+        self._marked = self._marked_at(self._size)
+        return self._marked
+
+    def begins_with(self, mark: tuple[int, int]) -> bool:
+        """Whether it begins with the bytes that a file had at its `mark`; false if it is shorter."""
+        return mark[0] <= self._size and self._marked_at(mark[0]) == mark
+
+    def cut(self, size: int) -> None:
+        """Removes what follows the first `size` bytes."""
+        self._cut(size)
+
+    def sync(self) -> None:
+        """Makes what was written outlive the machine. Waits for the disk.
+
+        Raises:
+          OSError: the disk has failed.
+        """
+        os.fsync(self._file.fileno())
+        if self._folder is not None:
+            sync_folders(self._folder)
+            self._folder = None
+
     def close(self) -> None:
         """Releases the file. It unlocks it first: a forked process still has it open, and would keep the lock."""
         if not self._file.closed:
@@ -87,6 +126,16 @@ class LineFile:
         self._file.seek(start)  # this does not move writes: in append mode they go to the end
         return self._file.read(count)
 
+    def _marked_at(self, size: int) -> tuple[int, int]:
+        """`size` and the CRC-32 of so many bytes from the start."""
+        place, checksum = self._marked if self._marked[0] <= size else (0, 0)
+        while place < size:
+            block = self._read(place, min(_BLOCK, size - place))
+            if not block:
+                raise OSError(f"another program has changed it: it had {size} bytes, now {place}")
+            place, checksum = place + len(block), zlib.crc32(block, checksum)
+        return place, checksum
+
     def _length(self) -> int:
         return os.fstat(self._file.fileno()).st_size
 
@@ -94,6 +143,8 @@ class LineFile:
         if size != self._length():
             self._file.truncate(size)
         self._size = size
+        if size < self._marked[0]:
+            self._marked = (0, 0)
 
 
 def _lock(file: int) -> None:

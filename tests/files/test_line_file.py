@@ -123,3 +123,49 @@ def test_a_write_that_fails_in_its_middle_leaves_the_file_as_it_was(path):
     file.write(b"5,6\n")
     file.close()
     assert path.read_bytes() == b"a,b\n5,6\n"
+
+
+def test_a_file_is_known_again_by_its_mark_and_can_be_cut_to_it(path):
+    file = opened(path, b"a,b\n")
+    file.write(b"1,2\n")
+    mark = file.mark()
+    file.write(b"3,4\n")
+    assert (mark[0], file.size) == (8, 12)
+    assert file.begins_with(mark)
+    file.close()
+    file = opened(path)
+    assert file.begins_with(mark)
+    file.cut(mark[0])
+    assert (path.read_bytes(), file.mark()) == (b"a,b\n1,2\n", mark)
+    file.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,3\n", b"a,b\n1,", b"a,b\n1,3\n3,4\n"])
+def test_another_file_or_a_shorter_one_does_not_have_the_mark(path, content):
+    file = opened(path, b"a,b\n1,2\n")
+    mark = file.mark()
+    file.close()
+    file = opened(path, content)
+    assert not file.begins_with(mark)
+    assert path.read_bytes() == content
+    file.close()
+
+
+def test_the_mark_of_a_file_that_was_emptied_is_of_what_was_written_since(path):
+    file = opened(path, b"a,b\n1,2\n")
+    file.mark()
+    file.empty()
+    file.write(b"x,y\n")
+    mark = file.mark()
+    file.close()
+    other = opened(path.with_name("other"), b"x,y\n")
+    assert mark == other.mark()
+    other.close()
+
+
+def test_a_file_that_another_program_has_cut_has_no_mark(path):
+    file = opened(path, b"a,b\n1,2\n")
+    path.write_bytes(b"a,b\n")
+    with pytest.raises(OSError, match="another program has changed it: it had 8 bytes, now 4"):
+        file.mark()
+    file.close()
