@@ -1,5 +1,6 @@
 """`History`: what a fit measured, by column; and the observer that collects it."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from jaxloop.callback import on_host
+from jaxloop.errors import CorruptCheckpointError
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.measured import UNMEASURED, as_number, is_measured, with_nan
 from jaxloop.plots import draw_history, save
@@ -19,11 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Stopped = Literal["completed", "cancelled", "preempted"]
+_JOURNALS = ("batches", "epochs")
 
 
 @dataclass(frozen=True)
 class History:
     """What a fit measured.
+
+    The history of a run that was resumed from a checkpoint holds the rows of the whole run, as if it had not stopped;
+    the time between is not in its seconds.
 
     An integer that a callback records has an exact column of int32 or uint32. All other statistics are floats. A NaN
     means that the statistic has diverged. A place where nothing was measured holds a special value: one particular
@@ -35,8 +41,9 @@ class History:
         `examples_per_second` of its training, without the time of compiling.
       batches: one row per training batch that was reported: `epoch`, `batch` (counted from 1), `step`, each metric (a
         mean over the phase so far), `learning_rate`, and what callbacks recorded.
-      stopped: `"completed"` or `"cancelled"`.
-      compile_seconds: tracing and compiling of each program that this fit was the first to use.
+      stopped: `"completed"`; `"cancelled"`; or `"preempted"`, where SIGTERM came and the run was saved.
+      compile_seconds: tracing and compiling of each program that this fit was the first to use. Of a resumed run it
+        holds those of the last process only, and so does `timing`.
       timing: where the seconds of the fit went; together they are the whole fit. `"setup"` (reading the first batches,
         tracing once), `"compile"`, `"data"` (waiting for batches), `"dispatch"`, `"device"` (waiting for the device),
         `"events"` (compiled callbacks between steps), and `"callback <name>"` for each host callback.
@@ -124,7 +131,12 @@ class History:
 
 @on_host(Event.BATCH_END, Event.EPOCH_START, Event.TRAINING_START, Event.TRAINING_END, Event.EPOCH_END)
 class Recorder:
-    """Collects the rows of one fit; `history(...)` gives them."""
+    """Collects the rows of one fit; `history(...)` gives them.
+
+    A checkpoint must not hold all rows again. So `state` gives only what is small, and `written` gives what has come
+    to two journals, which are files that only grow: `"batches"`, the bits of the rows, and `"epochs"`, a line of JSON
+    for each epoch, with every value in its dtype and by its bits.
+    """
 
     rows_may_wait = True
 
@@ -133,15 +145,19 @@ class Recorder:
         self._compile_seconds = compile_seconds
         self._bits = bytearray()  # the reported rows; see `Columns.bits`
         self._epochs: list[dict[str, Any]] = []
+        self._lines = bytearray()  # of the journal of epochs
         self._began = self._training_began = 0.0
         self._compiling = 0.0
         self._by_batch = plan.report == "batch"
         self._counted = 0  # training rows in this epoch so far
         self._rate = float(UNMEASURED)
         self._last: Columns | None = None  # the latest training rows
+        self._before: Columns | None = None  # the last row before a resume: later ones have its order of columns
 
     def rows(self, columns: Columns) -> None:
         if columns.phase is Phase.TRAINING:
+            if self._before is not None:
+                columns = columns.placed_as(self._before)
             self._counted += columns.count
             self._last = columns
             if self._by_batch:
@@ -155,20 +171,69 @@ class Recorder:
             self._training_began, self._counted = now, 0
             self._compiling = sum(self._compile_seconds.values())
         elif event is Event.TRAINING_END:
-            compiling = sum(self._compile_seconds.values()) - self._compiling
             examples = self._counted * (self._last.batch_size if self._last is not None else 0)
-            self._rate = examples / max(now - self._training_began - compiling, 1e-9)
+            self._rate = examples / max(self._training_seconds(now), 1e-9)
             if not self._by_batch and self._counted and self._last is not None:
                 self._bits += self._last.last().bits()
         elif event is Event.EPOCH_END:
             row = {name: _kept(loop.stats[name]) for name in _in_order(self._plan, loop.stats)}
             row = {"epoch": int(loop.epoch), **row, "seconds": now - self._began, "examples_per_second": self._rate}
             self._epochs.append(row)
+            self._lines += _line(row)
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs besides the journals, with the lengths that these have now."""
+        now = time.perf_counter()
+        return {
+            "counted": self._counted,
+            "rate": _exact(self._rate),
+            "epoch_seconds": now - self._began,
+            "training_seconds": self._training_seconds(now),
+            "last": None if self._last is None else self._last.last().to_json(),
+            "journals": {name: len(journal) for name, journal in self._journals().items()},
+        }
+
+    def written(self, since: Mapping[str, int]) -> dict[str, bytes]:
+        """What each journal holds after its first `since[name]` bytes; only these are copied."""
+        return {name: bytes(journal[since.get(name, 0) :]) for name, journal in self._journals().items()}
+
+    def resume(self, loop: LoopView, state: Mapping[str, Any], journals: Mapping[str, bytes]) -> None:
+        """Goes on from where `state` was given.
+
+        Args:
+          loop: at the checkpoint.
+          state: as `state` gave it.
+          journals: all that `written` gave until then, by name. What came later is left out.
+
+        Raises:
+          CorruptCheckpointError: a journal is shorter than it was.
+        """
+        for name, size in state["journals"].items():
+            if len(journals[name]) < size:
+                raise CorruptCheckpointError(
+                    f"History: the journal of {name} must hold the {size} bytes that it had at the checkpoint, and has "
+                    f"{len(journals[name])}. Put the file of then back, or resume from an earlier checkpoint."
+                )
+        batches, epochs = (journals[name][: state["journals"][name]] for name in _JOURNALS)
+        self._bits, self._lines = bytearray(batches), bytearray(epochs)
+        self._epochs = [_row(line) for line in epochs.splitlines()]
+        self._last = self._before = None if state["last"] is None else Columns.from_json(state["last"])
+        self._counted, self._rate = state["counted"], float(_number(state["rate"]))
+        now = time.perf_counter()
+        self._began, self._training_began = now - state["epoch_seconds"], now - state["training_seconds"]
+        self._compiling = sum(self._compile_seconds.values())
 
     def history(self, stopped: Stopped) -> History:
         """What was collected."""
         epochs = {name: np.array([row[name] for row in self._epochs]) for name in (self._epochs or [{}])[0]}
         return History(epochs, self._batches(), stopped, dict(self._compile_seconds))
+
+    def _journals(self) -> dict[str, bytearray]:
+        return dict(zip(_JOURNALS, (self._bits, self._lines), strict=True))
+
+    def _training_seconds(self, now: float) -> float:
+        """The seconds since this training began, without those of compiling."""
+        return now - self._training_began - (sum(self._compile_seconds.values()) - self._compiling)
 
     def _batches(self) -> dict[str, np.ndarray]:
         if self._last is None:
@@ -188,6 +253,27 @@ def _kept(statistic: Any) -> Any:
     """A statistic of an epoch: an integer in its own dtype, anything else as a Python float."""
     number = np.asarray(statistic)
     return number[()] if number.dtype.kind in "iu" else as_number(number)
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    """The line of an epoch in its journal."""
+    return json.dumps({name: _exact(value) for name, value in row.items()}).encode() + b"\n"
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    """The row of which `line` is the `_line`."""
+    return {name: _number(exact) for name, exact in json.loads(line).items()}
+
+
+def _exact(value: Any) -> list[str]:
+    """A number as its dtype and its bits: JSON has no NaN, and no integer types."""
+    number = np.asarray(value)
+    return [number.dtype.str, number.tobytes().hex()]
+
+
+def _number(exact: Sequence[str]) -> np.generic:
+    """The number of which `exact` is the `_exact`."""
+    return np.frombuffer(bytes.fromhex(exact[1]), np.dtype(exact[0]))[0]
 
 
 def _in_order(plan: Plan, stats: Any) -> list[str]:
