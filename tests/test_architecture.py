@@ -51,7 +51,7 @@ ROOMS = {
         {"contract", "inspection", "slots"},
         {"feed"},
     ],
-    "files": [{"decimals", "durable", "png", "waiting"}, {"event_file", "line_file", "summaries"}],
+    "files": [{"decimals", "durable", "png", "waiting"}, {"event_file", "line_file", "summaries"}, {"event_folder"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
     "programs": [{"canonical", "flops", "fusing", "memo"}, {"step_trace"}, {"fit_trace", "programs"}],
     "schedules": [{"shapes"}, {"segments"}, {"ready"}],

@@ -3,16 +3,17 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxloop.callback import HostDeclaration, Reads
+from jaxloop.errors import CheckpointError
 from jaxloop.events import Event, Phase, Plan
+from jaxloop.files.durable import is_same_place
 from jaxloop.files.event_file import EventFile, ScalarRows
+from jaxloop.files.event_folder import cut_back, event_files, has_run, new_run
 from jaxloop.files.png import require_pillow
 from jaxloop.files.summaries import histograms, images, plain_hyperparameters, scalars, session_end, session_start
 from jaxloop.files.waiting import WaitingRows
@@ -49,6 +50,11 @@ class TensorBoardLogger:
     fails, for example on a full disk, a warning says so, the earlier records stay readable, and training goes on
     without the logger.
 
+    A run that is resumed from a checkpoint goes on in its folder, and has the points of an uninterrupted run. Points
+    that came after the checkpoint are cut off, and come again in a new file. A TensorBoard that was open all the time
+    may show them twice, until it is started again. With another `root`, to which the folder was not moved, the rest
+    of the run has a new folder there, and a warning says so.
+
     Args:
       root: the folder in which each fit makes its own.
       weight_histograms: write histograms of the parameters, `weights/<path>`, after every so many epochs. This copies
@@ -63,6 +69,7 @@ class TensorBoardLogger:
     Raises:
       TypeError, ValueError: an argument is of a wrong type, or outside of its bounds.
       ModuleNotFoundError: at the start of a fit, Pillow is needed and not installed.
+      CheckpointError: a run is resumed, and its folder is gone, or a file in it is gone or shorter than it was.
       OSError: at the start of a fit, the folder cannot be made.
 
     Example:
@@ -157,6 +164,45 @@ class _Run:
     def notice(self, text: str, seconds: float = 0.0) -> None:
         self._compiling += seconds
 
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs. The points so far are in the files then, and outlive the machine."""
+        assert self._folder is not None
+        self._write_waiting()
+        for folder in self._files:
+            self._write(folder, EventFile.sync)
+        return {
+            "root": str(self._options.root),
+            "folder": self._folder.name,
+            "files": event_files(self._folder),
+            "failed": self._failed,
+            "completed": self._completed,
+            "counted": self._counted,
+            "training_seconds": time.perf_counter() - self._began - self._compiling,
+            "latest": None if self._latest is None else self._latest.last().to_json(),
+        }
+
+    def resume(self, loop: Any, state: Mapping[str, Any]) -> None:
+        """Continues the files from where `state` was given, in place of FIT_START."""
+        root = self._options.root
+        folder = root / state["folder"]
+        if has_run(root, state["folder"]):
+            self._name_recorded(loop)
+            self._go_on(folder, state)
+        elif is_same_place(state["root"], root):
+            raise CheckpointError(
+                f"TensorBoardLogger: the folder {str(folder)!r} is gone, and the resumed run must go on in it. Put it "
+                "back, or give another `root`, where a new one is made."
+            )
+        else:
+            self._open(loop)
+            warn(
+                f"TensorBoardLogger: the run was logged below {state['root']!r}. The rest of it goes to "
+                f"{str(self._folder)!r}, without the points of before."
+            )
+        self._completed, self._counted = state["completed"], state["counted"]
+        self._began, self._compiling = time.perf_counter() - state["training_seconds"], 0.0
+        self._latest = None if state["latest"] is None else Columns.from_json(state["latest"])
+
     def close(self) -> None:
         if self._folder is None:
             return
@@ -169,12 +215,26 @@ class _Run:
         finally:
             self._close_all()
 
-    def _open(self, loop: Any) -> None:
+    def _go_on(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Cuts the files in `folder` to what they were. What comes is written to new files."""
+        self._files = cut_back(folder, state["files"])
+        self._folder = folder
+        self._waiting.start(time.time())
+        if state["failed"]:
+            warn(
+                f"TensorBoardLogger: {str(folder)!r} could not be written before the checkpoint. It goes on now, but "
+                "points of before are missing."
+            )
+
+    def _name_recorded(self, loop: Any) -> None:
         own = {phase.stat(name) for phase in Phase for name in self._plan.metrics}
         self._recorded = sorted(set(loop.stats) - own)
+
+    def _open(self, loop: Any) -> None:
+        self._name_recorded(loop)
         root = self._options.root
         try:
-            folder = _new_folder(root)
+            folder = new_run(root)
             self._files["train"] = EventFile(folder / "train")
         except OSError as error:
             raise type(error)(
@@ -265,17 +325,3 @@ class _Run:
 
 def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
     return {tag: value for tag, value in values.items() if is_measured(value)}
-
-
-def _new_folder(root: Path) -> Path:
-    """A new folder below `root`, named by the time. Other processes may make such folders at the same time."""
-    root.mkdir(parents=True, exist_ok=True)
-    name = datetime.now().strftime("%Y%m%d-%H%M%S")
-    for number in count(1):
-        folder = root / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            continue
-    raise AssertionError("unreachable")

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -10,12 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from jaxloop.files.durable import sync_folders
+
 _STEP_BYTES = 5  # a varint of 35 bits for every step, however small, so that all rows are equally long
 _file_numbers = itertools.count()  # the files of this process are numbered, since two can be made within one second
 
 
 class EventFile:
     """A new event file in a folder. The folder is made if it is missing.
+
+    TensorBoard reads the files of a folder by name, and goes on to a later one only: the name has the time, or a later
+    one if there is such a file already.
 
     A write goes to the operating system at once and in one piece: it outlives the process, and does not wait for the
     disk. If a write fails, the file is cut back to its last whole record, so that it stays readable.
@@ -31,7 +37,9 @@ class EventFile:
         folder.mkdir(parents=True, exist_ok=True)
         now = time.time()
         mark = f"{os.getpid()}.{next(_file_numbers)}"
-        self._file = (folder / f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{mark}").open("xb", 0)
+        stamp = max(int(now), _latest_stamp(folder) + 1)
+        self._file = (folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{mark}").open("xb", 0)
+        self._unsynced: Path | None = folder  # until the file's name in it is durable
         self._size = 0
         try:
             self.write(_record(wall_time=now, file_version="brain.Event:2"))
@@ -62,6 +70,17 @@ class EventFile:
             self._file.seek(self._size)
             raise
         self._size += len(records)
+
+    def sync(self) -> None:
+        """Makes what was written outlive the machine. Waits for the disk.
+
+        Raises:
+          OSError: the disk has failed.
+        """
+        os.fsync(self._file.fileno())
+        if self._unsynced is not None:
+            sync_folders(self._unsynced)
+            self._unsynced = None
 
     def close(self) -> None:
         self._file.close()
@@ -121,6 +140,12 @@ class ScalarRows:
         crc = self._crc ^ np.bitwise_xor.reduce(self._effects.take(differing), axis=0)
         block[:, -4:] = _bytes(_masked(crc), "<u4", count)
         return block.tobytes()
+
+
+def _latest_stamp(folder: Path) -> int:
+    """The latest time in the names of event files in a folder; -1 if there are none."""
+    names = (re.match(r"events\.out\.tfevents\.(\d+)\.", path.name) for path in folder.iterdir())
+    return max((int(name[1]) for name in names if name), default=-1)
 
 
 def _record(**fields: Any) -> bytes:

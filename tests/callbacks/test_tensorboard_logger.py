@@ -7,6 +7,7 @@ import pytest
 import jaxloop as jl
 from jaxloop.callbacks import TensorBoardLogger, tensorboard_logger
 from jaxloop.events import Event, Phase, Plan
+from jaxloop.files import event_folder
 from jaxloop.measured import UNMEASURED
 from tests import event_files, small
 
@@ -101,12 +102,12 @@ def test_a_fit_that_goes_on_has_a_folder_of_its_own_and_its_steps_go_on(tmp_path
 
 
 def test_runs_of_the_same_second_are_apart(log, view, tmp_path, monkeypatch):
-    class Stopped(tensorboard_logger.datetime):
+    class Stopped(event_folder.datetime):
         @classmethod
         def now(cls, tz=None):
             return cls(2025, 1, 31, 23, 59, 58)
 
-    monkeypatch.setattr(tensorboard_logger, "datetime", Stopped)
+    monkeypatch.setattr(event_folder, "datetime", Stopped)
     for _ in range(3):
         one = log()
         one(view(stats=STATS), Event.FIT_START)

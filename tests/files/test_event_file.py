@@ -1,5 +1,6 @@
 """Event files and scalars in them, read back by TensorBoard, and compared with tensorboardX's own bytes."""
 
+import os
 import re
 import struct
 
@@ -150,3 +151,25 @@ def test_a_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OSError, match="Not a directory"):
         EventFile(tmp_path / "file" / "run")
+
+
+def test_a_new_file_has_a_later_name_than_those_that_are_there(tmp_path):
+    (tmp_path / "events.out.tfevents.9999999990.host.1.0").touch()
+    (tmp_path / "notes.txt").touch()
+    EventFile(tmp_path).close()
+    EventFile(tmp_path).close()
+    found = sorted(path.name.split(".")[3] for path in tmp_path.glob("events*"))
+    assert found == ["9999999990", "9999999991", "9999999992"]
+
+
+def test_a_file_is_synced_with_its_folder_once(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    file = EventFile(tmp_path / "train")
+    file.sync()
+    (path,) = (tmp_path / "train").iterdir()
+    assert synced[:2] == [path.stat().st_ino, path.parent.stat().st_ino]
+    synced.clear()
+    file.sync()
+    assert synced == [path.stat().st_ino]
+    file.close()
