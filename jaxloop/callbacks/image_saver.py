@@ -1,7 +1,8 @@
 """Pictures of a model's inputs and outputs, one file for each epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -101,6 +102,14 @@ class _Saver:
                 f"ImageSaver: {str(path)!r} cannot be written, {error}. Training goes on, and this fit saves no more.",
                 stacklevel=2,
             )
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: each file depends on its epoch alone."""
+        return {}
+
+    def resume(self, loop: LoopView, state: Mapping[str, Any]) -> None:
+        """Makes the directory, which may be gone."""
+        self._make_directory()
 
     def _make_directory(self) -> None:
         directory = self._options.directory

@@ -1,5 +1,6 @@
 """A profile of some steps of a fit, for TensorBoard and Perfetto."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ class Profiler:
     keeps its length. Then no compiling is in the trace. A window from step 0 or 1 is not moved: its trace begins with
     the fit. If the fit ends inside of the window, the trace is shorter. If it ends before the window, there is no
     trace. Every fit is traced, each into its own folder below `directory`.
+
+    A run that is resumed from a checkpoint goes on counting its steps. A trace that was running at the checkpoint has
+    ended with its process, and is not continued. If its window still had steps, another trace of so many begins, once
+    the profiler learns of a dispatch. A window that is over is not traced again.
 
     The trace marks the sending of each dispatch as a step, `training`, with the number of its first step. There is one
     mark too many if another callback makes the run take one step per dispatch, since the profiler then learns of each
@@ -73,6 +78,7 @@ class _Profile:
 
     def __init__(self, directory: Path, steps: tuple[int, int], python: bool):
         self._directory = directory
+        self._steps = steps
         self._first, self._end = steps
         self._python = python
         self._tracing = self._over = False
@@ -93,15 +99,40 @@ class _Profile:
             self.close()
 
     def rows(self, columns: Columns) -> None:
-        if self._over or columns.phase is not Phase.TRAINING:
+        if columns.phase is not Phase.TRAINING:
             return
-        self._done += columns.count
+        self._done += columns.count  # also after the window: a resumed run may have another one
         self._left -= columns.count
         self._per_dispatch = max(self._per_dispatch, columns.count)
+        if self._over:
+            return
         if self._tracing and self._done >= self._end:
             self.close()
         else:
             self._consider(sent=min(self._per_dispatch, self._left))
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs."""
+        return {
+            "steps": list(self._steps),
+            "window": [self._first, self._end],
+            "done": self._done,
+            "left": self._left,
+            "per_dispatch": self._per_dispatch,
+            "tracing": self._tracing,
+            "over": self._over,
+        }
+
+    def resume(self, loop: LoopView, state: Mapping[str, Any]) -> None:
+        """Goes on from where `state` was given; with another window, with that."""
+        _make(self._directory)
+        self._done, self._left, self._per_dispatch = state["done"], state["left"], state["per_dispatch"]
+        same = state["steps"] == list(self._steps)
+        if same:
+            (self._first, self._end), self._over = state["window"], state["over"]
+        if state["tracing"] or not same:  # of a window that has begun, the steps that are left
+            self._first = max(self._first, self._done)
+        self._over = self._over or self._done >= self._end
 
     def close(self) -> None:
         """Ends the trace, if there is one. In this fit no other begins."""

@@ -1,5 +1,6 @@
 """Pictures of inputs and outputs, read back by Pillow."""
 
+import json
 import sys
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import jaxloop as jl
 from jaxloop.callbacks import ImageSaver
+from jaxloop.events import Plan
 from tests import small
 from tests.compiling import counted_compiles, steps_in
 
@@ -179,3 +181,15 @@ def test_making_a_saver_touches_no_file(tmp_path):
 
 def test_the_repr_of_a_saver_shows_its_directory():
     assert repr(ImageSaver("run/here")) == "ImageSaver('run/here')"
+
+
+def test_a_run_that_is_resumed_makes_the_directory_again(tmp_path, view):
+    saver = ImageSaver(tmp_path / "images").bind(Plan(1, 1))
+    state = saver.state()
+    saver.resume(view(), json.loads(json.dumps(state)))
+    assert (tmp_path / "images").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        NotADirectoryError, match=r"ImageSaver: the folder '.*file/images' cannot be made.*Give another"
+    ):
+        ImageSaver(tmp_path / "file" / "images").bind(Plan(1, 1)).resume(view(), state)

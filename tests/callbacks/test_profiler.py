@@ -11,6 +11,7 @@ import jaxloop as jl
 from jaxloop.callbacks import Profiler
 from jaxloop.events import Event, Phase, Plan
 from tests import small
+from tests.callbacks import replaying
 
 
 class Session:
@@ -191,3 +192,64 @@ def test_making_one_touches_nothing_and_its_repr_shows_its_window(tmp_path):
     assert repr(Profiler("run/profile")) == "Profiler('run/profile', steps=(10, 20))"
     Profiler(tmp_path / "profile")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def profiled(session, tmp_path, view, columns):
+    """Tells a profiler of single steps, up to so many of 20 in a training, from a state or from the start."""
+
+    def tell(first, last, *, steps=(5, 9), state=None):
+        session.log.clear()
+        one = Profiler(tmp_path / "profile", steps).bind(Plan(1, 20))
+        if state is None:
+            one(view(), Event.FIT_START)
+            one(view(batch_count=20), Event.TRAINING_START)
+        else:
+            one.resume(view(), state)
+        for step in range(first, last):
+            one.rows(columns(step=step, loss=[0.5]))
+        return replaying.saved(one), list(session.log)
+
+    return tell
+
+
+def test_a_window_that_comes_after_a_resume_is_counted_from_the_start_of_the_run(profiled):
+    _, whole = profiled(0, 20)
+    assert whole == ["start", 5, 6, 7, 8, 9, "stop"]
+    for save in range(1, 4):
+        state, before = profiled(0, save)
+        assert before == []
+        assert profiled(save, 20, state=state)[1] == whole
+
+
+@pytest.mark.parametrize("save", [4, 5, 6, 7, 8])
+def test_a_trace_that_was_running_begins_again_with_the_steps_that_were_left(profiled, save):
+    state, before = profiled(0, save)
+    assert before[0] == "start"
+    assert "stop" not in before
+    first = save + 2  # one is known to be done again, and one is sent
+    end = first + 9 - max(5, save)
+    assert profiled(save, 20, state=state)[1] == ["start", *range(first, end + 1), "stop"]
+
+
+def test_a_window_that_is_over_is_not_traced_again(profiled):
+    for save in (9, 12, 20):
+        state, before = profiled(0, save)
+        assert before[-1] == "stop"
+        assert profiled(save, 20, state=state)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [((2, 6), []), ((2, 14), ["start", 12, 13, 14, 15, 16, "stop"]), ((15, 16), ["start", 15, 16, "stop"])],
+)
+def test_another_window_than_before_is_counted_from_the_start_of_the_run_too(profiled, steps, expected):
+    state, _ = profiled(0, 10)
+    assert profiled(10, 20, steps=steps, state=state)[1] == expected
+
+
+def test_a_resume_makes_the_folder(profiled, tmp_path):
+    state, _ = profiled(0, 1)
+    (tmp_path / "profile").rmdir()
+    profiled(1, 2, state=state)
+    assert (tmp_path / "profile").is_dir()
