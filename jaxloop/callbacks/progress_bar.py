@@ -39,6 +39,9 @@ class ProgressBar:
     without a reader, one warning says so, and the fit goes on without the console. A character that the stream cannot
     encode appears as `?`.
 
+    A run that is resumed from a checkpoint goes on with the best epoch and the times of before. On a terminal and in a
+    notebook the header of the table is written again.
+
     Args:
       file: the stream to write to; standard output by default.
 
@@ -96,6 +99,29 @@ class _Progress:
     def notice(self, text: str, seconds: float = 0.0) -> None:
         self._times.leave_out(seconds)  # compiling has its own line, and must not slow the pace of the batches
         self._screen.write(text)
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs: what the coming rows depend on. Nothing that was shown is in it."""
+        rate = self._examples_per_second
+        return {
+            "times": self._times.state(time.perf_counter()),
+            "place": None if self._place is None else [self._place[0], self._place[1].value],
+            "batch_size": self._batch_size,
+            "examples_per_second": None if math.isnan(rate) else rate,
+            "measured": {phase.value: measured for phase, measured in self._measured.items()},
+            "validates": self._validates,
+            "best": dict(self._best),
+        }
+
+    def resume(self, loop: LoopView, state: Mapping[str, Any]) -> None:
+        """Goes on from where `state` was given."""
+        self._times.resume(state["times"], time.perf_counter())
+        self._place = None if state["place"] is None else (state["place"][0], Phase(state["place"][1]))
+        self._batch_size = state["batch_size"]
+        rate = state["examples_per_second"]
+        self._examples_per_second = math.nan if rate is None else rate
+        self._measured = {Phase(phase): measured for phase, measured in state["measured"].items()}
+        self._validates, self._best = state["validates"], dict(state["best"])
 
     def close(self) -> None:
         self._screen.close()

@@ -1,6 +1,8 @@
 """How long the phases of a fit take, and how much time is left."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from jaxloop.events import Phase
 
@@ -40,6 +42,21 @@ class Times:
         seconds, self._epoch = self._epoch, 0.0
         return seconds
 
+    def state(self, now: float) -> dict[str, Any]:
+        """All of it, as JSON can hold it."""
+        return {
+            "spent": _known(now - self._began),
+            "first": self._first,
+            "epoch": _known(self._epoch),
+            "totals": {phase.value: list(total) for phase, total in self._totals.items()},
+        }
+
+    def resume(self, state: Mapping[str, Any], now: float) -> None:
+        """Goes on from a `state`. The time between counts for nothing."""
+        self._began, self._first = now - _number(state["spent"]), state["first"]
+        self._epoch = _number(state["epoch"])
+        self._totals = {Phase(phase): (seconds, count) for phase, (seconds, count) in state["totals"].items()}
+
     def expected(self, phase: Phase) -> float:
         """The mean seconds of a `phase` so far."""
         total, count = self._totals.get(phase, (math.nan, 1))
@@ -68,3 +85,11 @@ class Times:
         in_epoch = pace * (total - done) + (whole[Phase.VALIDATION] if phase is Phase.TRAINING else 0.0)
         epoch = whole.get(Phase.TRAINING, math.nan) + whole[Phase.VALIDATION]
         return in_epoch, in_epoch + (epochs_to_come * epoch if epochs_to_come > 0 else 0.0)
+
+
+def _known(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else seconds
+
+
+def _number(seconds: float | None) -> float:
+    return math.nan if seconds is None else seconds

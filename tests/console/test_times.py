@@ -1,5 +1,6 @@
 """The seconds of phases, and those left, on a clock made of numbers."""
 
+import json
 import math
 
 import pytest
@@ -104,3 +105,26 @@ def test_a_phase_whose_beginning_was_not_seen_has_no_seconds():
     assert math.isnan(times.end_epoch())
     assert an_epoch(times, training=8.0, validation=2.0) == 10.0
     assert times.expected(TRAINING) == 8.0
+
+
+def test_times_go_on_in_another_process_without_the_time_between():
+    one, other = Times(), Times()
+    an_epoch(one, training=8.0, validation=2.0)
+    one.begin(20.0, 3)
+    one.leave_out(1.0)
+    other.resume(json.loads(json.dumps(one.state(25.0), allow_nan=False)), 1000.0)
+    assert other.seconds_per_batch(1002.0, done=5) == one.seconds_per_batch(27.0, done=5) == 3.0
+    left = {"done": 5, "total": 9, "epochs_to_come": 2}
+    assert other.left(TRAINING, 1002.0, **left) == one.left(TRAINING, 27.0, **left)
+    other.end(TRAINING, 1002.0)
+    assert other.end_epoch() == 6.0
+    assert other.expected(TRAINING) == 7.0
+
+
+def test_times_that_are_not_known_are_not_known_in_another_process_either():
+    one, other = Times(), Times()
+    one.end(TRAINING, 5.0)
+    other.resume(json.loads(json.dumps(one.state(9.0), allow_nan=False)), 0.0)
+    assert math.isnan(other.seconds_per_batch(4.0, done=2))
+    assert math.isnan(other.expected(TRAINING))
+    assert math.isnan(other.end_epoch())
