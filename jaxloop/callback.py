@@ -25,7 +25,8 @@ class Callback(Protocol):
     It may have a method `bind(plan) -> callback`, which is called once per fit, before anything is traced. It may also
     have an attribute `companion`: a host callback that does what compiled code cannot, such as raise, print or write.
     Companions are called after all host callbacks of the list, in list order. A callback tells its companion things
-    only through the loop.
+    only through the loop. So what a compiled callback remembers is in every checkpoint, as a part of the loop. A
+    companion that remembers more needs `state` and `resume`, as any host callback; see `on_host`.
 
     Example:
       >>> @jl.on_host(jl.Event.FIT_END, reads="loop")
@@ -78,6 +79,15 @@ def on_host(*events: Event, reads: Reads = "stats") -> Callable[[Target], Target
     - `notice(text, seconds)`: gets a line that is meant for a person, and how long its cause took.
     - `close()`: is called once after the fit, however the fit ends. An exception from `close` never hides why the fit
       ended: it becomes a note on that exception, or a warning if the fit has ended well.
+    - `state()` and `resume(loop, state)`: what a checkpoint keeps of the callback, and how it goes on from there.
+
+    The engine calls `state` at a checkpoint: between two dispatches of a phase, between epochs, or after FIT_END. It
+    gives a dictionary that JSON can hold, without NaN. What the callback has written must outlive the machine by then
+    (`os.fsync`). A run that is resumed calls `resume` in place of FIT_START, in a new process, before anything else.
+    `resume` gets a loop as at FIT_START, and what `state` gave. It must bring the callback to where it was, so it cuts
+    files that have grown since the checkpoint. No START event of the phase and the epoch at hand comes again. Rows that
+    were told before the checkpoint do not come again, and all later ones do. A callback without these two methods goes
+    on in a resumed run without FIT_START.
 
     Args:
       *events: where it is called.
@@ -88,6 +98,22 @@ def on_host(*events: Event, reads: Reads = "stats") -> Callable[[Target], Target
       >>> @jl.on_host(jl.Event.EPOCH_END)
       ... def tell(loop, event):
       ...     print(int(loop.epoch_index), loop.stats["loss"])
+
+      One that goes on counting in a resumed run:
+
+      >>> @jl.on_host(jl.Event.BATCH_END)
+      ... class CountSpikes:
+      ...     def __init__(self):
+      ...         self.count = 0
+      ...
+      ...     def __call__(self, loop, event):
+      ...         self.count += int(loop.stats["loss"] > 10)
+      ...
+      ...     def state(self):
+      ...         return {"count": self.count}
+      ...
+      ...     def resume(self, loop, state):
+      ...         self.count = state["count"]
     """
     strangers = [event for event in events if not isinstance(event, Event)]
     if strangers or not events:

@@ -1,10 +1,14 @@
 """What a callback is: its declaration, its binding, and how it is fired."""
 
+import doctest
+
 import pytest
 
+import jaxloop as jl
 from jaxloop.callback import HostDeclaration, bound, fire, name_of, on_host, sort_out
 from jaxloop.events import Event, Plan, Scope
 from tests import small
+from tests.callbacks import replaying
 
 
 class Bindable:
@@ -181,3 +185,14 @@ def test_all_callbacks_see_the_event_that_one_cancels(loop):
 def test_a_callback_that_returns_nothing_is_refused_by_name_and_event(loop, event):
     with pytest.raises(TypeError, match=rf"'at.callback' at {event.name}: it must return a loop, got NoneType"):
         fire([small.at(event, lambda loop: None)], loop, event)
+
+
+@pytest.mark.parametrize("save", [1, 5, 9, 20])
+def test_the_example_of_a_callback_with_a_memory_goes_on_where_it_was_saved(save, view):
+    known = {"jl": jl}
+    for example in doctest.DocTestParser().get_examples(on_host.__doc__ or ""):
+        exec(example.source, known)
+    make = known["CountSpikes"]
+    told = [(Event.BATCH_END, view(stats={"loss": loss})) for loss in [0.5, 11.0, 12.0, float("nan"), 13.0] * 4]
+    resumed = replaying.killed_and_resumed(make, told, save, save + 3, lambda callback: None)
+    assert resumed.count == 12

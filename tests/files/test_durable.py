@@ -1,10 +1,12 @@
 """Names that outlive the machine, and paths that are found again."""
 
+import doctest
 import os
 from pathlib import Path
 
 import pytest
 
+from jaxloop.files import durable
 from jaxloop.files.durable import is_same_place, sync_folders
 
 
@@ -40,3 +42,7 @@ def test_a_path_is_the_same_in_any_spelling(tmp_path, monkeypatch, then, now, sa
     (tmp_path / "link").symlink_to("run")
     monkeypatch.chdir(tmp_path)
     assert is_same_place(then, Path(now.format(here=tmp_path))) is same
+
+
+def test_the_example_runs():
+    assert doctest.testmod(durable).failed == 0
