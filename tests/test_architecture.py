@@ -46,7 +46,10 @@ ROOMS = {
         {"step_by_step"},
     ],
     "feeding": [
-        {"prefetch", "source", "specification"},
+        {"checksums", "prefetch", "specification", "states"},
+        {"identity", "marks"},
+        {"peekable"},
+        {"source"},
         {"checks", "packing", "prepare", "reading"},
         {"contract", "inspection", "slots"},
         {"feed"},

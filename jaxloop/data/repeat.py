@@ -86,6 +86,45 @@ def length_of(batches: Any) -> int | None:
     return length if length <= MOST else None
 
 
+def repeated(epochs: Any) -> tuple[Any, int] | None:
+    """The batches that `repeat` or `steps` was given, and how many an epoch has; None if `epochs` is not theirs."""
+    if isinstance(epochs, (_Sequence, _Loader, _Stream)):
+        return epochs.batches, epochs.batch_count
+    return None
+
+
+def loader_of(epoch: Any) -> Any:
+    """The loader that an epoch's batches come from, which is the epoch itself if it is not one of `repeat`.
+
+    Returns:
+      None if the loader is not read in step with the epoch.
+    """
+    if isinstance(epoch, _LoaderEpoch):
+        return epoch.loader.batches
+    if isinstance(epoch, _StreamEpoch):
+        return epoch.position.batches
+    if isinstance(epoch, _FirstBatches):
+        return epoch.stream.batches
+    return None if isinstance(epoch, _NextBatches) else epoch
+
+
+def rest_of(epoch: Any, reading: Iterator[Any]) -> Iterator[Any]:
+    """The loader's own iterator as it stands, given the epoch's iterator; see `loader_of`."""
+    if isinstance(epoch, _StreamEpoch):
+        return epoch.position.rest
+    return reading.rest if isinstance(reading, (_LoaderBatches, _Counted)) else reading
+
+
+def entered(epoch: Any, at: int, rest: Iterator[Any]) -> Iterator[Any]:
+    """The epoch's batches from `at` on, given its loader's iterator that stands there; see `loader_of`."""
+    if isinstance(epoch, _LoaderEpoch):
+        return _LoaderBatches(rest, epoch.epoch, len(epoch), at)
+    if isinstance(epoch, _StreamEpoch):
+        epoch.position.go_on(rest)
+        return epoch.after(at)
+    return _Counted(rest, len(epoch) - at) if isinstance(epoch, _FirstBatches) else rest
+
+
 @dataclass(frozen=True, eq=False)
 class _Sequence:
     """Epochs of batches that can be indexed."""
@@ -151,17 +190,41 @@ class _LoaderEpoch:
         return self.loader.length
 
     def __iter__(self) -> Iterator[Any]:
-        count, length = 0, len(self)
-        for batch in self.loader.batches:
-            if count == length:
-                raise ValueError(
-                    f"repeat: the loader's length is {count}, but it went on after that in epoch {self.epoch} "
-                    f"(counted from 0). Cut it, as repeat(batches, batch_count={count})."
-                )
-            yield batch
-            count += 1
-        if count < length:
-            raise ValueError(_ended(self.epoch, count, length))
+        return _LoaderBatches(iter(self.loader.batches), self.epoch, len(self))
+
+
+@dataclass(eq=False)
+class _LoaderBatches:
+    """An iterator of a whole loader. It is no generator, since a loader's state is asked of the loader's own iterator.
+
+    Attributes:
+      rest: the loader's iterator.
+      epoch, length: for messages, and for the check.
+      count: the batches that were taken.
+    """
+
+    rest: Iterator[Any]
+    epoch: int
+    length: int
+    count: int = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            batch = next(self.rest)
+        except StopIteration:
+            if self.count < self.length:
+                raise ValueError(_ended(self.epoch, self.count, self.length)) from None
+            raise
+        if self.count == self.length:
+            raise ValueError(
+                f"repeat: the loader's length is {self.count}, but it went on after that in epoch {self.epoch} "
+                f"(counted from 0). Cut it, as repeat(batches, batch_count={self.count})."
+            )
+        self.count += 1
+        return batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +252,24 @@ class _FirstBatches:
         return self.stream.batch_count
 
     def __iter__(self) -> Iterator[Any]:
-        return itertools.islice(self.stream.batches, len(self))
+        return _Counted(iter(self.stream.batches), len(self))
+
+
+@dataclass(eq=False)
+class _Counted:
+    """As many batches of an iterator as are left."""
+
+    rest: Iterator[Any]
+    left: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self.left <= 0:
+            raise StopIteration
+        self.left -= 1
+        return next(self.rest)
 
 
 class _NextBatches:
@@ -229,7 +309,11 @@ class _StreamEpoch:
         return self.batch_count
 
     def __iter__(self) -> Iterator[Any]:
-        for index in range(self.batch_count):
+        return self.after(0)
+
+    def after(self, start: int) -> Iterator[Any]:
+        """The batches from `start` on, where the stream stands there."""
+        for index in range(start, self.batch_count):
             try:
                 batch = self.position.first_of(self.epoch) if index == 0 else self.position.take()
             except StopIteration:
@@ -241,9 +325,13 @@ class _Position:
     """The position in a stream of batches. Only this object changes in this module, as any iterator does."""
 
     def __init__(self, batches: Iterable[Any]):
-        self._batches = batches
-        self._rest = iter(batches)
+        self.batches = batches
+        self.rest = iter(batches)
         self._first: tuple[int, Any] | None = None
+
+    def go_on(self, rest: Iterator[Any]) -> None:
+        """Goes on with another iterator of the same batches."""
+        self.rest, self._first = rest, None
 
     def first_of(self, epoch: int) -> Any:
         """The first batch of an epoch. It is the same batch again until another one is taken."""
@@ -256,10 +344,10 @@ class _Position:
         """The next batch. If the batches have ended, it is the first one again; an ended generator has none."""
         self._first = None
         try:
-            return next(self._rest)
+            return next(self.rest)
         except StopIteration:
-            self._rest = iter(self._batches)
-            return next(self._rest)
+            self.rest = iter(self.batches)
+            return next(self.rest)
 
 
 def _ended(epoch: int, index: int, batch_count: int) -> str:

@@ -4,88 +4,18 @@
 # JAX, and what users give, leave types open here; all else is checked strictly.
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 
-from jaxloop.data import Batches, EmptyBatches
-from jaxloop.data.repeat import length_of
+from jaxloop.data import Batches
+from jaxloop.data.repeat import repeated
+from jaxloop.feeding.marks import Marked, Trail, check_kind, tell_of_rereading
+from jaxloop.feeding.peekable import Peekable as Peekable
+from jaxloop.feeding.peekable import can_begin_at, check_look, look, looked_up
 
 _END = object()
-
-
-class Peekable:
-    """The batches of an epoch. The first can be seen before they are read, and reading goes on from there.
-
-    So each batch is read once, and a loader is begun once, as in a loop by hand: it starts its workers and draws its
-    random order once, though the first batch is looked at early. If a thread reads ahead, the loader is begun in
-    another thread than that one.
-
-    Args:
-      batches: a sized iterable of batches.
-      limit: the most batches that are read; None for all.
-    """
-
-    def __init__(self, batches: Any, limit: int | None = None):
-        length = None if limit is None else length_of(batches)  # what has none is refused by `check_epoch`
-        self._cut = limit is not None and length is not None and limit < length
-        if self._cut and isinstance(batches, (Batches, EmptyBatches, list, tuple)):
-            batches = batches[:limit]
-        self.batches = batches
-        self._limit = limit
-        self._peeked: tuple[Any, Iterator[Any]] | None = None
-        self._uncompiled: Peekable | None = None
-
-    def __len__(self) -> int:
-        return len(self.batches) if self._limit is None else min(self._limit, len(self.batches))
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """The lengths that the data announce for padding; none if all batches are alike."""
-        return getattr(self.batches, "shapes", None) or ()
-
-    @property
-    def ends_by_itself(self) -> bool:
-        """Whether the batches are certain to end where their length says."""
-        return self._cut or isinstance(self.batches, (Batches, EmptyBatches))
-
-    @property
-    def uncompiled(self) -> "Peekable":
-        """The batches as they travel, before what is left to the program, see `Batches.uncompiled`."""
-        if not isinstance(self.batches, Batches) or not (self.batches.compiled or self.batches.resident):
-            return self
-        if self._uncompiled is None:  # kept, since its first batch may have been seen too
-            self._uncompiled = Peekable(self.batches.uncompiled())
-        return self._uncompiled
-
-    def peek(self) -> Any:
-        """The first batch. `begun_at` will begin with it.
-
-        If the batches are their own iterator, they are begun only for this, and `begun_at` begins them again. Somebody
-        else may begin them in between, which would move on an iterator that was kept.
-        """
-        if self._peeked is None:
-            rest = iter(self.batches)
-            if rest is self.batches:
-                return next(rest)
-            self._peeked = next(rest), rest
-        return self._peeked[0]
-
-    def begun_at(self, start: int) -> Iterator[Any]:
-        """The batches from `start` on."""
-        peeked, self._peeked = self._peeked, None
-        if start:
-            return _from(self.batches, start)
-        return iter(self.batches) if peeked is None else itertools.chain(peeked[:1], peeked[1])
-
-    def close(self) -> None:
-        """Ends a loader that `peek` has begun, and the workers that it may have started. Reading begins it again.
-
-        Our own batches have no workers, so they keep the batch that was read.
-        """
-        if not isinstance(self.batches, Batches):
-            self._peeked = None
 
 
 class EpochSource:
@@ -101,6 +31,8 @@ class EpochSource:
         self._limit = limit
         self._rest: Iterator[Any] | None = None if hasattr(training, "__getitem__") else iter(training)
         self._taken: tuple[int, Any] = (-1, None)
+        self._trail: Trail | None = None
+        self._back: int | None = None  # the epoch that was put back
 
     def at(self, index: int, start: int = 0) -> Peekable:
         """Epoch `index`, counted from 0, to be read from batch `start` on. The same epoch can be asked for again.
@@ -116,8 +48,9 @@ class EpochSource:
                     f"training: it has no epoch {index} (counted from 0); give more epochs, or train fewer."
                 ) from error
             self._taken = (index, Peekable(epoch, self._limit))
+            self._note_taken()
         epoch = self._taken[1]
-        if start and (self._rest is not None or not can_begin_at(epoch.batches)):
+        if start and index != self._back and (self._rest is not None or not can_begin_at(epoch.batches)):
             what = "its epochs come one by one" if self._rest is not None else "it is read in turn"
             raise ValueError(
                 f"training: epoch {index} cannot be entered at batch {start} (both counted from 0), since {what}, and "
@@ -144,19 +77,120 @@ class EpochSource:
             return None
         return map(self._limited, (one, *others))
 
+    # --- the place where reading was
+
+    def watched(self) -> None:
+        """Keeps from now on what finds the place again in data that are read in turn. Others need nothing for it."""
+        if self._trail is None:
+            self._go_on_with(Trail())
+
+    def mark(self, index: int, position: int) -> dict[str, Any]:
+        """What brings back batch `position` of epoch `index`; JSON. At 0 the epoch need not have been asked for.
+
+        After an epoch's training it is the next epoch, position 0, whatever was read of the epoch. If data are read in
+        turn, `watched` was called before the first epoch was read.
+        """
+        taken, epoch = self._taken
+        if self._trail is not None and (self._rest is not None or self._trail.taken >= 0):
+            return self._trail.mark(index, position) | {"taken": taken == index}
+        assert self._rest is None, "it was not watched"
+        assert taken < 0 or can_begin_at(epoch.batches), "it was not watched"
+        return looked_up(epoch.batches, position) if taken == index else {"kind": "position"}
+
+    def put_back(
+        self,
+        index: int,
+        position: int,
+        mark: dict[str, Any],
+        tell: Callable[[str], None],
+        between: Callable[[], None] = lambda: None,
+    ) -> Peekable:
+        """The epoch of a mark, whose `begun_at(position)` goes on where the run was. `at` gives it too.
+
+        Nothing was read here but what setting up sees. Data that are read in turn go on from a state of their loader,
+        or all is read again. Either way checksums say whether it is what the run has read.
+
+        Args:
+          index, position: as `mark` was given them.
+          mark: of the run that goes on.
+          tell: is told if batches are read again.
+          between: called after each epoch that is read again, such as for reading validation, which may share a random
+            state with training.
+
+        Returns:
+          The epoch. If that run had not asked for it yet, the one before: `at` takes the epoch when it is its time.
+
+        Raises:
+          StateMismatchError: the data are not those of that run.
+        """
+        self.watched()
+        if mark["kind"] == "position":
+            return self._looked_up(index, position, mark)
+        marked = Marked(mark, "training")
+        if marked.point is None:
+            tell_of_rereading("training", marked, 0, tell)
+        else:
+            self._restore(marked)
+        for one in marked.passes if marked.point is None else marked.passes[marked.at_point :]:
+            epoch = self.at(one.index)
+            self._check_in_turn(mark, one.index)
+            trail = self._trail
+            assert trail is not None
+            here = one.index == index
+            epoch.read_again(trail, marked, one, kept=here)
+            if not here and marked.point is None:
+                between()
+        assert self._trail is not None
+        marked.check(self._trail)
+        self._back = index
+        return self.at(index) if mark["taken"] else self._taken[1]
+
+    def _restore(self, marked: Marked) -> None:
+        """Takes epochs without reading them, up to that of a loader's state, and goes on from that state."""
+        point = marked.point
+        assert point is not None
+        for one in marked.passes[: marked.at_point + 1]:
+            self.at(one.index)
+            self._check_in_turn({"kind": "state"}, one.index)
+        trail = marked.trail_to_point()
+        trail.take(point.index, first=point.at)
+        self._go_on_with(trail)
+        self.at(point.index).restore(trail, marked)
+
+    def _looked_up(self, index: int, position: int, mark: dict[str, Any]) -> Peekable:
+        if self._rest is not None:
+            check_kind("training", mark, in_turn=True)
+        if not position and "crc" not in mark:
+            return self._taken[1]
+        epoch = self.at(index)
+        check_kind("training", mark, in_turn=not can_begin_at(epoch.batches))
+        check_look("training", mark, epoch.batches, position)
+        self._back = index
+        return epoch
+
+    def _check_in_turn(self, mark: dict[str, Any], index: int) -> None:
+        check_kind("training", mark, in_turn=self._rest is not None or not can_begin_at(self.at(index).batches))
+
+    def _go_on_with(self, trail: Trail) -> None:
+        """Notes what is read on a trail, also of the epoch that was taken already."""
+        self._trail = trail
+        trail.has_states = repeated(self._training) is not None or isinstance(self._training, (list, tuple))
+        if self._taken[1] is not None:
+            self._note_taken()
+
+    def _note_taken(self) -> None:
+        """Notes an epoch that was taken, if it is read in turn or was not looked up."""
+        (index, epoch), trail = self._taken, self._trail
+        if trail is None or (self._rest is None and can_begin_at(epoch.batches)):
+            return
+        own = isinstance(epoch.batches, Batches)  # these are looked up in any case, not read in turn
+        if index != trail.taken:
+            trail.take(index, look(epoch.batches, 0) if own else None)
+        if not own:
+            epoch.noted_on(trail)
+
     def _limited(self, length: int) -> int:
         return length if self._limit is None else min(self._limit, length)
-
-
-def can_begin_at(batches: Any) -> bool:
-    """Whether any batch can be read without those before it, and is the same each time."""
-    return isinstance(batches, (Batches, EmptyBatches, Sequence))
-
-
-def _from(batches: Any, start: int) -> Iterator[Any]:
-    if isinstance(batches, Batches):
-        return iter(batches[start:])
-    return (batches[index] for index in range(start, len(batches)))
 
 
 def length_at(epochs: Any, index: Any) -> int:
