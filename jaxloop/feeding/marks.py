@@ -9,7 +9,7 @@ from typing import Any
 from jaxloop.data.repeat import loader_of, rest_of
 from jaxloop.errors import StateMismatchError
 from jaxloop.feeding.checksums import sampled
-from jaxloop.feeding.states import state_of
+from jaxloop.feeding.states import random_states, state_of
 
 _EVERY = 32  # batches from one state of a loader to the next
 _STATES = 40  # states that are kept: reading runs ahead of the place that is marked, by some dispatches
@@ -86,6 +86,11 @@ class Trail:
       count: the batches in them.
       chain: their checksum.
       landmarks: the number of batches, and the checksum, at some places on the way.
+
+    Attributes:
+      has_states: whether a loader's states are worth asking for.
+      alone: whether all passes are of one loader. If not, its state says nothing of the others; those of grain have
+        nothing to say, since each of their iterators begins alike.
     """
 
     def __init__(
@@ -96,7 +101,7 @@ class Trail:
         self._before = count, chain
         self._points: deque[Point] = deque(maxlen=_STATES)
         self.run: Run | None = None
-        self.has_states = True
+        self.has_states, self.alone = True, True
 
     @property
     def taken(self) -> int:
@@ -129,29 +134,43 @@ class Trail:
           rest: its iterator.
           whole: gives what is to be read: `rest`, after a batch that was taken from it before.
         """
-        run = self.run
-        assert run is not None
-        run.begun = True
+        assert self.run is not None
+        if self.run.begun:  # it is read once more
+            self.take(self.run.index)
+        self.run.begun = True
+        return self._noting(self.run, batches, rest, whole)
+
+    def _noting(self, run: Run, batches: Any, rest: Iterator[Any], whole: Iterator[Any]) -> Iterator[Any]:
         chain, chains, position = run.chain, run.chains, run.first
+        pending: tuple[Point, Any] | None = None
         for batch in whole:
             chain = sampled(batch, chain)
             chains.append(chain)
             position += 1
+            if pending is not None:
+                pending = self._prove(*pending)
             count = run.count + len(chains)
             if not count & (count - 1):
                 self._landmarks.append((count, chain))
             yield batch
             if self.has_states and (position == 1 or not position % _EVERY):  # before the next one is asked for
-                self._note(Point(run.index, position, count, chain, {}), batches, rest)
+                pending = self._pending(Point(run.index, position, count, chain, {}), batches, rest)
         run.ended = True
 
-    def _note(self, point: Point, batches: Any, rest: Iterator[Any]) -> None:
+    def _pending(self, point: Point, batches: Any, rest: Iterator[Any]) -> tuple[Point, Any] | None:
+        """A state of the loader, and global random states, since the loader's says nothing of these."""
         loader = loader_of(batches)
         state = None if loader is None else state_of(loader, rest_of(batches, rest))
-        if state is None:
-            self.has_states = False
+        self.has_states = state is not None and (self.alone or state["library"] == "grain")
+        return (replace(point, state=state), random_states()) if state is not None and self.has_states else None
+
+    def _prove(self, point: Point, random: Any) -> None:
+        """Keeps a state if the batch after it was read without drawing from a global random state."""
+        self.has_states = random == random_states()
+        if self.has_states:
+            self.keep(point)
         else:
-            self.keep(replace(point, state=state))
+            self._points.clear()
 
     def keep(self, point: Point) -> None:
         """A state from which marks may go on."""

@@ -77,9 +77,9 @@ class Peekable:
 
     def begun_at(self, start: int) -> Iterator[Any]:
         """The batches from `start` on."""
-        if self._entered is not None and self._entered[0] == start:
-            reading, self._entered = self._entered[1], None
-            return reading
+        place, self._entered = self._entered, None
+        if place is not None and place[0] == start:
+            return place[1]
         peeked, self._peeked = self._peeked, None
         if start:
             return _from(self.batches, start)
@@ -162,7 +162,7 @@ class Peekable:
         for one in marked.passes[done:]:
             if one.index != trail.taken:
                 trail.take(one.index)
-            self.read_again(trail, marked, one, kept=one.index == marked.current)
+            self.read_again(trail, marked, one, kept=one.index == marked.current and one is marked.passes[-1])
         marked.check(trail)
 
     def restore(self, trail: Trail, marked: Marked) -> None:

@@ -136,7 +136,7 @@ class EpochSource:
             self._check_in_turn(mark, one.index)
             trail = self._trail
             assert trail is not None
-            here = one.index == index
+            here = one.index == index and one is marked.passes[-1]
             epoch.read_again(trail, marked, one, kept=here)
             if not here and marked.point is None:
                 between()
@@ -174,7 +174,8 @@ class EpochSource:
     def _go_on_with(self, trail: Trail) -> None:
         """Notes what is read on a trail, also of the epoch that was taken already."""
         self._trail = trail
-        trail.has_states = repeated(self._training) is not None or isinstance(self._training, (list, tuple))
+        trail.alone = repeated(self._training) is not None
+        trail.has_states = trail.alone or isinstance(self._training, (list, tuple))  # else epochs may draw themselves
         if self._taken[1] is not None:
             self._note_taken()
 

@@ -4,6 +4,7 @@
 # What other libraries give leaves types open here; all else is checked strictly.
 
 import base64
+import random
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ def state_of(loader: Any, rest: Iterator[Any]) -> dict[str, Any] | None:
       rest: its iterator.
     """
     try:
-        if _is_of("grain", rest) and hasattr(rest, "set_state"):
+        if _is_of("grain", loader) and _is_of("grain", rest) and hasattr(rest, "set_state"):
             return {"library": "grain", "state": encoded(rest.get_state())}  # pyright: ignore[reportAttributeAccessIssue]
         if _is_of("torchdata", loader) and hasattr(loader, "load_state_dict"):
             return _of_torchdata(loader)
@@ -48,26 +49,34 @@ def restored(loader: Any, state: Mapping[str, Any]) -> Iterator[Any]:
         return rest
     if not _is_of("torchdata", loader):
         raise LookupError("torchdata")
-    import torch  # pyright: ignore[reportMissingImports]  # the loader has imported it
-
     loader.load_state_dict(decoded(state["state"]))
     rest = iter(loader)
     if loader.generator is not None:  # the loader draws more from it than its state remembers
         loader.generator.set_state(decoded(state["generator"]))
-    torch.set_rng_state(decoded(state["random"]))
     return rest
 
 
-def _of_torchdata(loader: Any) -> dict[str, Any]:
-    import torch  # pyright: ignore[reportMissingImports]  # the loader has imported it
+def random_states() -> tuple[Any, ...]:
+    """Python's, NumPy's and torch's global random states, to be compared."""
+    numpy: Any = np.random.get_state()  # noqa: NPY002 what a user's transforms may draw from
+    torch: Any = sys.modules.get("torch")
+    return random.getstate(), bytes(numpy[1]), numpy[2:], torch and torch.get_rng_state().numpy().tobytes()
 
-    generator = None if loader.generator is None else encoded(loader.generator.get_state())
-    random = encoded(torch.get_rng_state())
+
+def _of_torchdata(loader: Any) -> dict[str, Any] | None:
+    """The state of a StatefulDataLoader; None if it does not bring back what is drawn for later epochs."""
+    if loader.generator is None and loader.num_workers:
+        return None  # workers are seeded from torch's global random state
+    if hasattr(loader.dataset, "__getitem__"):
+        samplers = (loader.sampler, loader.batch_sampler)
+        if not all(sampler is None or _is_of("torch", sampler) or _is_of("torchdata", sampler) for sampler in samplers):
+            return None  # a sampler of one's own may draw an order that its state does not hold
+    elif not hasattr(loader.dataset, "load_state_dict"):
+        return None
     return {
         "library": "torchdata",
         "state": encoded(loader.state_dict()),
-        "generator": generator,
-        "random": random,
+        "generator": None if loader.generator is None else encoded(loader.generator.get_state()),
     }
 
 
