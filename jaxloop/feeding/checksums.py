@@ -42,7 +42,7 @@ def _of(node: Any, before: int, most: int | None) -> int:
             before = _of(part, before, most)
         return before
     if isinstance(node, jax.Array):
-        return _of_array(_taken_off(node, most), crc32(repr(node.shape).encode(), before), most)
+        return _of_jax(node, before, most)
     if isinstance(node, Mapping):
         before = crc32(b"{%d" % len(node), before)
         for key in sorted(node, key=repr):
@@ -96,15 +96,17 @@ def _step(size: int, most: int | None) -> int:
     return 1 if most is None or size <= most else (size // most) | 1
 
 
-def _taken_off(array: jax.Array, most: int | None) -> np.ndarray:
-    """The bits of an array of JAX's on the host. From another device than a CPU only what a sample needs is fetched."""
+def _of_jax(array: jax.Array, before: int, most: int | None) -> int:
+    """As of the same numbers in NumPy. From another device than a CPU only the sample is fetched."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
-    if most is None or array.size <= most or not array.is_fully_addressable:
-        return np.asarray(array if array.is_fully_addressable else array.addressable_data(0))
-    if all(device.platform == "cpu" for device in array.devices()):
-        return np.asarray(array)
-    return np.asarray(_some(array, _step(array.size, most)))
+    if not array.is_fully_addressable:
+        return _of_array(np.asarray(array.addressable_data(0)), before, most)
+    if most is None or array.size <= most or all(device.platform == "cpu" for device in array.devices()):
+        return _of_array(np.asarray(array), before, most)
+    return crc32(
+        np.asarray(_some(array, _step(array.size, most))).tobytes(), crc32(_header(array.dtype, array.shape), before)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=1)

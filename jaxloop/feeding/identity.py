@@ -6,6 +6,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxloop.data import Batches, EmptyBatches, NonuniformTrainingEpochs, TrainingEpochs
@@ -17,7 +18,7 @@ from jaxloop.feeding.checksums import first_batch_mark as first_batch_mark
 _NAMES = (
     *(("batch_size", "batch_size"), ("seed", "seed"), ("_seed", "seed"), ("drop_last", "drop_last")),
     *(("num_records", "samples"), ("_num_records", "samples"), ("_seed_rng_seed", "seed")),
-    *(("_default_seed", "seed"), ("_batch_size", "batch_size"), ("_shuffle", "shuffle")),
+    *(("_batch_size", "batch_size"), ("_shuffle", "shuffle")),
 )
 
 
@@ -53,7 +54,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if before.get("kind") != after.get("kind"):  # nothing else can be compared
         before, after = {"kind": before.get("kind")}, {"kind": after.get("kind")}
     return [
-        f"{name}: the checkpoint's run had {_told(before, name)}, this one has {_told(after, name)}"
+        f"{name.replace('of.', '')}: the checkpoint's run had {_told(before, name)}, this one has {_told(after, name)}"
         for name in dict.fromkeys((*before, *after))
         if _told(before, name) != _told(after, name)
     ]
@@ -89,7 +90,8 @@ def _of_list(items: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
     """Of a list of batches, or of epochs: a batch is an array, a tuple or a mapping; an epoch has a length too."""
     first = items[0] if items else None
     if first is None or isinstance(first, (tuple, Mapping)) or hasattr(first, "shape") or length_of(first) is None:
-        return {"kind": "list", "batches": len(items)}
+        arrays = [leaf for leaf in jax.tree.leaves(first) if getattr(leaf, "shape", ())]
+        return {"kind": "list", "batches": len(items)} | ({"batch_size": arrays[0].shape[0]} if arrays else {})
     lengths = [length_of(item) for item in items]
     return {"kind": "list of epochs", "epochs": len(items), "batches": lengths, "first": identity_of(first)}
 

@@ -5,13 +5,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 from jaxloop.data.repeat import loader_of, rest_of
 from jaxloop.errors import StateMismatchError
 from jaxloop.feeding.checksums import sampled
-from jaxloop.feeding.states import random_states, state_of
+from jaxloop.feeding.states import random_sources, random_states, state_of
 
 _EVERY = 32  # batches from one state of a loader to the next
+#: Who reads what loaders draw their orders from, by identity.
+_READERS: "WeakValueDictionary[int, Trail]" = WeakValueDictionary()
 _STATES = 40  # states that are kept: reading runs ahead of the place that is marked, by some dispatches
 
 
@@ -160,17 +163,28 @@ class Trail:
     def _pending(self, point: Point, batches: Any, rest: Iterator[Any]) -> tuple[Point, Any] | None:
         """A state of the loader, and global random states, since the loader's says nothing of these."""
         loader = loader_of(batches)
-        state = None if loader is None else state_of(loader, rest_of(batches, rest))
-        self.has_states = state is not None and (self.alone or state["library"] == "grain")
-        return (replace(point, state=state), random_states()) if state is not None and self.has_states else None
+        for part in random_sources(loader):
+            other = _READERS.setdefault(id(part), self)
+            if other is not self:
+                other.leave_states()
+                self.leave_states()
+        state = state_of(loader, rest_of(batches, rest)) if self.has_states and loader is not None else None
+        if state is None or not (self.alone or state["library"] == "grain"):
+            self.leave_states()
+            return None
+        return replace(point, state=state), random_states(state)
 
     def _prove(self, point: Point, random: Any) -> None:
         """Keeps a state if the batch after it was read without drawing from a global random state."""
-        self.has_states = random == random_states()
-        if self.has_states:
+        if self.has_states and random == random_states(point.state):
             self.keep(point)
         else:
-            self._points.clear()
+            self.leave_states()
+
+    def leave_states(self) -> None:
+        """Asks the loader for no more states, and forgets those that were kept: all is read again."""
+        self.has_states = False
+        self._points.clear()
 
     def keep(self, point: Point) -> None:
         """A state from which marks may go on."""

@@ -56,8 +56,22 @@ def restored(loader: Any, state: Mapping[str, Any]) -> Iterator[Any]:
     return rest
 
 
-def random_states() -> tuple[Any, ...]:
-    """Python's, NumPy's and torch's global random states, to be compared."""
+def random_sources(loader: Any) -> tuple[Any, ...]:
+    """What a loader of torch or torchdata draws its order from. Two that share one have no state each of their own."""
+    if not (_is_of("torch", loader) or _is_of("torchdata", loader)):
+        return ()
+    found = (loader, getattr(loader, "generator", None), getattr(getattr(loader, "sampler", None), "generator", None))
+    return tuple(part for part in found if part is not None)
+
+
+def random_states(state: Mapping[str, Any]) -> Any:
+    """Python's, NumPy's and torch's global random states, to be compared, where samples are read in this thread.
+
+    Returns:
+      None for grain, which reads samples in threads of its own.
+    """
+    if state["library"] == "grain":
+        return None
     numpy: Any = np.random.get_state()  # noqa: NPY002 what a user's transforms may draw from
     torch: Any = sys.modules.get("torch")
     return random.getstate(), bytes(numpy[1]), numpy[2:], torch and torch.get_rng_state().numpy().tobytes()

@@ -36,19 +36,19 @@ def places(lengths: list[int]) -> Iterator[tuple[int, int]]:
     return ((index, position) for index, length in enumerate(lengths) for position in range(length + 1))
 
 
-def check_all_places(make: Callable[[], Any], kinds: set[str], every: int = 1) -> None:
+def check_all_places(make: Callable[[], Any], kinds: set[str], every: int = 1, limit: int | None = None) -> None:
     """Every place of three epochs is found again; the marks are of the given kinds."""
-    live = made(make())
+    live = made(make(), limit)
     expected = [taken(live, index) for index in range(3)]
     found = set()
     for index, position in itertools.islice(places([len(epoch) for epoch in expected]), 0, None, every):
-        before = made(make())
+        before = made(make(), limit)
         for earlier in range(index):
             taken(before, earlier)
         if position:
             taken(before, index, 0, position)
         mark = through_json(before.mark(index, position))
-        after = made(make())
+        after = made(make(), limit)
         after.put_back(index, position, mark, lambda text: None)
         again = [taken(after, index, position), *(taken(after, later) for later in range(index + 1, 3))]
         assert again == [expected[index][position:], *expected[index + 1 :]], (index, position, mark)
@@ -160,16 +160,19 @@ of_torchdata = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  #
 
 
 @of_torchdata
+@pytest.mark.parametrize("limit", [None, 3])
 @pytest.mark.parametrize("count", [None, 4])
 @pytest.mark.parametrize("generator", [seeded, lambda: None], ids=["generator", "none"])
-def test_a_stateful_loader_goes_on_from_its_state(count: int | None, generator: Callable[[], Any]) -> None:
+def test_a_stateful_loader_goes_on_from_its_state(
+    generator: Callable[[], Any], count: int | None, limit: int | None
+) -> None:
     torch, stateful, data = imported("torch"), imported("torchdata.stateful_dataloader"), torch_data()
 
     def make() -> Any:
         torch.manual_seed(0)
         return repeat(stateful.StatefulDataLoader(data, 2, shuffle=True, generator=generator()), batch_count=count)
 
-    check_all_places(make, {"replay", "state"})
+    check_all_places(make, {"replay", "state"}, limit=limit)
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's workers, which a busy machine starts slowly
@@ -184,6 +187,29 @@ def test_a_stateful_loader_with_workers_goes_on_from_its_state() -> None:
         {"replay", "state"},
         every=17,
     )
+
+
+@of_torchdata
+@pytest.mark.parametrize("kind", ["one loader", "one generator", "a plain one's generator"])
+def test_stateful_loaders_that_share_what_they_draw_from_go_on(kind: str) -> None:
+    torch, stateful, data = imported("torch"), imported("torchdata.stateful_dataloader"), torch_data()
+
+    def life() -> Life:
+        generator = seeded()
+        loader = stateful.StatefulDataLoader(data, 2, shuffle=True, generator=generator)
+        other = stateful.StatefulDataLoader(data, 4, generator=generator)
+        plain = torch.utils.data.DataLoader(data, 4, generator=generator)
+        return Life(repeat(loader), {"one loader": loader, "one generator": other}.get(kind, plain))
+
+    expected = life().lived(3)
+    for index, position in places([len(training) for training, _ in expected]):
+        before, after = life(), life()
+        before.lived(index)
+        if position:
+            taken(before.source, index, 0, position)
+        after.put_back(index, position, 0, before.marks(index, position, 0))
+        again = [(taken(after.source, index, position), after.validated()), *after.lived_from(index + 1)]
+        assert again == [(expected[index][0][position:], expected[index][1]), *expected[index + 1 :]]
 
 
 @of_torchdata
