@@ -1,7 +1,6 @@
 """Marks: what was read of data that come in turn, by which another process finds the place again, and proves it."""
 
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +14,7 @@ from jaxloop.feeding.states import random_sources, random_states, state_of
 _EVERY = 32  # batches from one state of a loader to the next
 #: Who reads what loaders draw their orders from, by identity.
 _READERS: "WeakValueDictionary[int, Trail]" = WeakValueDictionary()
-_STATES = 40  # states that are kept: reading runs ahead of the place that is marked, by some dispatches
+_STATES = 40  # the most that are kept: reading runs ahead of the place that is marked, by some dispatches
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Trail:
         self._passes = list(passes)
         self._landmarks = [tuple(landmark) for landmark in landmarks if landmark[0] <= count]
         self._before = count, chain
-        self._points: deque[Point] = deque(maxlen=_STATES)
+        self._points: tuple[Point, ...] = ()
         self.run: Run | None = None
         self.has_states, self.alone = True, True
 
@@ -184,11 +183,14 @@ class Trail:
     def leave_states(self) -> None:
         """Asks the loader for no more states, and forgets those that were kept: all is read again."""
         self.has_states = False
-        self._points.clear()
+        self._points = ()
 
     def keep(self, point: Point) -> None:
-        """A state from which marks may go on."""
-        self._points.append(point)
+        """A state from which marks may go on. Of old ones every other is let go, so that few lie far behind."""
+        points = self._points
+        if len(points) == _STATES:
+            points = (*points[: _STATES // 2 : 2], *points[_STATES // 2 :])
+        self._points = (*points, point)
 
     def mark(self, index: int | None, position: int) -> dict[str, Any]:
         """What brings back batch `position` of pass `index`; if that was not begun, all that was read."""
@@ -207,7 +209,7 @@ class Trail:
             "crc": chain,
             "landmarks": [list(landmark) for landmark in self._landmarks if landmark[0] <= count],
         }
-        points = [point for point in list(self._points) if point.count < count]  # one batch at least is read again
+        points = [point for point in self._points if point.count < count]  # one batch at least is read again
         return mark | {"kind": "state", "point": dict(vars(points[-1]))} if points else mark
 
 
@@ -274,8 +276,8 @@ class Marked:
             f"{self.where}: the first {max(trail.here[0], 1):,} batches {how} those that the checkpoint's run read, so "
             "it would go on with other data. Give a loader that gives the same in each process: seed it, as by "
             "generator=torch.Generator().manual_seed(0), and its workers; or one that saves its state, such as "
-            "torchdata's StatefulDataLoader or one of grain's. Or begin a new fit from the loop that "
-            "jaxloop.restore(...) gives."
+            "torchdata's StatefulDataLoader or one of grain's. Make it again to go on in the same process, since what "
+            "was read once goes on elsewhere. Or begin a new fit from the loop that jaxloop.restore(...) gives."
         )
 
 

@@ -137,6 +137,8 @@ class Peekable:
     def put_back(self, position: int, mark: dict[str, Any], tell: Callable[[str], None]) -> None:
         """Brings back the place of a mark: `begun_at(position)` goes on there. What `pass_over` has read counts.
 
+        Training is put back before, since loaders may share what they draw from.
+
         Args:
           position: as `mark` was given it.
           mark: of the run that goes on.

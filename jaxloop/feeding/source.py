@@ -11,7 +11,7 @@ import jax
 
 from jaxloop.data import Batches
 from jaxloop.data.repeat import repeated
-from jaxloop.feeding.marks import Marked, Trail, check_kind, tell_of_rereading
+from jaxloop.feeding.marks import Marked, Trail, check_kind, refused, tell_of_rereading
 from jaxloop.feeding.peekable import Peekable as Peekable
 from jaxloop.feeding.peekable import can_begin_at, check_look, look, looked_up
 
@@ -50,7 +50,7 @@ class EpochSource:
             self._taken = (index, Peekable(epoch, self._limit))
             self._note_taken()
         epoch = self._taken[1]
-        if start and index != self._back and (self._rest is not None or not can_begin_at(epoch.batches)):
+        if start and index != self._back and self._in_turn(epoch):
             what = "its epochs come one by one" if self._rest is not None else "it is read in turn"
             raise ValueError(
                 f"training: epoch {index} cannot be entered at batch {start} (both counted from 0), since {what}, and "
@@ -130,10 +130,10 @@ class EpochSource:
         if marked.point is None:
             tell_of_rereading("training", marked, 0, tell)
         else:
-            self._restore(marked)
+            self._restore(mark, marked)
         for one in marked.passes if marked.point is None else marked.passes[marked.at_point :]:
-            epoch = self.at(one.index)
-            self._check_in_turn(mark, one.index)
+            epoch = self._again(one.index)
+            check_kind("training", mark, in_turn=self._in_turn(epoch))
             trail = self._trail
             assert trail is not None
             here = one.index == index and one is marked.passes[-1]
@@ -145,13 +145,13 @@ class EpochSource:
         self._back = index
         return self.at(index) if mark["taken"] else self._taken[1]
 
-    def _restore(self, marked: Marked) -> None:
+    def _restore(self, mark: dict[str, Any], marked: Marked) -> None:
         """Takes epochs without reading them, up to that of a loader's state, and goes on from that state."""
         point = marked.point
         assert point is not None
         for one in marked.passes[: marked.at_point + 1]:
-            self.at(one.index)
-            self._check_in_turn({"kind": "state"}, one.index)
+            epoch = self._again(one.index)
+            check_kind("training", mark, in_turn=self._in_turn(epoch))
         trail = marked.trail_to_point()
         trail.take(point.index, first=point.at)
         self._go_on_with(trail)
@@ -162,14 +162,21 @@ class EpochSource:
             check_kind("training", mark, in_turn=True)
         if not position and "crc" not in mark:
             return self._taken[1]
-        epoch = self.at(index)
+        epoch = self._again(index)
         check_kind("training", mark, in_turn=not can_begin_at(epoch.batches))
         check_look("training", mark, epoch.batches, position)
         self._back = index
         return epoch
 
-    def _check_in_turn(self, mark: dict[str, Any], index: int) -> None:
-        check_kind("training", mark, in_turn=self._rest is not None or not can_begin_at(self.at(index).batches))
+    def _again(self, index: int) -> Peekable:
+        """An epoch that the run had."""
+        try:
+            return self.at(index)
+        except ValueError:
+            raise refused("training", f"had an epoch {index} (counted from 0)", "end before it") from None
+
+    def _in_turn(self, epoch: Peekable) -> bool:
+        return self._rest is not None or not can_begin_at(epoch.batches)
 
     def _go_on_with(self, trail: Trail) -> None:
         """Notes what is read on a trail, also of the epoch that was taken already."""
@@ -182,7 +189,7 @@ class EpochSource:
     def _note_taken(self) -> None:
         """Notes an epoch that was taken, if it is read in turn or was not looked up."""
         (index, epoch), trail = self._taken, self._trail
-        if trail is None or (self._rest is None and can_begin_at(epoch.batches)):
+        if trail is None or not self._in_turn(epoch):
             return
         own = isinstance(epoch.batches, Batches)  # these are looked up in any case, not read in turn
         if index != trail.taken:

@@ -14,6 +14,7 @@ from jaxloop.data import repeat
 from jaxloop.data.repeat import one_epoch
 from jaxloop.errors import StateMismatchError
 from jaxloop.feeding.feed import Feed
+from jaxloop.feeding.marks import Point, Trail
 from jaxloop.feeding.prefetch import prefetched
 from jaxloop.feeding.reading import Position, Reader, check_ended
 from jaxloop.feeding.source import EpochSource, Peekable
@@ -339,6 +340,18 @@ def test_a_fit_that_begins_in_a_later_epoch_goes_on() -> None:
     assert taken(after, 5, 2) == taken(live, 5)[2:]
 
 
+class Threaded(Shuffling):
+    """A loader whose iterator starts a worker, which reads ahead."""
+
+    def __iter__(self) -> Any:
+        return prefetched(super().__iter__(), 2)
+
+
+@pytest.mark.parametrize("count", [None, 4])
+def test_a_loader_with_a_worker_is_read_again(count: int | None) -> None:
+    check_all_places(lambda: repeat(Threaded(), batch_count=count), {"replay"})
+
+
 # --- several loaders
 
 
@@ -466,6 +479,12 @@ def test_a_validation_of_grain_goes_on_from_its_state(count: int | None) -> None
         ([[pairs(2)] * 5] * 2, [[pairs(2)] * 4 + [pairs(3)]] * 2, "had other samples, or another order of them"),
         (repeat(Shuffling(5)), repeat(Shuffling(4)), "differ from those that the checkpoint's run read"),
         (repeat(Shuffling(5)), repeat(Shuffling(5, 1)), "the first 1 batches differ from those"),
+        (
+            iter([Shuffling(5)] * 2),
+            iter([Shuffling(5)]),
+            r"had an epoch 1 \(counted from 0\), but these data end before",
+        ),
+        ([[pairs(2)] * 5] * 2, [[pairs(2)] * 5], r"had an epoch 1 \(counted from 0\), but these data end before it"),
     ],
 )
 def test_other_data_are_refused(saved: Any, now: Any, why: str) -> None:
@@ -491,6 +510,16 @@ def test_what_is_read_again_is_told() -> None:
     made(repeat(Shuffling())).put_back(1, 2, before.mark(1, 2), told.append)
     assert len(told) == 1
     assert told[0].startswith("Reads 7 batches of training again to find the place")
+
+
+def test_states_of_long_ago_are_few_but_there() -> None:
+    trail = Trail()
+    for count in range(3000):
+        trail.keep(Point(0, count, count, 0, {}))
+    kept = [point.count for point in trail._points]
+    assert len(kept) <= 40
+    assert kept[0] == 0
+    assert kept[-20:] == list(range(2980, 3000))
 
 
 def test_marks_stay_small_over_many_epochs() -> None:
