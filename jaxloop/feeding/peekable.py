@@ -110,11 +110,6 @@ class Peekable:
         """Notes what is read of this epoch on a trail."""
         self._trail = trail
 
-    @property
-    def is_entered(self) -> bool:
-        """Whether `begun_at` can go on where a run was, though the batches are read in turn."""
-        return self._entered is not None
-
     def mark(self, position: int) -> dict[str, Any]:
         """What brings back batch `position`; JSON. At 0: before this time, or after the time before.
 
@@ -162,8 +157,6 @@ class Peekable:
         else:
             tell_of_rereading("validation", marked, done, tell)
         for one in marked.passes[done:]:
-            if one.index != trail.taken:
-                trail.take(one.index)
             self.read_again(trail, marked, one, kept=one.index == marked.current and one is marked.passes[-1])
         marked.check(trail)
 
@@ -179,9 +172,8 @@ class Peekable:
         try:
             rest = restored(loader, point.state)
         except LookupError as error:
-            raise refused(
-                marked.where, f"kept the state of a loader of {error.args[0]}", "have no such state"
-            ) from None
+            library = error.args[0]
+            raise refused(marked.where, f"kept the state of a loader of {library}", "have no such state") from None
         whole = entered(self.batches, point.at, rest)
         trail.keep(point)
         self._entered = point.at, trail.reading(self.batches, whole, whole)

@@ -84,6 +84,7 @@ def test_every_place_is_found_again(kind: str, limit: int | None) -> None:
         mark = json.loads(json.dumps(before.mark(index, position)))
         after = made(KINDS[kind](), limit)
         after.put_back(index, position, mark, lambda text: None)
+        assert after.mark(index, position) == mark  # the next save says the same
         again = [taken(after, index, position), *(taken(after, later) for later in range(index + 1, 3))]
         assert again == [expected[index][position:], *expected[index + 1 :]], (index, position, mark)
 
