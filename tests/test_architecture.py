@@ -35,7 +35,7 @@ ROOMS = {
         | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger"}
     ],
     "console": [{"lines", "outlet", "times"}, {"screen"}, {"guarded"}],
-    "data": [{"collate", "samples"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],
+    "data": [{"collate", "loaders", "samples"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],
     "engine": [
         {"arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger"},
         {"boundary", "host", "opening", "session"},

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from jaxloop.data.repeat import loader_of, rest_of
+from jaxloop.data.loaders import loader_of, rest_of
 from jaxloop.errors import StateMismatchError
 from jaxloop.feeding.checksums import sampled
 from jaxloop.feeding.states import random_sources, random_states, state_of

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jaxloop.data import Batches, EmptyBatches
-from jaxloop.data.repeat import entered, length_of, loader_of
+from jaxloop.data.loaders import entered, loader_of
+from jaxloop.data.repeat import length_of
 from jaxloop.data.samples import OneByOne, is_source
 from jaxloop.feeding.checksums import sampled
 from jaxloop.feeding.marks import Marked, Pass, Trail, check_kind, refused, tell_of_rereading

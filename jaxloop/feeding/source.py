@@ -134,16 +134,18 @@ class EpochSource:
         for one in marked.passes if marked.point is None else marked.passes[marked.at_point :]:
             epoch = self._again(one.index)
             check_kind("training", mark, in_turn=self._in_turn(epoch))
-            trail = self._trail
-            assert trail is not None
             here = one.index == index and one is marked.passes[-1]
-            epoch.read_again(trail, marked, one, kept=here)
+            epoch.read_again(self._noted, marked, one, kept=here)
             if not here and marked.point is None:
                 between()
-        assert self._trail is not None
-        marked.check(self._trail)
+        marked.check(self._noted)
         self._back = index
         return self.at(index) if mark["taken"] else self._taken[1]
+
+    @property
+    def _noted(self) -> Trail:
+        assert self._trail is not None
+        return self._trail
 
     def _restore(self, mark: dict[str, Any], marked: Marked) -> None:
         """Takes epochs without reading them, up to that of a loader's state, and goes on from that state."""

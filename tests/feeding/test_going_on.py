@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,236 +11,15 @@ import numpy as np
 import pytest
 
 from jaxloop.data import repeat
-from jaxloop.data.repeat import one_epoch
 from jaxloop.errors import StateMismatchError
 from jaxloop.feeding.feed import Feed
 from jaxloop.feeding.marks import Point, Trail
 from jaxloop.feeding.prefetch import prefetched
-from jaxloop.feeding.reading import Position, Reader, check_ended
-from jaxloop.feeding.source import EpochSource, Peekable
+from jaxloop.feeding.reading import Reader
+from jaxloop.feeding.source import EpochSource
 from jaxloop.placement import resolve
+from tests.feeding.lives import ROWS, Life, check_all_places, imported, places, same_marks, through_json
 from tests.feeding.test_marks import KINDS, Shuffling, made, pairs, taken
-
-ROWS = [(inputs, target) for inputs, target in zip(*pairs(80), strict=True)]
-
-
-def imported(name: str) -> Any:
-    """A module, or a skipped test where it did not install."""
-    return pytest.importorskip(name, reason=f"{name} did not install", exc_type=ImportError)
-
-
-def through_json(mark: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(mark))
-
-
-def without_states(mark: dict[str, Any]) -> dict[str, Any]:
-    """A mark without the state of a loader, which may be of another batch though the place is the same."""
-    return {name: value for name, value in through_json(mark).items() if name not in ("kind", "point")}
-
-
-def same_marks(found: tuple[Any, Any], expected: tuple[Any, Any]) -> bool:
-    return [*map(without_states, found)] == [*map(without_states, expected)]
-
-
-def places(lengths: list[int]) -> Iterator[tuple[int, int]]:
-    return ((index, position) for index, length in enumerate(lengths) for position in range(length + 1))
-
-
-def check_all_places(make: Callable[[], Any], kinds: set[str], every: int = 1, limit: int | None = None) -> None:
-    """Every place of three epochs is found again; the marks are of the given kinds."""
-    live = made(make(), limit)
-    expected = [taken(live, index) for index in range(3)]
-    found = set()
-    for index, position in itertools.islice(places([len(epoch) for epoch in expected]), 0, None, every):
-        before = made(make(), limit)
-        for earlier in range(index):
-            taken(before, earlier)
-        if position:
-            taken(before, index, 0, position)
-        mark = through_json(before.mark(index, position))
-        after = made(make(), limit)
-        after.put_back(index, position, mark, lambda text: None)
-        assert without_states(after.mark(index, position)) == without_states(mark)  # the next save says the same
-        again = [taken(after, index, position), *(taken(after, later) for later in range(index + 1, 3))]
-        assert again == [expected[index][position:], *expected[index + 1 :]], (index, position, mark)
-        found.add(mark["kind"])
-    assert found == kinds
-
-
-# --- grain
-
-
-@pytest.mark.parametrize("count", [None, 7])
-def test_a_data_set_of_grain_goes_on_from_its_state(count: int | None) -> None:
-    grain = imported("grain")
-
-    def make() -> Any:
-        data = grain.MapDataset.source(ROWS).seed(5).shuffle().repeat(None if count else 1).batch(2)
-        return repeat(data, batch_count=count)
-
-    check_all_places(make, {"replay", "state"}, every=3 if count else 13)
-
-
-def test_an_iterable_data_set_of_grain_goes_on_from_its_state() -> None:
-    grain = imported("grain")
-
-    def make() -> Any:
-        data = grain.MapDataset.source(ROWS).shuffle(seed=5).to_iter_dataset()
-        return repeat(grain.experimental.WindowShuffleIterDataset(data, window_size=8, seed=3).batch(2), batch_count=7)
-
-    check_all_places(make, {"replay", "state"}, every=3)
-
-
-def test_an_iterator_of_grain_goes_on_from_its_state() -> None:
-    grain = imported("grain")
-    check_all_places(
-        lambda: repeat(iter(grain.MapDataset.source(ROWS).shuffle(seed=5).repeat().batch(2)), batch_count=7),
-        {"replay", "state"},
-        every=3,
-    )
-
-
-@pytest.mark.parametrize("many", [False, True], ids=["repeat", "list"])
-def test_a_loader_of_grain_goes_on_from_its_state(many: bool) -> None:
-    grain = imported("grain")
-
-    def make() -> Any:
-        loader = grain.DataLoader(
-            data_source=ROWS[:12],
-            sampler=grain.samplers.IndexSampler(12, shuffle=True, seed=4, num_epochs=1),
-            operations=[grain.transforms.Batch(2)],
-        )
-        return [Sized(loader, 6)] * 3 if many else repeat(loader, batch_count=4)
-
-    check_all_places(make, {"replay"} if many else {"replay", "state"})
-
-
-class Sized:
-    """A loader of another library with its length."""
-
-    def __init__(self, loader: Any, length: int):
-        self.loader, self.length = loader, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Any:
-        return iter(self.loader)
-
-
-# --- torch
-
-
-def torch_data(rows: int = 12) -> Any:
-    torch = imported("torch")
-    inputs, targets = pairs(rows)
-    return torch.utils.data.TensorDataset(torch.tensor(inputs), torch.tensor(targets))
-
-
-def seeded(seed: int = 3) -> Any:
-    return imported("torch").Generator().manual_seed(seed)
-
-
-@pytest.mark.parametrize("count", [None, 4])
-def test_a_loader_of_torch_is_read_again(count: int | None) -> None:
-    data, loader = torch_data(), imported("torch").utils.data.DataLoader
-    check_all_places(lambda: repeat(loader(data, 2, shuffle=True, generator=seeded()), batch_count=count), {"replay"})
-
-
-def test_a_loader_of_torch_that_draws_from_the_global_state_is_read_again() -> None:
-    torch, data = imported("torch"), torch_data()
-
-    def make() -> Any:
-        torch.manual_seed(0)
-        return repeat(torch.utils.data.DataLoader(data, 2, shuffle=True))
-
-    check_all_places(make, {"replay"})
-
-
-def test_a_loader_of_torch_without_a_seed_is_refused() -> None:
-    torch, data = imported("torch"), torch_data()
-    before = made(repeat(torch.utils.data.DataLoader(data, 2, shuffle=True)))
-    taken(before, 0)
-    with pytest.raises(StateMismatchError, match=r"training: the first .* batches? differ.*manual_seed"):
-        made(repeat(torch.utils.data.DataLoader(data, 2, shuffle=True))).put_back(
-            1, 0, before.mark(1, 0), lambda text: None
-        )
-
-
-of_torchdata = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # what torchdata 0.11 calls of torch
-
-
-@of_torchdata
-@pytest.mark.parametrize("limit", [None, 3])
-@pytest.mark.parametrize("count", [None, 4])
-@pytest.mark.parametrize("generator", [seeded, lambda: None], ids=["generator", "none"])
-def test_a_stateful_loader_goes_on_from_its_state(
-    generator: Callable[[], Any], count: int | None, limit: int | None
-) -> None:
-    torch, stateful, data = imported("torch"), imported("torchdata.stateful_dataloader"), torch_data()
-
-    def make() -> Any:
-        torch.manual_seed(0)
-        return repeat(stateful.StatefulDataLoader(data, 2, shuffle=True, generator=generator()), batch_count=count)
-
-    check_all_places(make, {"replay", "state"}, limit=limit)
-
-
-@pytest.mark.filterwarnings("ignore")  # of torch's workers, which a busy machine starts slowly
-def test_a_stateful_loader_with_workers_goes_on_from_its_state() -> None:
-    stateful, data = imported("torchdata.stateful_dataloader"), torch_data()
-    check_all_places(
-        lambda: repeat(
-            stateful.StatefulDataLoader(
-                data, 2, shuffle=True, generator=seeded(), num_workers=1, multiprocessing_context="spawn"
-            )
-        ),
-        {"replay", "state"},
-        every=17,
-    )
-
-
-@of_torchdata
-@pytest.mark.parametrize("kind", ["one loader", "one generator", "a plain one's generator"])
-def test_stateful_loaders_that_share_what_they_draw_from_go_on(kind: str) -> None:
-    torch, stateful, data = imported("torch"), imported("torchdata.stateful_dataloader"), torch_data()
-
-    def life() -> Life:
-        generator = seeded()
-        loader = stateful.StatefulDataLoader(data, 2, shuffle=True, generator=generator)
-        other = stateful.StatefulDataLoader(data, 4, generator=generator)
-        plain = torch.utils.data.DataLoader(data, 4, generator=generator)
-        return Life(repeat(loader), {"one loader": loader, "one generator": other}.get(kind, plain))
-
-    expected = life().lived(3)
-    for index, position in places([len(training) for training, _ in expected]):
-        before, after = life(), life()
-        before.lived(index)
-        if position:
-            taken(before.source, index, 0, position)
-        after.put_back(index, position, 0, before.marks(index, position, 0))
-        assert same_marks(after.marks(index, position, 0), before.marks(index, position, 0))
-        again = [(taken(after.source, index, position), after.validated()), *after.lived_from(index + 1)]
-        assert again == [(expected[index][0][position:], expected[index][1]), *expected[index + 1 :]]
-
-
-@of_torchdata
-def test_a_stateful_loader_whose_samples_draw_from_a_global_state_is_read_again() -> None:
-    torch, stateful = imported("torch"), imported("torchdata.stateful_dataloader")
-
-    class Noisy(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return 12
-
-        def __getitem__(self, index: int) -> Any:
-            return torch.rand(2), torch.randint(100, ())
-
-    def make() -> Any:
-        torch.manual_seed(0)
-        return repeat(stateful.StatefulDataLoader(Noisy(), 2, shuffle=True, generator=seeded()))
-
-    check_all_places(make, {"replay"})
-
 
 # --- dispatches
 
@@ -375,42 +154,6 @@ class Rewinding(Shuffling):
 
     def __next__(self) -> Any:
         return next(self.rest)
-
-
-class Life:
-    """Training and validation, set up and read as a fit does it."""
-
-    def __init__(self, training: Any, validation: Any):
-        self.validation = Peekable(one_epoch(validation, "validation"))
-        self.source = EpochSource(training)
-        self.source.at(0)
-        self.validation.peek()
-        self.validation.close()
-        self.source.at(0).peek()
-        self.source.watched()
-        self.validation.watched()
-
-    def validated(self, start: int = 0, until: int | None = None) -> list[Any]:
-        rest, total = self.validation.begun_at(start), len(self.validation)
-        found = [batch[1].tolist() for batch in itertools.islice(rest, (total if until is None else until) - start)]
-        if until is None:
-            check_ended(self.validation, rest, "validation", Position(total))
-        return found
-
-    def lived(self, until: int) -> list[Any]:
-        return self.lived_from(0, until)
-
-    def lived_from(self, first: int, until: int = 3) -> list[Any]:
-        return [(taken(self.source, index), self.validated()) for index in range(first, until)]
-
-    def marks(self, index: int, training: int, validation: int) -> tuple[Any, Any]:
-        return through_json(self.source.mark(index, training)), through_json(self.validation.mark(validation))
-
-    def put_back(self, index: int, training: int, validation: int, marks: tuple[Any, Any]) -> list[str]:
-        told: list[str] = []
-        self.source.put_back(index, training, marks[0], told.append, lambda: self.validation.pass_over(marks[1]))
-        self.validation.put_back(validation, marks[1], told.append)
-        return told
 
 
 def shared(kind: str) -> Life:
