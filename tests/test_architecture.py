@@ -19,7 +19,7 @@ FLOORS = [
     {"forward"},
     {"gradient"},
     {"extra_args"},
-    {"console", "feeding", "files", "history", "phases", "step", "wire"},
+    {"checkpoint", "console", "feeding", "files", "history", "phases", "step", "wire"},
     {"callbacks", "programs"},
     {"engine"},
     {"training_loop"},
@@ -33,6 +33,14 @@ ROOMS = {
     "callbacks": [
         {"clipping", "csv_logger", "ema", "image_saver", "non_finite"}
         | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger"}
+    ],
+    "checkpoint": [
+        {"arrays", "disk", "fingerprint", "leaves", "lock", "retention"},
+        {"journal", "manifest"},
+        {"naming"},
+        {"commit", "store"},
+        {"writer"},
+        {"__main__"},
     ],
     "console": [{"lines", "outlet", "times"}, {"screen"}, {"guarded"}],
     "data": [{"collate", "loaders", "samples"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],

@@ -1,0 +1,1 @@
+"""How a saved run lies on disk: leaves, files and folders, written in the background and verified."""
