@@ -261,7 +261,9 @@ def _number(value: float | None) -> float | None:
 
 def _failure(path: Path, about: dict[str, Any], error: BaseException) -> CheckpointError:
     step = f" (step {about['step']})" if isinstance(about, dict) and "step" in about else ""
-    cause = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if len(cause) > 500:  # TensorStore says the file first and the reason last
+        cause = f"{cause[:250]} ... {cause[-250:]}"
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in cause or "quota" in cause
     full = full or "RESOURCE_EXHAUSTED" in cause  # what TensorStore says of a full disk, in a ValueError
     fix = "Make room on the disk" if full else "See to the cause"
