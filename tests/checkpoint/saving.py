@@ -1,5 +1,8 @@
 """A tiny run to save, and what makes checkpoints of it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +51,25 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()
     }
+
+
+def write(writer: Writer, number: int, **options: Any) -> None:
+    """Saves `tree(number)`, and waits unless told otherwise."""
+    writer.write(flattened(tree(number)), {"step": number}, **({"wait": True} | options))
+
+
+def ordinals(directory: Path) -> list[int]:
+    return [saved.ordinal for saved in Store(directory).checkpoints()]
+
+
+def ran(script: str, directory: Path, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+    """Runs `script` with the directory as its argument, in a process of its own."""
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, "-c", script, str(directory)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )

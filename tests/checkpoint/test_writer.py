@@ -2,10 +2,6 @@
 
 import contextlib
 import math
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -21,16 +17,8 @@ from jaxloop.checkpoint.leaves import flattened
 from jaxloop.checkpoint.store import Store
 from jaxloop.checkpoint.writer import Writer
 from jaxloop.errors import CheckpointError
-from tests.checkpoint.saving import contents, listed, load, save, tree
+from tests.checkpoint.saving import contents, listed, load, ordinals, ran, save, tree, write
 from tests.small import assert_trees_equal
-
-
-def write(writer: Writer, number: int, **options: Any) -> None:
-    writer.write(flattened(tree(number)), {"step": number}, **({"wait": True} | options))
-
-
-def ordinals(directory: Path) -> list[int]:
-    return [saved.ordinal for saved in Store(directory).checkpoints()]
 
 
 @pytest.fixture
@@ -44,21 +32,6 @@ def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(writing, "prepare", waiting)
     return go
-
-
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch):
-    """Makes saves fail with this error, until it is None."""
-    cause: list[BaseException | None] = [None]
-    prepare = writing.prepare
-
-    def broken(*arguments: Any) -> None:
-        prepare(*arguments)
-        if cause[0] is not None:
-            raise cause[0]
-
-    monkeypatch.setattr(writing, "prepare", broken)
-    return cause
 
 
 def test_a_write_returns_before_the_disk_and_the_next_waits_for_it(tmp_path: Path, held: threading.Event) -> None:
@@ -206,115 +179,6 @@ def test_temporaries_of_a_kill_are_removed_and_strangers_stay(tmp_path: Path) ->
     assert (tmp_path / "notes" / "below").is_dir()
 
 
-FULL = "RESOURCE_EXHAUSTED: Failed to write: No space left on device"
-
-
-@pytest.mark.parametrize(
-    ("cause", "fix"),
-    [
-        (ValueError(FULL), "RESOURCE_EXHAUSTED.*Make room on the disk"),
-        (OSError(28, "No space left on device"), "No space left on device.*Make room on the disk"),
-        (RuntimeError("odd"), "RuntimeError: odd.*See to the cause"),
-    ],
-)
-def test_a_save_that_fails_is_raised_once_and_deletes_nothing(tmp_path: Path, failing, cause, fix: str) -> None:
-    writer = Writer(tmp_path, keep=1)
-    write(writer, 1)
-    before = contents(tmp_path)
-    failing[0] = cause
-    write(writer, 300, wait=False)
-    while writer.failed is None:
-        time.sleep(0.01)
-    with pytest.raises(CheckpointError, match=rf"did not get checkpoint 00000002 \(step 300\): .*{fix}") as caught:
-        writer.check()
-    assert str(tmp_path) in str(caught.value)
-    assert caught.value.__cause__ is cause
-    writer.check()
-    assert contents(tmp_path) == before
-    failing[0] = None
-    write(writer, 3)
-    writer.close()
-    assert ordinals(tmp_path) == [3]
-
-
-@pytest.mark.parametrize("use", ["wait", "write", "close"])
-def test_a_failure_comes_from_a_waiting_write_the_next_write_or_the_end(tmp_path: Path, failing, use: str) -> None:
-    writer = Writer(tmp_path, keep=1)
-    failing[0] = OSError("gone")
-
-    def used() -> None:
-        write(writer, 1, wait=use == "wait")
-        if use == "write":
-            write(writer, 2)
-        writer.close()
-
-    with pytest.raises(CheckpointError, match=r"gone.*None was saved before"):
-        used()
-    writer.close()
-    Writer(tmp_path, keep=1).close()
-
-
-def test_rows_that_a_failed_save_could_not_write_come_with_the_next(tmp_path: Path, failing) -> None:
-    writer = Writer(tmp_path, keep=5)
-    failing[0] = OSError("full")
-    with pytest.raises(CheckpointError):
-        write(writer, 1, appended={"rows": b"a"})
-    failing[0] = None
-    write(writer, 2, appended={"rows": b"b"})
-    writer.close()
-    assert (tmp_path / "rows.journal").read_bytes() == b"ab"
-
-
-SMALL_DISK = """
-import resource, signal, sys
-import jax.numpy as jnp
-from pathlib import Path
-from jaxloop.checkpoint.leaves import flattened
-from jaxloop.checkpoint.store import Store
-from jaxloop.checkpoint.writer import Writer
-from jaxloop.errors import CheckpointError
-import jax
-
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-writer = Writer(sys.argv[1], keep=1)
-writer.write(flattened([jnp.ones(10)]), {"step": 1}, wait=True)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    writer.write(flattened([jax.random.normal(jax.random.key(0), (10**6,))]), {"step": 2}, wait=True)
-except CheckpointError as error:
-    print(error)
-else:
-    raise AssertionError
-names = sorted(path.name for path in Path(sys.argv[1]).iterdir())
-assert names == ["00000001", "lock"], names
-writer.write(flattened([jnp.ones(10)]), {"step": 3}, wait=True)
-writer.close()
-saved, = Store(sys.argv[1]).checkpoints()
-saved.arrays()
-assert saved.ordinal == 3
-"""
-
-
-def test_a_disk_that_takes_no_more_is_named_and_what_is_good_stays(tmp_path: Path) -> None:
-    process = ran(SMALL_DISK, tmp_path / "run")
-    assert process.returncode == 0, process.stderr
-    assert "did not get checkpoint 00000002 (step 2)" in process.stdout
-    assert "File too large" in process.stdout
-    assert process.stderr == ""
-
-
-def ran(script: str, directory: Path, timeout: int = 120) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[2]
-    return subprocess.run(
-        [sys.executable, "-c", script, str(directory)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(root)},
-    )
-
-
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=r"file/run cannot be written: .*Give a directory that can be"):
@@ -342,55 +206,6 @@ def test_an_about_that_is_no_json_is_refused_at_once(tmp_path: Path) -> None:
         writer.write(flattened(tree()), {"step": object()})
     writer.close()
     assert ordinals(tmp_path) == []
-
-
-KILLED = """
-import sys
-import jax, jax.numpy as jnp
-from jaxloop.checkpoint.leaves import flattened
-from jaxloop.checkpoint.store import Store
-from jaxloop.checkpoint.writer import Writer
-
-checkpoints = Store(sys.argv[1]).checkpoints()
-begin = checkpoints[-1].ordinal if checkpoints else None
-journals = checkpoints[-1].manifest()["journals"] if checkpoints else None
-writer = Writer(sys.argv[1], keep=2, going_on_from=begin, journals=journals)
-print("ready", flush=True)
-for _ in range(1000):
-    number = writer._ordinal
-    leaves = [jnp.full(50_000, number, jnp.float32), jnp.arange(10) + number]
-    writer.write(flattened(leaves), {"step": number}, appended={"rows": b"%08d" % number})
-"""
-
-
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_kill_at_any_moment_leaves_what_was_committed(tmp_path: Path, kills: int) -> None:
-    """Kills one after the other in one directory; each time the newest checkpoint is whole, and never an older one."""
-    newest = 0
-    for kill in range(kills):
-        root = Path(__file__).parents[2]
-        with subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(tmp_path)],
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(root)},
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(0.9 + 0.083 * (kill % 10))
-            process.send_signal(signal.SIGKILL)
-            process.wait(timeout=60)
-        checkpoints = Store(tmp_path).checkpoints()
-        assert checkpoints
-        for saved in checkpoints:
-            first, second = saved.arrays()
-            number = saved.manifest()["about"]["step"]
-            assert (first == number).all()
-            assert (second == jnp.arange(10) + number).all()
-            rows = Journal.read(tmp_path / "rows.journal", *saved.manifest()["journals"]["rows"])
-            assert rows[-8:] == b"%08d" % number
-        assert checkpoints[-1].ordinal >= newest
-        newest = checkpoints[-1].ordinal
-    assert newest >= kills
 
 
 FORGOTTEN = """
