@@ -111,7 +111,7 @@ def test_an_interrupt_is_seen_at_the_next_boundary_whoever_drives(callbacks, ste
     @jl.on_host(Event.BATCH_END)
     def observe(loop, event):
         seen.append(int(loop.batch_index))
-        run.progress.interrupts.pending = True
+        run.progress.interrupts.interrupted = run.progress.interrupts.pending = True
 
     run = run.session and Run(run.session, run.progress, type(run.host)((*callbacks, observe), run.session.placement))
     with pytest.raises(KeyboardInterrupt):
