@@ -10,7 +10,7 @@ import jaxloop
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
     {"precision"},
-    {"adapters", "compile_cache", "data", "errors", "events", "kinds", "losses", "masks"}
+    {"adapters", "compile_cache", "data", "errors", "events", "kinds", "long_work", "losses", "masks"}
     | {"measured", "optimizer", "schedules", "telling"},
     {"model", "metrics", "placement", "plots"},
     {"loop"},
@@ -32,7 +32,7 @@ ROOMS = {
     "benchmarking": [{"costs"}, {"measurement"}, {"timing"}],
     "callbacks": [
         {"clipping", "csv_logger", "ema", "image_saver", "non_finite"}
-        | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger"}
+        | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger", "watchdog"}
     ],
     "checkpoint": [
         {"arrays", "disk", "fingerprint", "leaves", "lock", "retention"},

@@ -12,3 +12,4 @@ from jaxloop.callbacks.progress_bar import ProgressBar as ProgressBar
 from jaxloop.callbacks.scheduling import hyperparameter_scheduler as hyperparameter_scheduler
 from jaxloop.callbacks.scheduling import learning_rate_scheduler as learning_rate_scheduler
 from jaxloop.callbacks.tensorboard_logger import TensorBoardLogger as TensorBoardLogger
+from jaxloop.callbacks.watchdog import Watchdog as Watchdog

@@ -11,6 +11,7 @@ import jax
 from jaxloop.events import Event, Phase
 from jaxloop.feeding.prepare import Prepare
 from jaxloop.feeding.slots import ChunkSpec
+from jaxloop.long_work import long_work
 from jaxloop.loop import Loop
 from jaxloop.measured import looks_into_values
 from jaxloop.placement import Placement
@@ -49,21 +50,24 @@ class Program:
         if self.compile_seconds is not None:
             return self.jitted(*arguments)
         start = time.perf_counter()
-        result = self.jitted(*arguments)
+        with long_work():
+            result = self.jitted(*arguments)
         self.compile_seconds = time.perf_counter() - start
         return result
 
     def jaxpr(self, *arguments: Any) -> Any:
         """The jaxpr of the program, for arguments of just these shapes and dtypes. They may be abstract."""
         if self._traced is None:
-            self._traced = self.jitted.trace(*arguments)
+            with long_work():
+                self._traced = self.jitted.trace(*arguments)
         return self._traced.jaxpr
 
     def compile(self, *arguments: Any) -> None:
         """Compiles before the first call, for arguments as `jaxpr` takes them."""
         start = time.perf_counter()
         self.jaxpr(*arguments)
-        self.compiled = self._traced.lower().compile()
+        with long_work():
+            self.compiled = self._traced.lower().compile()
         self._traced = None
         self.compile_seconds = time.perf_counter() - start
 
