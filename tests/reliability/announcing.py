@@ -1,6 +1,7 @@
 """What a child with a fit announces: events, rows, boundaries, and calls of whatever is asked for."""
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -19,8 +20,17 @@ def around(point: str) -> Iterator[None]:
     announce(f"{point} over")
 
 
-def announced(holder: Any, name: str, point: str) -> None:
-    """Replaces a function or method, `holder.name`, by itself `around` the point."""
+def announce_calls(place: str, point: str) -> None:
+    """From now on each call of a function or method is `around` a point.
+
+    Args:
+      place: such as `os:replace` or `package.module:Class.method`. It is replaced there, so the place must be that from
+        which it is called: a module that has imported a name keeps what it has.
+      point: what is announced.
+    """
+    module, path = place.split(":")
+    *owners, name = path.split(".")
+    holder = functools.reduce(getattr, owners, importlib.import_module(module))
     function = getattr(holder, name)
 
     @functools.wraps(function)

@@ -72,6 +72,19 @@ def at(point: str, sent: signal.Signals = signal.SIGKILL, *, time: int = 1) -> D
     return decide
 
 
+def compiled_in(folder: Path) -> dict[str, str]:
+    """Variables by which children keep what they compile in a folder, so that only the first of them compiles.
+
+    A child that is killed while it writes there would leave half a file. Points are announced on the thread that
+    compiles, so that no kill at a point comes then.
+    """
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 def nothing(point: str) -> None:
     """Lets the child go on."""
 
@@ -97,7 +110,8 @@ def run(
     paths = [folder / name for name in ("stdout", "stderr")]
     (points_out, points_in), (answers_out, answers_in) = os.pipe(), os.pipe()
     ours, theirs = (points_out, answers_in), (points_in, answers_out)
-    variables = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", PIPES: f"{points_in},{answers_out}"}
+    found_in = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    variables = {"PYTHONPATH": found_in, "JAX_PLATFORMS": "cpu", PIPES: f"{points_in},{answers_out}"}
     try:
         with paths[0].open("wb") as stdout, paths[1].open("wb") as stderr:
             process = subprocess.Popen(
