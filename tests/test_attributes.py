@@ -17,6 +17,7 @@ OBJECTS = {
     "Profiler": jl.callbacks.Profiler,
     "ProgressBar": jl.callbacks.ProgressBar,
     "TensorBoardLogger": jl.callbacks.TensorBoardLogger,
+    "Watchdog": lambda: jl.callbacks.Watchdog(60),
     "Accuracy": jl.metrics.Accuracy,
     "Batches": lambda: jl.in_batches(small.samples(8), 4),
     "History": lambda: jl.History({}, {}, "completed"),

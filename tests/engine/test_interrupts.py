@@ -85,6 +85,18 @@ def test_another_thread_leaves_signals_alone():
     assert handlers == [signal.default_int_handler]
 
 
+def test_in_another_thread_a_fit_that_can_save_leaves_sigterm_alone():
+    def enter():
+        with Interrupts(terminates=True):
+            handlers.append(signal.getsignal(signal.SIGTERM))
+
+    handlers = []
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join(10)
+    assert handlers == [signal.SIG_DFL]
+
+
 def test_the_first_ctrl_c_says_that_it_waits(capfd):
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGINT)
