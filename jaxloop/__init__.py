@@ -28,6 +28,7 @@ from jaxloop.learning_rate_finder import find_learning_rate as find_learning_rat
 from jaxloop.loop import Loop as Loop
 from jaxloop.model import Model as Model
 from jaxloop.placement import default_device as default_device
+from jaxloop.restoring import restore as restore
 from jaxloop.schedules import ScheduleSegment as ScheduleSegment
 from jaxloop.schedules import make_schedule as make_schedule
 from jaxloop.schedules import one_cycle as one_cycle

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 import jax
 
 from jaxloop.callback import Callbacks, name_of, sort_out
+from jaxloop.callbacks import Checkpoint
 from jaxloop.engine.host import Host, cuts_of
 from jaxloop.engine.run import Run
 from jaxloop.events import Event, Phase
@@ -76,9 +77,16 @@ def _callbacks(callbacks: Callbacks) -> Iterator[str]:
     for number, callback in enumerate(everyone, start=1):
         declaration = getattr(callback, "host_declaration", None)
         how = "compiled" if declaration is None else f"on the host, reads {declaration.reads}"
+        if isinstance(callback, Checkpoint):
+            how = f"saves the run after all others, every {_interval(callback)}"
         yield f"  {number:2}  {name_of(callback):{width}}  {how}"
     if not everyone:
         yield "  none"
+
+
+def _interval(checkpoint: Checkpoint) -> str:
+    every = checkpoint.every
+    return f"{every} steps" if isinstance(every, int) else str(every)
 
 
 def _table(callbacks: Callbacks, acts: frozenset[tuple[int, Event]] | None) -> Iterator[str]:

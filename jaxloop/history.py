@@ -46,7 +46,8 @@ class History:
         holds those of the last process only, and so does `timing`.
       timing: where the seconds of the fit went; together they are the whole fit. `"setup"` (reading the first batches,
         tracing once), `"compile"`, `"data"` (waiting for batches), `"dispatch"`, `"device"` (waiting for the device),
-        `"events"` (compiled callbacks between steps), and `"callback <name>"` for each host callback.
+        `"events"` (compiled callbacks between steps), `"save"` (checkpoints, on the thread that trains), and
+        `"callback <name>"` for each host callback.
     """
 
     epochs: Mapping[str, np.ndarray]
@@ -197,7 +198,7 @@ class Recorder:
         """What each journal holds after its first `since[name]` bytes; only these are copied."""
         return {name: bytes(journal[since.get(name, 0) :]) for name, journal in self._journals().items()}
 
-    def resume(self, loop: LoopView, state: Mapping[str, Any], journals: Mapping[str, bytes]) -> None:
+    def resume(self, loop: Any, state: Mapping[str, Any], journals: Mapping[str, bytes]) -> None:
         """Goes on from where `state` was given.
 
         Args:

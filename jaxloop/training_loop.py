@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import jax
@@ -9,7 +10,7 @@ import optax
 
 from jaxloop.callback import sort_out
 from jaxloop.callbacks import ProgressBar
-from jaxloop.engine.arguments import check_choice, check_data, check_positive, check_step
+from jaxloop.engine.arguments import check_choice, check_data, check_fit, check_positive, check_step
 from jaxloop.engine.compiled import Compiled, compiled
 from jaxloop.engine.evaluation import evaluated
 from jaxloop.engine.fitting import fitted
@@ -46,9 +47,8 @@ class TrainingLoop:
         any callback changed it; `value_fn` and `obj_fn`, the mean loss as a function of parameters; `grad_fn`, the
         gradient as such a function; `per_example_grad_fn`, the gradient of each example, as a batch of one under its
         own key, with a leading axis of examples. The functions run this batch again under the same key, mode, weight
-        and state. `optax.MultiSteps` averages the gradients of its batches with equal weight. Each of them is the
-        gradient of a mean over the batch's own examples or tokens. If their numbers differ, as with masked tokens, the
-        average is not the gradient of the mean over all.
+        and state. `optax.MultiSteps` averages the gradients of its batches with equal weight, however many examples or
+        tokens each has.
       loss_fn: `loss_fn(output, target)`: one loss per example or token, or a scalar, which no weight can change.
       metrics: names or `Metric` objects. The loss is always measured.
       callbacks: compiled and host callbacks, called in this order.
@@ -170,38 +170,47 @@ class TrainingLoop:
         seed: int = 0,
         limit_batches: int | None = None,
         optimizer: Literal["loop", "mine"] = "loop",
+        resume_from: str | Path | None = None,
     ) -> tuple[Loop, History]:
         """Trains for `epochs` epochs, with validation after each. The given model or loop stays as it was.
 
         Args:
-          model_or_loop: a model, or a loop to go on from. With a loop, `step`, `epoch`, key, model and optimizer go on.
-            Position, statistics and what callbacks remember begin again, except what they keep on purpose.
+          model_or_loop: a model, or a loop. Of a loop, `step`, `epoch`, key, model and optimizer go on; position,
+            statistics and what callbacks remember begin again, except what they keep on purpose.
           epochs: how many more, at least 1.
-          callbacks: only for this fit, after those of the training loop. Their programs are kept until a fit with other
-            callbacks begins, so that the next fit with the same ones compiles nothing.
+          callbacks: only for this fit, after those of the training loop. Programs are kept for the next fit with them.
           on: a device, a platform such as `"gpu"`, or None for JAX's default device.
           seed: of the run's key. A loop brings its own key.
           limit_batches: at most this many batches in each phase, to try things out.
-          optimizer: whose state a loop goes on with. `"loop"`: its own, with its hyperparameters, such as the rate that
-            `optax.inject_hyperparams` exposes; the console says if this optimizer was made with others. `"mine"`: this
-            training loop's optimizer begins again, as it must if another one made the loop.
+          optimizer: whose state a loop goes on with. `"loop"`: its own, with its hyperparameters, such as the rate; the
+            console says if this optimizer was made with others. `"mine"`: this training loop's optimizer begins again,
+            as it must if another one made the loop.
+          resume_from: the folder of a `callbacks.Checkpoint`. The fit goes on from its newest checkpoint that is whole,
+            and equals the run that was never interrupted, bit for bit. Give the same arguments as then. If nothing was
+            saved there yet, the fit begins. If the run is over, its loop and history are returned at once.
 
         Returns:
-          The trained loop and what was measured.
+          The trained loop and what was measured, from the start of the run on.
 
         Raises:
           ValueError, TypeError: an argument, the data or a callback is wrong, or another optimizer made the loop.
           Whatever data and callbacks raise, KeyboardInterrupt too: of the same type, with notes that say where, and
             with the loop after the last dispatch as `error.loop`. Host callbacks are closed first. If closing fails
             too, that is noted. If only closing fails, after the fit, there is a warning and the result is returned.
+          CheckpointError: a checkpoint could not be written; its folder belongs to another run or is in use; or, as
+            StateMismatchError, the arguments are not those of the run; or, as CorruptCheckpointError, all are damaged.
         """
-        check_positive("epochs", epochs)
-        if limit_batches is not None:
-            check_positive("limit_batches", limit_batches)
-        check_choice("optimizer", optimizer, ("loop", "mine"))
+        check_fit(epochs, optimizer, limit_batches)
         began = time.perf_counter()
         session = self.setup.fit(
-            model_or_loop, epochs, callbacks=callbacks, on=on, seed=seed, limit=limit_batches, optimizer=optimizer
+            model_or_loop,
+            epochs,
+            callbacks=callbacks,
+            on=on,
+            seed=seed,
+            limit=limit_batches,
+            optimizer=optimizer,
+            resume_from=resume_from,
         )
         self.setup.lend(session, callbacks)
         return fitted(session, began, [ProgressBar()] if self.progress else [])
@@ -210,7 +219,7 @@ class TrainingLoop:
         """Each metric over `batches`, by name. The last batch is padded and masked, so the means are exact.
 
         Compiled callbacks see the validation phase; host callbacks do not. A metric is NaN if it has diverged, or if
-        nothing had a weight. A metric that gives an integer is an int.
+        nothing had a weight.
 
         Args:
           model_or_loop: a model, or a loop with one.
@@ -223,9 +232,8 @@ class TrainingLoop:
     def predict(self, model_or_loop: Any, batches: Any, *, on: On = None) -> Any:
         """The model's output for every example of `batches`, in their order, on the host.
 
-        Compiled callbacks are called at BATCH_START and INFERENCE_PREDICTION_END, as in evaluation. A cancel has no
-        effect. The last batch is padded, so that one program serves all. Each output is fetched while the next is
-        computed, so that the device holds two of them at most.
+        Compiled callbacks are called at BATCH_START and INFERENCE_PREDICTION_END, as in evaluation; a cancel has no
+        effect. The last batch is padded. The device holds two outputs at most.
 
         Args:
           model_or_loop: a model, or a loop with one.
@@ -281,14 +289,10 @@ class TrainingLoop:
 
         Example:
           >>> loop = training_loop.start(model, epochs=12)
-          >>> for epoch in range(12):
-          ...     loop = training_loop.begin_epoch(loop)
-          ...     for batch in data.training[epoch]:
-          ...         loop = training_loop.train_step(loop, batch)
-          ...     loop = training_loop.end_epoch(loop)
+          >>> loop = training_loop.train_step(training_loop.begin_epoch(loop), batch)
+          >>> loop = training_loop.end_epoch(loop)
         """
-        check_positive("epochs", epochs)
-        check_choice("optimizer", optimizer, ("loop", "mine"))
+        check_fit(epochs, optimizer)
         run = self.setup.run(self.setup.fit(model_or_loop, epochs, on=on, seed=seed, optimizer=optimizer))
         return on_device(run.event(run.session.loop, Event.FIT_START), run.session.placement)
 
@@ -297,13 +301,9 @@ class TrainingLoop:
         return StepByStep(self.setup).begin_epoch(loop)
 
     def train_step(self, loop: Loop, batch: Any) -> Loop:
-        """The loop after one training step. It is pure and jitted, donates nothing, and takes a loop in any phase.
+        """The loop after one training step over `batch`. It is pure and jitted, and donates nothing.
 
-        A loop in validation, or in no phase, first enters training, with the events of that.
-
-        Args:
-          loop: from `begin_epoch`, or from anywhere.
-          batch: as in `training`.
+        The loop may be in any phase. In validation, or in no phase, it first enters training, with the events of that.
         """
         return StepByStep(self.setup).step(loop, batch, Phase.TRAINING)
 

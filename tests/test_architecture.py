@@ -23,7 +23,7 @@ FLOORS = [
     {"callbacks", "programs"},
     {"engine"},
     {"training_loop"},
-    {"benchmarking", "explain", "learning_rate_finder"},
+    {"benchmarking", "explain", "learning_rate_finder", "restoring"},
     {"benchmark"},
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
@@ -31,11 +31,11 @@ ROOMS = {
     "adapters": [{"by_value", "selection"}, {"modes"}, {"nnx", "linen", "pytree"}],
     "benchmarking": [{"costs"}, {"measurement"}, {"timing"}],
     "callbacks": [
-        {"clipping", "csv_logger", "ema", "image_saver", "non_finite"}
+        {"checkpoint", "clipping", "csv_logger", "ema", "image_saver", "non_finite"}
         | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger", "watchdog"}
     ],
     "checkpoint": [
-        {"arrays", "disk", "fingerprint", "leaves", "lock", "retention"},
+        {"arrays", "disk", "fingerprint", "leaves", "lock", "plain", "retention"},
         {"journal", "manifest"},
         {"naming"},
         {"commit", "store"},
@@ -45,9 +45,9 @@ ROOMS = {
     "console": [{"lines", "outlet", "times"}, {"screen"}, {"guarded"}],
     "data": [{"collate", "loaders", "samples"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],
     "engine": [
-        {"arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger"},
+        {"arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger", "place"},
         {"boundary", "host", "opening", "session"},
-        {"phase_steps", "prediction", "rehearsal"},
+        {"phase_steps", "prediction", "rehearsal", "resuming", "saving"},
         {"dispatch", "stepwise"},
         {"run"},
         {"compiled", "evaluation", "fitting", "setup"},

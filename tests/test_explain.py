@@ -97,3 +97,11 @@ def test_it_prints_to_standard_output(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == (
         "Callbacks\n  none\nGive a model to see the programs: explain(training_loop, model).\n"
     )
+
+
+def test_a_checkpoint_is_shown_as_what_it_is(tmp_path) -> None:
+    text = explained(
+        small.training_loop(callbacks=[jl.callbacks.Checkpoint(tmp_path / "run", every=100)]), small.model()
+    )
+    assert "Checkpoint  saves the run after all others, every 100 steps" in text
+    assert not (tmp_path / "run").exists()

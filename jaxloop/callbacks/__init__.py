@@ -1,5 +1,6 @@
 """Ready-made callbacks: functions that make a compiled one, and classes that run on the host."""
 
+from jaxloop.callbacks.checkpoint import Checkpoint as Checkpoint
 from jaxloop.callbacks.clipping import clip_by_global_norm as clip_by_global_norm
 from jaxloop.callbacks.csv_logger import CSVLogger as CSVLogger
 from jaxloop.callbacks.ema import ema as ema

@@ -11,6 +11,7 @@ from jaxloop.callback import Callback
 from jaxloop.events import Event, Scope
 from jaxloop.loop import Loop
 from jaxloop.measured import is_measured
+from jaxloop.metrics import less_is_better
 
 Mode = Literal["auto", "min", "max"]
 
@@ -239,16 +240,13 @@ def _watched(owner: str, monitor: str, mode: Mode, min_delta: float) -> _Watched
         raise ValueError(f"{owner}: `mode` must be 'auto', 'min' or 'max', got {mode!r}.")
     if not min_delta >= 0:
         raise ValueError(f"{owner}: `min_delta` must be at least 0, got {min_delta}.")
-    less, more = (any(word in monitor for word in words) for words in _DIRECTIONS)
-    if mode == "auto" and less == more:
+    less = less_is_better(monitor) if mode == "auto" else mode == "min"
+    if less is None:
         raise ValueError(
             f"{owner}: whether less or more of {monitor!r} is better cannot be told from its name. "
             "Give mode='min' or mode='max'."
         )
-    return _Watched(owner, monitor, 1 if mode == "min" or (mode == "auto" and less) else -1, float(min_delta))
-
-
-_DIRECTIONS = (("loss", "error", "perplexity"), ("accuracy", "matthews"))
+    return _Watched(owner, monitor, 1 if less else -1, float(min_delta))
 
 
 def _whole(owner: str, name: str, value: Any, *, least: int) -> int:

@@ -22,6 +22,11 @@ _LOGGERS = ("absl", "asyncio", "root")
 _A_MOMENT = 0.1
 
 
+def load_library() -> None:
+    """Imports Orbax, which takes a while, so that the first `save` does not have to."""
+    import orbax.checkpoint  # noqa: F401
+
+
 def save(folder: Path, arrays: Sequence[jax.Array]) -> None:
     """Writes the arrays to a new folder, each by its place among them. Waits until they are written.
 

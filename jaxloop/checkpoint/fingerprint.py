@@ -29,6 +29,17 @@ def snapshot(leaves: Sequence[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
         return _snapshot(shardings)(list(leaves))
 
 
+def compile_snapshot(kinds: Sequence[jax.ShapeDtypeStruct]) -> None:
+    """Compiles what `snapshot` runs for arrays of these kinds, so that it does not have to. Waits for the compiler.
+
+    Args:
+      kinds: each with the sharding of its array.
+    """
+    shardings = tuple(kind.sharding for kind in kinds)
+    with _no_checks():
+        _snapshot(shardings).lower(list(kinds)).compile()  # `jit` finds what was compiled, by kinds and shardings
+
+
 def fingerprints(leaves: Sequence[jax.Array]) -> jax.Array:
     """The fingerprints of the arrays: uint32[n, 2]. Does not wait."""
     return _fingerprints(list(leaves))

@@ -1,7 +1,7 @@
 """A pytree as a list of described leaves, and back: what a checkpoint says of each leaf, matched by its path."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,14 @@ def named_dtype(name: str) -> np.dtype:
     if not _has_plain_bits(dtype) or dtype.name != name:
         raise CorruptCheckpointError(f"checkpoint: {name!r} is not the dtype of an array of numbers.")
     return dtype
+
+
+def abstract(described: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a described leaf, as it was in its tree."""
+    shape, kind = tuple(described["shape"]), described["kind"]
+    if not kind.startswith("key:"):
+        return jax.ShapeDtypeStruct(shape, named_dtype(described["dtype"]))
+    return jax.ShapeDtypeStruct(shape, jax.eval_shape(lambda: jax.random.key(0, impl=kind[4:])).dtype)
 
 
 def differences(described: list[dict[str, Any]], template: Any) -> list[str]:

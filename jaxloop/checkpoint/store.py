@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxloop.checkpoint.journal import Journal
 from jaxloop.checkpoint.leaves import stored
 from jaxloop.checkpoint.manifest import NAME, read
 from jaxloop.checkpoint.naming import ARRAYS, committed, journal_path
+from jaxloop.checkpoint.retention import best
 from jaxloop.errors import CheckpointError, CorruptCheckpointError
 
 __all__ = ["Saved", "Store", "refuse_remote"]
@@ -38,6 +40,19 @@ class Store:
     def checkpoints(self) -> list["Saved"]:
         """The checkpoints that were committed, the oldest first. Whether they are whole, `Saved.verify` tells."""
         return [Saved(ordinal, path) for ordinal, path in committed(self.directory).items()]
+
+    def best_ordinal(self) -> int | None:
+        """The ordinal of the checkpoint with the best value, by the last that says what is best; None if none has."""
+        manifests = {}
+        for saved in self.checkpoints():
+            with suppress(CorruptCheckpointError):
+                manifests[saved.ordinal] = saved.manifest()
+        judged = [manifest["best"] for _, manifest in sorted(manifests.items()) if manifest["best"] is not None]
+        if not judged:
+            return None
+        name, mode = judged[-1]
+        values = {n: manifest["value"] for n, manifest in manifests.items() if manifest["best"] == [name, mode]}
+        return best(values, mode)
 
 
 class Saved:
@@ -90,6 +105,15 @@ class Saved:
             raise self._damaged(error.filename or "a file", f"it cannot be read: {error}") from error
         for name, (size, crc) in self.manifest()["journals"].items():
             Journal.check(journal_path(self.path.parent, name), size, crc)
+
+    def journals(self) -> dict[str, bytes]:
+        """What each journal held at this checkpoint.
+
+        Raises:
+          CorruptCheckpointError: one is shorter now, or its bytes are others.
+        """
+        places = self.manifest()["journals"]
+        return {name: Journal.read(journal_path(self.path.parent, name), *place) for name, place in places.items()}
 
     def arrays(self, shardings: Sequence[jax.sharding.Sharding] | None = None) -> list[jax.Array]:
         """The arrays, in buffers of their own that can be donated; of a typed PRNG key its bits. Verifies first.

@@ -1,30 +1,26 @@
 """Writing checkpoints in the background, one after the other: the calling thread only starts the copies."""
 
+import contextlib
 import errno
 import json
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from jaxloop.checkpoint.arrays import load_library
 from jaxloop.checkpoint.commit import Content, abandon, commit, discard, prepare
 from jaxloop.checkpoint.disk import refuse_remote, remove
-from jaxloop.checkpoint.fingerprint import snapshot
+from jaxloop.checkpoint.fingerprint import compile_snapshot, snapshot
 from jaxloop.checkpoint.journal import Journal
 from jaxloop.checkpoint.leaves import Flat
 from jaxloop.checkpoint.lock import Lock
-from jaxloop.checkpoint.naming import (
-    LOCK,
-    aside,
-    committed,
-    journal_path,
-    next_ordinal,
-    path_of,
-    temporaries,
-)
-from jaxloop.checkpoint.retention import kept
+from jaxloop.checkpoint.naming import LOCK, aside, committed, journal_path, next_ordinal, path_of, temporaries
+from jaxloop.checkpoint.retention import best, kept
 from jaxloop.checkpoint.store import Saved, Store
 from jaxloop.errors import CheckpointError
 from jaxloop.telling import warn
@@ -71,7 +67,9 @@ class Writer:
         self._paths = {name: journal_path(self.directory, name) for name in self._places}
         self._journals: dict[str, Journal] = {}
         self._pending: dict[str, bytes] = {}
-        self._thread: threading.Thread | None = None
+        self._under_way: tuple[threading.Event, threading.Thread] | None = None  # set once the save is done
+        self._preparing: threading.Thread | None = None
+        self._compiled = threading.Event()
         self._notices: list[str] = []
         self._lock = _locked(self.directory, going_on_from)
         try:
@@ -79,6 +77,16 @@ class Writer:
         except BaseException:
             self._lock.release()
             raise
+
+    def expect(self, arrays: Sequence[jax.Array]) -> None:
+        """Prepares in the background for saves of arrays of these kinds: else training would wait in the first one.
+
+        Args:
+          arrays: of them only shape, dtype and sharding matter; they may be donated or changed once this returns.
+        """
+        kinds = [jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding) for array in arrays]
+        self._preparing = _thread(self._prepare, kinds)
+        self._preparing.start()
 
     def write(
         self,
@@ -106,21 +114,25 @@ class Writer:
         self.check()
         self._tell()
         text = json.dumps(about)
+        if self._preparing is not None:
+            self._compiled.wait()  # else it would be compiled twice
         copies, marks = snapshot(tree_flat.arrays)
         for name, content in (appended or {}).items():
             self._paths[name] = journal_path(self.directory, name)
             self._pending[name] = self._pending.get(name, b"") + content
         content = Content(copies, marks, tree_flat.described, text, _number(value), self._best)
-        self._thread = threading.Thread(
-            target=self._save, args=(self._ordinal, content), name="jaxloop-checkpoint", daemon=True
-        )
-        self._ordinal += 1
+        self._begin(content)
         del copies, content
-        self._thread.start()
         if wait:
             self._drain()
             self.check()
             self._tell()
+
+    @property
+    def best_value(self) -> float | None:
+        """The best value of all checkpoints; None if there is none."""
+        first = None if self._best is None else best(self._values, self._best[1])
+        return None if first is None else self._values[first]
 
     def check(self) -> None:
         """Raises the `CheckpointError` of a save that has failed in the background, once."""
@@ -138,6 +150,8 @@ class Writer:
             return
         try:
             self._drain()
+            if self._preparing is not None:
+                self._preparing.join()
         finally:
             lock, self._lock = self._lock, None
             for journal in self._journals.values():
@@ -169,9 +183,15 @@ class Writer:
         return manifest["value"] if same else None
 
     def _drain(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """Waits for the save under way. Not by `join` only: once Ctrl-C has broken that off, it waits no more.
+
+        A thread that is not quite over when the interpreter ends would abort the process. So it is joined after that.
+        """
+        if self._under_way is not None:
+            done, thread = self._under_way
+            done.wait()
+            thread.join()
+            self._under_way = None
 
     def _tell(self) -> None:
         """Warns of what the thread has met: a warning there, turned into an error, would end the save."""
@@ -179,8 +199,32 @@ class Writer:
         for notice in notices:
             warn(notice, stacklevel=3)
 
-    def _save(self, ordinal: int, content: Content) -> None:
-        """What the thread does. Whatever it raises is kept for `check`."""
+    def _prepare(self, kinds: Sequence[jax.ShapeDtypeStruct]) -> None:
+        """What the thread does before the first save. If something is wrong, that save meets it too, and tells."""
+        with contextlib.suppress(Exception):
+            try:
+                compile_snapshot(kinds)
+            finally:
+                self._compiled.set()
+            load_library()
+
+    def _begin(self, content: Content) -> None:
+        """Starts the thread that saves `content` under the next ordinal."""
+        done = threading.Event()
+        thread = _thread(self._save, self._ordinal, content, done)
+        self._ordinal += 1
+        thread.start()
+        self._under_way = done, thread
+
+    def _save(self, ordinal: int, content: Content, done: threading.Event) -> None:
+        """What the thread does."""
+        try:
+            self._save_now(ordinal, content)
+        finally:
+            done.set()
+
+    def _save_now(self, ordinal: int, content: Content) -> None:
+        """Whatever it raises is kept for `check`."""
         path = path_of(self.directory, ordinal)
         try:
             prepare(path, content)
@@ -219,6 +263,10 @@ class Writer:
                 discard(path_of(self.directory, ordinal))
         except OSError as error:
             self._notices.append(f"checkpoint: an old checkpoint could not be removed from {self.directory}: {error}")
+
+
+def _thread(work: Callable[..., None], *arguments: Any) -> threading.Thread:
+    return threading.Thread(target=work, args=arguments, name="jaxloop-checkpoint", daemon=True)
 
 
 def _locked(directory: Path, going_on_from: int | None) -> Lock:

@@ -60,6 +60,18 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name}: it must be a whole number of at least 1, got {value!r}.")
 
 
+def check_fit(epochs: Any, optimizer: Any, limit_batches: Any = None) -> None:
+    """Refuses numbers and choices that no fit can have.
+
+    Raises:
+      ValueError: one of them is wrong.
+    """
+    check_positive("epochs", epochs)
+    if limit_batches is not None:
+        check_positive("limit_batches", limit_batches)
+    check_choice("optimizer", optimizer, ("loop", "mine"))
+
+
 def check_seed(seed: Any) -> None:
     """Refuses a value that is not a whole number.
 

@@ -16,9 +16,11 @@ class Boundary(Protocol):
 
     Attributes:
       position: how many batches of the phase were taken. A phase that is begun at this batch goes on from here.
+      fused: how many steps a dispatch takes.
     """
 
     position: int
+    fused: int
 
     def loop(self) -> Loop:
         """The loop, with scalars of NumPy. Waits for the device.
@@ -44,6 +46,7 @@ class WireBoundary:
     wire: Wire
     position: int
     delivery: Delivery
+    fused: int
 
     def loop(self) -> Loop:
         return self.layout.from_wire(self.wire)
@@ -58,6 +61,7 @@ class StepBoundary:
 
     held: Any
     position: int
+    fused: int = 1
 
     def loop(self) -> Loop:
         return with_host_scalars(self.held)

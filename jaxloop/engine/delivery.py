@@ -3,7 +3,7 @@
 import collections
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +27,10 @@ class Delivery(Protocol):
         """The rows of steps that were sent and not told of, int32[row] each. Waits for the device."""
         ...
 
+    def go_on(self, rows: Sequence[np.ndarray]) -> None:
+        """Takes the rows that were in flight when the run was saved, as `in_flight` gave them; before any other."""
+        ...
+
     def finish(self, *, failed: bool = False) -> None:
         """Tells what is left. If a dispatch or an observer has failed, it tells only what was due and can be read."""
         ...
@@ -45,6 +49,10 @@ class Prompt:
 
     def in_flight(self) -> list[np.ndarray]:
         return [] if self._held is None else _apart(self._held)
+
+    def go_on(self, rows: Sequence[np.ndarray]) -> None:
+        if rows:
+            self._held = np.stack(rows)
 
     def finish(self, *, failed: bool = False) -> None:
         if self._held is not None and not failed:
@@ -99,6 +107,9 @@ class Patient:
     def in_flight(self) -> list[np.ndarray]:
         read = [np.frombuffer(row, np.int32) for row in self._read]
         return read + [row for rows in self._sent for row in _apart(rows)]
+
+    def go_on(self, rows: Sequence[np.ndarray]) -> None:
+        self._read += [row.tobytes() for row in rows]
 
     def finish(self, *, failed: bool = False) -> None:
         try:

@@ -9,7 +9,9 @@ import numpy as np
 from jaxloop.engine.boundary import Boundaries, WireBoundary
 from jaxloop.engine.delivery import Delivery, Patient, Prompt
 from jaxloop.engine.host import Host
+from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.phase_steps import PhaseSteps, Tell
+from jaxloop.engine.place import Place
 from jaxloop.engine.session import Progress
 from jaxloop.events import should_run
 from jaxloop.loop import Loop
@@ -17,8 +19,10 @@ from jaxloop.programs.fusing import MOST_STEPS
 from jaxloop.wire import Wire
 
 
-def dispatched(steps: PhaseSteps, host: Host, progress: Progress, tell: Tell, loop: Loop, start: int = 0) -> Boundaries:
-    """Sends the batches of a phase from `start` on; gives the boundary before the first and after each dispatch.
+def dispatched(
+    steps: PhaseSteps, host: Host, progress: Progress, tell: Tell, loop: Loop, place: Place | None = None
+) -> Boundaries:
+    """Sends the batches of a phase; gives the boundary before the first dispatch and after each.
 
     Rows are read one dispatch late, those of small single steps later on a busy machine; see `delivery`. The phase ends
     after a step that cancelled it. If it is closed early, it tells the rows of what was sent.
@@ -29,11 +33,15 @@ def dispatched(steps: PhaseSteps, host: Host, progress: Progress, tell: Tell, lo
       progress: of the run.
       tell: is told of each program that was compiled.
       loop: in the phase, with scalars of NumPy; it is used up.
-      start: the batch to begin with: 0, or the position of a boundary.
+      place: where the phase goes on, with the rows that were in flight there; None at its start.
     """
     wire = steps.layout.to_wire(loop)
-    fused = prepared(steps, wire, tell)
-    boundary = WireBoundary(steps.layout, wire, start, _delivery(steps, host, progress, wire, fused))
+    fused = prepared(steps, wire, tell, progress.interrupts)
+    delivery = _delivery(steps, host, progress, wire, fused)
+    if place is not None:
+        steps.check_fused(place, fused)
+        delivery.go_on(place.rows)
+    boundary = WireBoundary(steps.layout, wire, 0 if place is None else place.position, delivery, fused)
     return _sent(steps, fused, boundary, progress, tell)
 
 
@@ -76,10 +84,15 @@ def _sent(steps: PhaseSteps, fused: int, boundary: WireBoundary, progress: Progr
     deliver.finish()
 
 
-def prepared(steps: PhaseSteps, wire: Wire, tell: Tell) -> int:
-    """How many steps a dispatch takes; the programs that the data announce are compiled by then."""
+def prepared(steps: PhaseSteps, wire: Wire, tell: Tell, interrupts: Interrupts | None = None) -> int:
+    """How many steps a dispatch takes; the programs that the data announce are compiled by then.
+
+    A signal that waits is seen at the first boundary. So nothing more is compiled once one has come.
+    """
     fused = steps.fusing(wire).steps
     for chunk in steps.announced(fused):
+        if interrupts is not None and interrupts.pending:
+            break
         steps.compiled(chunk, wire, chunk.abstract, tell, announced=True)
     return fused
 

@@ -5,12 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 from jaxloop.callback import name_of
+from jaxloop.callbacks.checkpoint import checkpoints_among
 from jaxloop.engine.closing import bound_or_closed
 from jaxloop.engine.host import Host
-from jaxloop.engine.run import Run
+from jaxloop.engine.interrupts import Interrupts
+from jaxloop.engine.run import Preempted, Run
+from jaxloop.engine.saving import Saves
 from jaxloop.engine.session import Progress, Session
 from jaxloop.events import Scope, leave
-from jaxloop.history import History, Recorder
+from jaxloop.history import History, Recorder, Stopped
 from jaxloop.loop import Loop
 from jaxloop.measured import with_nan
 from jaxloop.wire import on_device
@@ -24,29 +27,70 @@ def fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Loo
       began: when setting up began, by `time.perf_counter`.
       consoles: host callbacks that come before those of the user.
     """
-    progress = Progress()
-    ledger, placement = progress.ledger, session.placement
+    checkpoints = checkpoints_among(session.callbacks.host)
+    progress = Progress(interrupts=Interrupts(terminates=bool(checkpoints)))
+    ledger, placement, place = progress.ledger, session.placement, session.place
     ledger.since = began
-    recorder = Recorder(session.plan, progress.compile_seconds)
+    session, recorder = _with_recorder(session, progress)
     shown = (*consoles, *session.callbacks.host)
     names = ("History", *map(name_of, shown))
     host = Host((recorder, *bound_or_closed(shown, session.plan)), placement, ledger=ledger, names=names)
-    run = Run(session, progress, host)
     ledger.lap("setup")
-    latest = progress.latest
+    latest, saves = progress.latest, None
     try:
-        with latest.told(lambda error: latest.leave_with(error, placement)):
-            with progress.interrupts:
-                for text in (f"Training on {placement.describe()}", *session.notices):
-                    host.notice(text)
-                loop = run.fit()
-            host.close()
+        with latest.told(lambda error: latest.leave_with(error, placement)), progress.interrupts:
+            for text in (f"Training on {placement.describe()}", *session.notices):
+                host.notice(text)
+            if place is not None and place.finished:
+                host.notice("Nothing is left to train")
+                loop, stopped = session.loop, _ended(session.loop)
+            else:
+                saves = Saves(session, host, recorder, checkpoints) if checkpoints else None
+                loop, stopped = _run(Run(session, progress, host, saves))
+            host.close()  # while SIGTERM still waits: it must not keep loggers from closing their files
     except BaseException as error:
+        if saves is not None:
+            _close_after(error, saves)
         host.close(error)
         raise
-    stopped = "cancelled" if loop.stop & Scope.FIT else "completed"
     loop = loop.replace(stop=leave(loop.stop, Scope.FIT), stats=with_nan(loop.stats))
     loop = on_device(loop, placement)
     history = recorder.history(stopped)
     ledger.lap("setup")
     return loop, replace(history, timing=dict(ledger.seconds))
+
+
+def _with_recorder(session: Session, progress: Progress) -> tuple[Session, Recorder]:
+    """What collects the history. In a run that goes on it has the rows from the start: so has one that is over."""
+    recorder, place = Recorder(session.plan, progress.compile_seconds), session.place
+    if place is None:
+        return session, recorder
+    states = dict(place.states)
+    recorder.resume(session.loop, states.pop("History"), place.journals)
+    return replace(session, place=replace(place, states=states)), recorder
+
+
+def _run(run: Run) -> tuple[Loop, Stopped]:
+    """The loop at the end, and why it ended."""
+    try:
+        loop = run.fit()
+    except Preempted as preempted:
+        assert run.saves is not None
+        run.saves.close()  # waits until it is on the disk
+        run.progress.interrupts.handled()
+        run.host.notice("SIGTERM has come: the run was saved, and stops here. The same command goes on from there")
+        return preempted.loop, "preempted"
+    return loop, _ended(loop)
+
+
+def _ended(loop: Loop) -> Stopped:
+    return "cancelled" if loop.stop & Scope.FIT else "completed"
+
+
+def _close_after(error: BaseException, saves: Saves) -> None:
+    """Waits for what is being written when a fit has failed. What failed first is what is raised."""
+    try:
+        saves.close()
+    except BaseException as failure:
+        if failure is not error:
+            error.add_note(f"jaxloop: a checkpoint could not be saved either, {failure!r}")

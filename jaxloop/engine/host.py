@@ -1,7 +1,10 @@
 """The host's side of events: calls host callbacks, delivers rows to observers, gathers what they cancel."""
 
+import collections
 import functools
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +18,8 @@ from jaxloop.phases import between_steps
 from jaxloop.placement import Placement
 from jaxloop.views import Columns, LoopView
 from jaxloop.wire import on_device, own_copy
+
+_LAP = "callback "  # what the ledger calls the time of one
 
 
 class _Hosted(NamedTuple):
@@ -87,21 +92,8 @@ class Host:
           phase: for a step event, the phase at hand.
         """
         for hosted in self._hosted:
-            if event not in hosted.reads or (phase is not None and event not in hosted.cuts[phase]):
-                continue
-            try:
-                if hosted.reads[event] == "loop":
-                    result = hosted.callback(on_device(own_copy(loop, self._placement), self._placement), event)
-                else:
-                    result = _view(hosted, vars(loop), event)
-            except Exception as error:
-                add_note(error, hosted.callback, event)
-                raise
-            if isinstance(result, Scope):
-                loop = loop.replace(stop=loop.stop | np.int32(result)) if result else loop
-            else:
-                loop = self._taken(hosted, loop, result, event, in_step=phase is not None)
-            self.ledger.lap(hosted.lap)
+            if event in hosted.reads and (phase is None or event in hosted.cuts[phase]):
+                loop = self._fire_one(hosted, loop, event, phase)
         return loop
 
     def observers(self, phase: Phase) -> list[Any]:
@@ -141,6 +133,39 @@ class Host:
         requests, self.requests = self.requests, 0
         return loop.replace(stop=loop.stop | np.int32(requests)) if requests else loop
 
+    def states(self) -> dict[str, Any]:
+        """What the callbacks keep between processes, by their names.
+
+        Raises:
+          TypeError: JSON cannot hold it, with a note of the callback.
+        """
+        kept: dict[str, Any] = {}
+        for name, hosted in self._by_name():
+            if _has_memory(hosted.callback):
+                with _noting(f"jaxloop: while the state of callback {name!r} was saved"):
+                    kept[name] = json.loads(json.dumps(hosted.callback.state()))
+                self.ledger.lap(hosted.lap)
+        return kept
+
+    def resume(self, loop: Loop, states: Mapping[str, Any]) -> Loop:
+        """The loop that goes on, once the callbacks are where they were. `loop` and the result are the engine's own.
+
+        A callback with a memory that was not in the run begins now, by FIT_START. One without a memory just goes on.
+        """
+        for name, hosted in self._by_name():
+            if not _has_memory(hosted.callback):
+                continue
+            if name not in states:
+                loop = self._fire_one(hosted, loop, Event.FIT_START) if Event.FIT_START in hosted.reads else loop
+                continue
+            with _noting(f"jaxloop: while callback {name!r} went on from its saved state"):
+                hosted.callback.resume(self._shown(hosted, loop), states[name])
+            self.ledger.lap(hosted.lap)
+        missing = sorted(states.keys() - {name for name, _ in self._by_name()})
+        if missing:
+            self.notice(f"The checkpoint holds the state of {', '.join(missing)}, which this fit does not have")
+        return loop
+
     def notice(self, text: str, seconds: float = 0.0) -> None:
         """Tells a person of what took `seconds` and is no step, through the callbacks that have `notice`."""
         for hosted in self._hosted:
@@ -152,6 +177,40 @@ class Host:
         """Closes the callbacks that are open still; see `close_all`."""
         open_still, self._open = self._open, ()
         close_all(open_still, error)
+
+    def _fire_one(self, hosted: _Hosted, loop: Loop, event: Event, phase: Phase | None = None) -> Loop:
+        try:
+            if hosted.reads[event] == "loop":
+                result = hosted.callback(self._copy(loop), event)
+            else:
+                result = _view(hosted, vars(loop), event)
+        except Exception as error:
+            add_note(error, hosted.callback, event)
+            raise
+        if isinstance(result, Scope):
+            loop = loop.replace(stop=loop.stop | np.int32(result)) if result else loop
+        else:
+            loop = self._taken(hosted, loop, result, event, in_step=phase is not None)
+        self.ledger.lap(hosted.lap)
+        return loop
+
+    def _shown(self, hosted: _Hosted, loop: Loop) -> Any:
+        """What a callback sees of the loop at FIT_START."""
+        reads = hosted.callback.host_declaration.reads_at(Event.FIT_START)
+        if reads == "loop":
+            return self._copy(loop)
+        return LoopView(vars(loop), reads=reads, name=hosted.name, cancel=_no_cancel)
+
+    def _copy(self, loop: Loop) -> Loop:
+        return on_device(own_copy(loop, self._placement), self._placement)
+
+    def _by_name(self) -> Iterator[tuple[str, _Hosted]]:
+        """The callbacks by the names that they have in a checkpoint: a second of one name has a number."""
+        seen: collections.Counter[str] = collections.Counter()
+        for hosted in self._hosted:
+            name = hosted.lap.removeprefix(_LAP)
+            seen[name] += 1
+            yield (name if seen[name] == 1 else f"{name} {seen[name]}"), hosted
 
     def _taken(self, hosted: _Hosted, loop: Loop, result: Any, event: Event, *, in_step: bool) -> Loop:
         """The loop that a callback has returned, or `loop` if it returned None."""
@@ -182,11 +241,29 @@ class Host:
             raise
 
 
+def _has_memory(callback: Any) -> bool:
+    """Whether it has a state that outlives the process: both methods, not any attribute of such a name."""
+    return callable(getattr(callback, "state", None)) and callable(getattr(callback, "resume", None))
+
+
+def _no_cancel(scope: Scope) -> None:
+    raise RuntimeError("jaxloop: a callback cannot cancel while it goes on from its saved state; do it at an event.")
+
+
+@contextmanager
+def _noting(text: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        error.add_note(text)
+        raise
+
+
 def _hosted(callback: Any, lap: str) -> _Hosted:
     declaration = callback.host_declaration
     reads = {event: declaration.reads_at(event) for event in declaration.events}
     cuts = {phase: cuts_of(callback, phase) for phase in Phase}
-    return _Hosted(callback, name_of(callback), f"callback {lap}", reads, cuts)
+    return _Hosted(callback, name_of(callback), _LAP + lap, reads, cuts)
 
 
 def _view(hosted: _Hosted, values: Mapping[str, Any], event: Event) -> Scope:

@@ -9,8 +9,8 @@ class Ledger:
 
     Attributes:
       seconds: by name: `"setup"`, `"compile"`, `"data"` (waiting for batches), `"dispatch"`, `"device"` (waiting for
-        rows and for the loop), `"events"` (compiled callbacks between steps), and `"callback <name>"` for each on
-        the host.
+        rows and for the loop), `"events"` (compiled callbacks between steps), `"save"` (checkpoints, on the thread that
+        trains), and `"callback <name>"` for each on the host.
       since: when the last lap ended, by `time.perf_counter`. The driver of steps writes to these two itself: calls
         would cost it time in every step.
     """

@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 
+from jaxloop.engine.place import Place
 from jaxloop.engine.session import Session
+from jaxloop.errors import StateMismatchError
 from jaxloop.events import Phase
 from jaxloop.feeding.feed import Feed
 from jaxloop.feeding.slots import ChunkSpec
@@ -54,9 +56,30 @@ class PhaseSteps:
         steps = self.session.steps_per_dispatch
         if steps != "auto":
             return Fusing(steps, "as given")
+        place = self.session.place
+        if place is not None and place.elsewhere and self.phase in place.fused:
+            return Fusing(place.fused[self.phase], "as where the run comes from")
         if not self.feed.agreed.one_signature:
             return Fusing(1, "batches of several shapes")
         return self.session.memo.get(self._key("fusing", len(self.feed)), lambda: self._decided(wire))
+
+    def check_fused(self, place: Place, fused: int) -> None:
+        """Refuses to go on in the phase with another number of steps in a dispatch, or with rows of another form.
+
+        Raises:
+          StateMismatchError: the run had another number, or other names in its rows.
+        """
+        before = place.fused[self.phase]
+        if before != fused:
+            raise StateMismatchError(
+                f"fit: the run took {before} steps in a dispatch of {self.phase.value}, and this one would take "
+                f"{fused}. Results could differ then. Give steps_per_dispatch={before}, and the callbacks of the run."
+            )
+        if list(place.names) != list(self.layout.names):
+            raise StateMismatchError(
+                f"fit: a row of the run held {', '.join(place.names)}; a row of this one holds "
+                f"{', '.join(self.layout.names)}. Give the metrics and callbacks that the run had."
+            )
 
     def ahead(self, wire: Wire) -> int:
         """How many single steps may be sent before the host waits for the first of them; decided once, from FLOPs."""

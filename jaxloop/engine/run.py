@@ -1,7 +1,7 @@
 """One run of a fit or an evaluation: epochs, phases and their events."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -11,14 +11,29 @@ from jaxloop.engine.boundary import Boundaries, Boundary
 from jaxloop.engine.dispatch import dispatched
 from jaxloop.engine.host import Host
 from jaxloop.engine.phase_steps import PhaseSteps
+from jaxloop.engine.place import Place
+from jaxloop.engine.saving import Saves
 from jaxloop.engine.session import Progress, Session
 from jaxloop.engine.stepwise import taken_apart
 from jaxloop.events import Event, Phase, Plan, Scope, leave, should_run
 from jaxloop.feeding.feed import Feed
+from jaxloop.long_work import long_work
 from jaxloop.loop import Loop
 from jaxloop.phases import begin_epoch, enter, leave_epoch, leave_phase
 from jaxloop.programs.programs import Program
-from jaxloop.wire import WireLayout, with_host_scalars
+from jaxloop.wire import WireLayout, own_copy, with_host_scalars
+
+
+class Preempted(Exception):
+    """SIGTERM has come, and the run was saved. It is raised within the engine only.
+
+    Attributes:
+      loop: the loop that was saved.
+    """
+
+    def __init__(self, loop: Loop):
+        super().__init__("the run was preempted")
+        self.loop = loop
 
 
 @dataclass(frozen=True)
@@ -32,23 +47,30 @@ class Run:
       session: what is constant.
       progress: what changes.
       host: the host callbacks.
+      saves: the checkpoints; None if there are none.
     """
 
     session: Session
     progress: Progress
     host: Host
+    saves: Saves | None = None
 
     def fit(self) -> Loop:
         """All epochs of the plan, from FIT_START to FIT_END; `stop` still holds FIT if that was cancelled."""
-        loop, plan = self.session.loop, self.session.plan
+        loop, plan, place = self.session.loop, self.session.plan, self.session.place
         self.progress.latest.between(loop)
-        loop = self.event(loop, Event.FIT_START)
+        loop = self.event(loop, Event.FIT_START) if place is None else self._going_on(loop, place)
         if loop.plan is not None and loop.plan.assumed:
             each, total = plan.batch_count, plan.total_steps
             self.host.notice(f"Takes each epoch to have {each} batches, as the first has: {total} steps in all")
+        if place is not None and place.phase is not None:
+            loop = self._between_epochs(self.epoch(loop, place))
         while should_run(loop.stop, None) and loop.epoch_index < plan.epoch_count:
-            loop = self.epoch(loop)
-        return self.event(loop, Event.FIT_END)
+            loop = self._between_epochs(self.epoch(loop))
+        loop = self.event(loop, Event.FIT_END)
+        if self.saves is not None:
+            self.saves.finished(loop)
+        return loop
 
     def walk(self) -> Iterator[tuple[Phase, Loop, PhaseSteps]]:
         """The phases of the first epoch, each with the loop at its start and its steps. No step is taken."""
@@ -60,40 +82,46 @@ class Run:
             yield phase, loop, self.steps(loop, phase, feed)
             loop = leave_phase(self.event(loop, phase.end))
 
-    def epoch(self, loop: Loop) -> Loop:
-        """One epoch, from EPOCH_START to EPOCH_END."""
+    def epoch(self, loop: Loop, place: Place | None = None) -> Loop:
+        """One epoch, from EPOCH_START to EPOCH_END; or from a place in one of its phases on."""
         session = self.session
-        loop = self.event(begin_epoch(session.spec, loop), Event.EPOCH_START)
-        if should_run(loop.stop, None):
+        entered = None if place is None else place.phase
+        if place is None:
+            loop = self.event(begin_epoch(session.spec, loop), Event.EPOCH_START)
+        if entered is Phase.TRAINING or (entered is None and should_run(loop.stop, None)):
             feed = session.feeds.training(session.source.at(int(loop.epoch) - 1))
             _check_length(loop.plan, len(feed))
-            loop = self.phase(loop, Phase.TRAINING, feed)
-        if should_run(loop.stop, None) and session.feeds.validation is not None:
-            loop = self.phase(loop, Phase.VALIDATION, session.feeds.validation)
+            loop, place = self.phase(loop, Phase.TRAINING, feed, place), None
+        if session.feeds.validation is not None and (place is not None or should_run(loop.stop, None)):
+            loop = self.phase(loop, Phase.VALIDATION, session.feeds.validation, place)
         return leave_epoch(self.event(loop, Event.EPOCH_END))
 
-    def phase(self, loop: Loop, phase: Phase, feed: Feed, start: int = 0) -> Loop:
+    def phase(self, loop: Loop, phase: Phase, feed: Feed, place: Place | None = None) -> Loop:
         """One phase, from its START to its END event.
 
         Args:
-          loop: before the phase; or, if `start` is not 0, in the phase at the boundary before batch `start`.
+          loop: before the phase; or, if there is a `place`, in the phase, at the boundary that was there.
           phase: the phase.
           feed: its batches.
-          start: the batch to go on with: the position of a boundary, in a run with as many steps a dispatch.
+          place: where the phase goes on; None if it begins.
         """
-        if not start:
+        if place is None:
             loop = self.event(enter(self.session.spec, loop, phase, np.int32(len(feed))), phase.start)
-        if should_run(loop.stop, phase):
+        # What a compiled callback has cancelled before a save is found out as it would have been: by the next dispatch.
+        if place is not None or should_run(loop.stop, phase):
             driver = taken_apart if self.host.cuts(phase) else dispatched
             steps = self.steps(loop, phase, feed)
-            last = self._to_its_end(driver(steps, self.host, self.progress, self._told, loop, start))
+            if self.saves is not None:
+                self.saves.enter(phase, steps.layout, loop)
+            last = self._to_its_end(driver(steps, self.host, self.progress, self._told, loop, place))
             loop = self.host.take_requests(last.loop())
             self.progress.ledger.lap("device")
         return leave_phase(self.event(loop, phase.end))
 
     def event(self, loop: Loop, event: Event) -> Loop:
         """An event between steps: the compiled callbacks, then those on the host. Cancelling BATCH has no effect."""
-        self.progress.interrupts.check()
+        if self.saves is None:  # else it waits for a moment at which the run can be saved
+            self.progress.interrupts.check()
         session = self.session
         if event in session.trace.active:
             program = session.programs.event(session.spec, session.layout_of(loop), event, session.placement)
@@ -108,20 +136,67 @@ class Run:
         return PhaseSteps(self.session, self._layout(loop, phase), phase, feed)
 
     def _to_its_end(self, boundaries: Boundaries) -> Boundary:
-        """The last boundary of a phase. At each one the engine looks for interrupts, whatever the driver."""
-        interrupts = self.progress.interrupts
+        """The last boundary of a phase. At each one the engine saves, and looks for interrupts, whatever the driver."""
+        interrupts, saves = self.progress.interrupts, self.saves
         try:
             with closing(boundaries):
-                last = next(boundaries)
-                for last in boundaries:  # noqa: B007 the last is what is asked for
-                    if interrupts.pending:
-                        interrupts.check()
-            return last
+                for last in boundaries:
+                    pending = interrupts.pending  # read once: what comes while the run is saved waits for the next
+                    if saves is not None and (pending or saves.are_due(last.position)):
+                        saves.at(last, now=pending)
+                    if pending:
+                        self._leave(last.loop)
+            return last  # pyright: ignore[reportPossiblyUnboundVariable] there is one before the first dispatch
         except RuntimeError as error:
             cause = error.__cause__
             if isinstance(cause, StopIteration) and hasattr(cause, "__notes__"):
                 raise cause from None  # a callback's own, as its note says, which Python lets through no generator
             raise
+
+    def _going_on(self, loop: Loop, place: Place) -> Loop:
+        """The loop of a run that was saved, once data and host callbacks are where they were."""
+        self.host.requests = place.requests
+        with long_work():  # a loader may have to read all again
+            self._put_back(loop, place)
+        return self.host.resume(loop, place.states)
+
+    def _put_back(self, loop: Loop, place: Place) -> None:
+        """Brings the data back to where they were. Loaders that can only be read in turn are read again up to there."""
+        session, marks, tell = self.session, place.marks, self.host.notice
+        validation, index = session.feeds.validation, int(loop.epoch)
+
+        def read_validation() -> None:
+            if validation is not None:  # its loader may share a random state with that of training
+                validation.batches.pass_over(marks["validation"])
+
+        if place.phase is Phase.TRAINING:
+            session.source.put_back(index - 1, place.position, marks["training"], tell, read_validation)
+        elif int(loop.epoch_index) + (place.phase is not None) < session.plan.epoch_count:  # another epoch will come
+            session.source.put_back(index, 0, marks["training"], tell, read_validation)
+        if validation is not None:
+            position = place.position if place.phase is Phase.VALIDATION else 0
+            validation.batches.put_back(position, marks["validation"], tell)
+
+    def _between_epochs(self, loop: Loop) -> Loop:
+        """The loop between two epochs, at which the engine saves and looks for interrupts too."""
+        pending = self.progress.interrupts.pending
+        if self.saves is not None:
+            self.saves.after_epoch(loop, now=pending)
+        if pending:
+            self._leave(lambda: loop)
+        return loop
+
+    def _leave(self, loop: Callable[[], Loop]) -> None:
+        """Leaves the run, since SIGINT or SIGTERM has come. If there are checkpoints, it was saved."""
+        interrupts = self.progress.interrupts
+        try:
+            interrupts.check()
+        except KeyboardInterrupt as error:
+            if self.saves is not None:
+                error.add_note("jaxloop: the run was saved first; the same command goes on from there")
+            raise
+        if interrupts.terminated:
+            raise Preempted(own_copy(loop(), self.session.placement))
 
     def _layout(self, loop: Loop, phase: Phase) -> WireLayout:
         """The loop's layout. It is that of the epoch before if nothing between steps can have changed it.

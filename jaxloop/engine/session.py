@@ -1,12 +1,14 @@
 """A run in two values: `Session` is what is constant, `Progress` is what changes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from jaxloop.callback import Callbacks
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.latest import Latest
 from jaxloop.engine.ledger import Ledger
+from jaxloop.engine.place import Place
 from jaxloop.events import Phase, Plan
 from jaxloop.feeding.contract import OnRecompile
 from jaxloop.feeding.feed import Feeds
@@ -39,6 +41,8 @@ class Session:
       on_recompile: what happens if the loop's structure changes from one epoch to another.
       trace: what the abstract trace has shown.
       notices: what a person should know of it.
+      identity: gives what makes it the same run if it is begun again, for JSON.
+      place: where it goes on, in a run that was saved; None for one that begins.
     """
 
     spec: StepSpec
@@ -54,6 +58,8 @@ class Session:
     on_recompile: OnRecompile
     trace: TraceReport = TraceReport({}, frozenset(), False)
     notices: tuple[str, ...] = ()
+    identity: Callable[[], dict[str, Any]] = dict
+    place: Place | None = None
 
     def layout_of(self, loop: Loop) -> WireLayout:
         """The layout of the wire for `loop`; the same object for all loops of one kind."""

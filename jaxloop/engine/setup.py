@@ -1,28 +1,33 @@
 """Setting up: from what a user gives to a session that is ready to begin."""
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxloop import placement
-from jaxloop.callback import Callbacks, bound, sort_out, within_steps
+from jaxloop.callback import Callbacks, bound, name_of, sort_out, within_steps
+from jaxloop.callbacks.checkpoint import checkpoints_among
 from jaxloop.data import Batches, in_batches, one_epoch
 from jaxloop.engine.host import Host
 from jaxloop.engine.opening import Opening, shown
 from jaxloop.engine.rehearsal import Seen, kept_contract, look_into, rehearsed
+from jaxloop.engine.resuming import resumed
 from jaxloop.engine.run import Run
 from jaxloop.engine.session import Progress, Session
 from jaxloop.events import Phase, Plan
 from jaxloop.feeding.checks import check_batches, check_epoch
 from jaxloop.feeding.contract import OnRecompile
 from jaxloop.feeding.feed import Feed, Feeds
+from jaxloop.feeding.identity import first_batch_mark, identity_of
 from jaxloop.feeding.inspection import Check, Inspection, Passed, epochs_in_memory
 from jaxloop.feeding.prepare import Preparation, Prepare
 from jaxloop.feeding.reading import Reader
-from jaxloop.feeding.source import EpochSource, Peekable
+from jaxloop.feeding.source import EpochSource, Peekable, can_begin_at
 from jaxloop.feeding.specification import Batch
 from jaxloop.loop import Loop
 from jaxloop.measured import unmeasured
@@ -70,17 +75,23 @@ class Setup:
         seed: int = 0,
         limit: int | None = None,
         optimizer: Literal["loop", "mine"] = "loop",
+        resume_from: str | Path | None = None,
     ) -> Session:
-        """The session of a fit of `epochs` epochs from a model or a loop."""
+        """The session of a fit of `epochs` epochs from a model or a loop, or from the checkpoints in a folder."""
         place = placement.resolve(on)
         sorted_out = self.sorted_out if not callbacks else sort_out([*self.callbacks, *callbacks])
+        watched = resume_from is not None or bool(checkpoints_among(sorted_out.host))
         source = EpochSource(self.training, limit)
+        if watched:
+            source.watched()
         epoch = int(given.epoch) if isinstance(given, Loop) else 0
         batches = source.at(epoch)
         check_epoch(batches.batches)
         make = functools.partial(self._feed, placement=place, where="training")
         unseen = make(batches)
-        validation = self._validation(place, limit)  # seen first: training goes on from its first batch
+        validation = self._validation(
+            place, limit, watched=watched
+        )  # seen first: training goes on from its first batch
         training = self._seen(unseen, epochs_in_memory(self.training, batches.batches))
         opening = Opening(self.spec, self.programs, self.memo, place)
         loop = opening.loop(given, seed, training.feed)
@@ -92,7 +103,12 @@ class Setup:
             None if validation is None else validation.feed,
         )
         session = self._session(sorted_out, plan, place, source, feeds, loop, notices)
-        return self._begun(session, training, validation)
+        if watched:
+            own = None if isinstance(given, Loop) else int(seed)
+            identity = functools.partial(self._identity, session, limit, own, training)
+            session = replace(session, identity=identity)
+        session = self._begun(session, training, validation)
+        return session if resume_from is None else resumed(session, resume_from)
 
     def evaluation(self, given: Any, batches: Any, *, on: Any = None) -> Session:
         """The session of an evaluation of a model or a loop; a loop stays in the fit that it is in."""
@@ -158,6 +174,30 @@ class Setup:
         passed = self.memo.get("passed", Passed)
         return Inspection(self.check, self.spec.loss_fn, self.spec.metrics, self.batch_keys, passed)
 
+    def _identity(self, session: Session, limit: int | None, seed: int | None, training: Seen) -> dict[str, Any]:
+        """What a run must have in common with a checkpoint to go on from it, besides the form of its loop."""
+        plan, loop = session.plan, session.loop
+        data = identity_of(self.training)
+        if not can_begin_at(training.feed.batches.batches):  # which data come next, only they can tell
+            data = data | {"first_batch": first_batch_mark(training.first())}
+        identity = {
+            "seed": seed,
+            "epochs": plan.epoch_count,
+            "steps_per_epoch": plan.batch_count,
+            "total_steps": plan.total_steps,
+            "report": plan.report,
+            "metrics": list(plan.metrics),
+            "steps_per_dispatch": self.steps_per_dispatch,
+            "limit_batches": limit,
+            "first_step": int(loop.step),
+            "first_epoch": int(loop.epoch),
+            "callbacks": list(map(name_of, session.callbacks.compiled)),
+            "batch": [f"{dtype}{list(shape)}" for shape, dtype in training.feed.agreed.first.kinds],
+            "training": data,
+            "validation": None if self.validation is None else identity_of(self.validation),
+        }
+        return json.loads(json.dumps(identity))
+
     def _plan(self, epochs: int, batch_count: int, total: int | None) -> Plan:
         metrics = tuple(metric.name for metric in self.spec.metrics)
         return Plan(epochs, batch_count, metrics, self.report, total or 0, total is None)
@@ -210,10 +250,12 @@ class Setup:
         stats = {name: unmeasured(dtype) for name, dtype in sorted(dtypes.items())}
         return replace(session, loop=loop.replace(stats=stats))
 
-    def _validation(self, place: Placement, limit: int | None) -> Seen | None:
+    def _validation(self, place: Placement, limit: int | None, *, watched: bool) -> Seen | None:
         if self.validation is None:
             return None
         batches = Peekable(one_epoch(self.validation, "validation"), limit)
+        if watched:
+            batches.watched()
         seen = self._seen(self._feed(batches, "validation", place), [batches.batches], evaluates=True)
         seen.feed.batches.close()  # it is read when an epoch of training is over
         return seen

@@ -10,6 +10,7 @@ import numpy as np
 from jaxloop.engine.boundary import Boundaries, StepBoundary
 from jaxloop.engine.host import Host
 from jaxloop.engine.phase_steps import PhaseSteps, Tell
+from jaxloop.engine.place import Place
 from jaxloop.engine.session import Progress
 from jaxloop.events import should_run
 from jaxloop.forward import hold, with_model_state
@@ -19,15 +20,19 @@ from jaxloop.wire import on_device
 
 
 def taken_apart(
-    steps: PhaseSteps, host: Host, progress: Progress, tell: Tell, loop: Loop, start: int = 0
+    steps: PhaseSteps, host: Host, progress: Progress, tell: Tell, loop: Loop, place: Place | None = None
 ) -> Boundaries:
-    """Takes the steps of a phase from batch `start` on; gives the boundary before the first and after each.
+    """Takes the steps of a phase one by one; gives the boundary before the first and after each.
 
     Args: as `dispatch.dispatched` has them.
     """
     session, phase, feed, ledger = steps.session, steps.phase, steps.feed, progress.ledger
     hand_over, read = host.delivery(phase), steps.layout.reader(phase, feed.agreed.batch_size)
     loop = on_device(loop, session.placement)
+    start = 0
+    if place is not None:
+        steps.check_fused(place, 1)
+        start = place.position
     boundary = StepBoundary(loop, start)
     yield boundary
     with closing(feed.chunks(1, start)) as chunks:  # however it ends, the data are let go

@@ -53,11 +53,18 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     before, after = dict(_flat(saved)), dict(_flat(now))
     if before.get("kind") != after.get("kind"):  # nothing else can be compared
         before, after = {"kind": before.get("kind")}, {"kind": after.get("kind")}
-    return [
+    different = [name for name in dict.fromkeys((*before, *after)) if _told(before, name) != _told(after, name)]
+    lines = [
         f"{name.replace('of.', '')}: the checkpoint's run had {_told(before, name)}, this one has {_told(after, name)}"
-        for name in dict.fromkeys((*before, *after))
-        if _told(before, name) != _told(after, name)
+        for name in different
+        if name != "first_batch"
     ]
+    if different == ["first_batch"]:  # else the others say why
+        lines.append(
+            "the first batch is another one than the run's. Seed the loader and what changes its samples, so that each "
+            "process is given the same: for torch generator=torch.Generator().manual_seed(0)"
+        )
+    return lines
 
 
 def _flat(identity: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,4 +11,5 @@ from jaxloop.metrics.means import empty_mean as empty_mean
 from jaxloop.metrics.means import mean_of as mean_of
 from jaxloop.metrics.metric import Metric as Metric
 from jaxloop.metrics.metric import check_name as check_name
+from jaxloop.metrics.metric import less_is_better as less_is_better
 from jaxloop.metrics.metric import resolve as resolve

@@ -48,6 +48,15 @@ def check_name(where: str, name: str) -> None:
         raise ValueError(f"{where}: {name!r} is a column that every log has; choose another name.")
 
 
+def less_is_better(name: str) -> bool | None:
+    """Whether a smaller value of a statistic is better, as its name tells; None if the name does not tell."""
+    less, more = (any(word in name for word in words) for words in _DIRECTIONS)
+    return None if less == more else less
+
+
+_DIRECTIONS = (("loss", "error", "perplexity"), ("accuracy", "matthews"))
+
+
 def resolve(metrics: Sequence[str | Metric]) -> tuple[Metric, ...]:
     """The metrics that are named or given, with `Loss` as the first.
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from jaxloop.measured import is_wider, unmeasured
 from jaxloop.phases import enter, leave_phase
 from jaxloop.programs.step_trace import TracedStep, calls_python, traced_step
 from jaxloop.step_spec import StepSpec
+
+#: When a run can be saved: in a phase, between two epochs (None), or after FIT_END.
+Moment = Phase | Literal[Event.FIT_END] | None
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class TraceReport:
       examples: how many there are in a batch of each phase, if its loss is one per example or token.
       raises: the phases whose steps call Python while they run, and so can raise.
       effects: the events between steps at which a compiled callback prints or calls Python.
+      moments: the loop as shapes and dtypes, at each moment at which a run can be saved; see `Moment`.
     """
 
     stats: Mapping[str, np.dtype[Any]]
@@ -41,6 +45,7 @@ class TraceReport:
     examples: Mapping[Phase, int] = field(default_factory=dict[Phase, int])
     raises: frozenset[Phase] = frozenset()
     effects: frozenset[Event] = frozenset()
+    moments: Mapping[Moment, Loop] = field(default_factory=dict[Moment, Loop], compare=False, repr=False)
 
     @functools.cached_property
     def active(self) -> frozenset[Event]:
@@ -88,6 +93,7 @@ class _Trace:
       owners: the place of the callback that owns a name, by the loop's field and the name.
       steps: the step of each phase.
       outputs: shapes and dtypes of output and loss in each phase.
+      moments: as in `TraceReport`.
     """
 
     given: StepSpec
@@ -97,6 +103,7 @@ class _Trace:
     owners: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     steps: dict[Phase, TracedStep] = field(default_factory=dict[Phase, TracedStep])
     outputs: dict[Phase, tuple[Any, Any]] = field(default_factory=dict[Phase, tuple[Any, Any]])
+    moments: dict[Moment, Loop] = field(default_factory=dict[Moment, Loop])
 
     @functools.cached_property
     def spec(self) -> StepSpec:
@@ -116,6 +123,7 @@ class _Trace:
             examples={phase: loss.shape[0] for phase, loss in losses.items() if loss.ndim},
             raises=frozenset(phase for phase, step in self.steps.items() if calls_python(step.jaxpr)),
             effects=frozenset(self.effects),
+            moments=self.moments,
         )
 
 
@@ -139,8 +147,8 @@ def _trace_once(
     if validation_batch is not None:
         loop = _phase_of_one_step(trace, loop, Phase.VALIDATION, validation_batch)
     if batch is not None:
-        loop = _fired(trace, loop, Event.EPOCH_END)
-        loop = _fired(trace, loop, Event.FIT_END)
+        loop = trace.moments[None] = _fired(trace, loop, Event.EPOCH_END)
+        loop = trace.moments[Event.FIT_END] = _fired(trace, loop, Event.FIT_END)
     return trace.report(loop), trace.steps
 
 
@@ -151,6 +159,7 @@ def _phase_of_one_step(trace: _Trace, loop: Loop, phase: Phase, batch: Any) -> L
         return enter(trace.spec, loop, phase, np.int32(1))
 
     step = trace.steps[phase] = traced_step(trace.spec, _fired(trace, loop, phase.start, entered), batch)
+    trace.moments[phase] = step.result
     loop = _fired(trace, step.result, phase.end)
     return jax.eval_shape(leave_phase, loop)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
 

@@ -114,6 +114,7 @@ def test_the_stacks_show_who_stands_still_and_the_process_ends(script: str, last
     assert done.stderr.endswith("jaxloop: Watchdog: the fit stands still. The process exits with status 70.\n")
 
 
+@pytest.mark.slow
 def test_it_fires_in_a_fit_that_it_sees_from_its_middle_on():
     done = run(
         """
@@ -127,6 +128,7 @@ time.sleep(100)
     assert "the last was VALIDATION_END of epoch 1 (counted from 0), and 0 rows since" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_slow_compile_is_no_hang_before_the_first_step_or_in_the_middle_of_a_phase():
     done = run(
         """
@@ -147,6 +149,7 @@ print(len(seconds), min(seconds) >= 3)
     assert (done.returncode, done.stdout, done.stderr) == (0, "2 True\n", "")
 
 
+@pytest.mark.slow
 def test_steps_that_take_longer_than_half_the_time_are_no_hang():
     done = run(
         """
@@ -229,6 +232,7 @@ def test_a_watch_that_was_not_begun_needs_no_thread_and_no_end():
     assert not [thread for thread in threading.enumerate() if thread.name == "jaxloop watchdog"]
 
 
+@pytest.mark.slow
 def test_a_forked_child_is_not_watched():
     done = run(
         """

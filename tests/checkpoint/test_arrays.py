@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -117,3 +118,8 @@ with tempfile.TemporaryDirectory() as folder:
 
 def test_arrays_move_from_any_topology_to_any_other() -> None:
     run_on_devices(TOPOLOGIES, 8)
+
+
+def test_the_library_can_be_loaded_ahead() -> None:
+    on_disk.load_library()
+    assert "orbax.checkpoint" in sys.modules

@@ -1,5 +1,7 @@
 """A fingerprint changes with any bit, and with nothing else."""
 
+import threading
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxloop.checkpoint.fingerprint import fingerprints, snapshot
+from jaxloop.checkpoint.fingerprint import compile_snapshot, fingerprints, snapshot
 from tests.compiling import counted_compiles
 from tests.devices import run_on_devices
 
@@ -113,6 +115,21 @@ def test_a_snapshot_of_the_same_shapes_compiles_once() -> None:
     with counted_compiles() as counts:
         snapshot(again)
     assert not counts
+
+
+def test_what_was_compiled_ahead_in_another_thread_is_not_compiled_again() -> None:
+    leaves = jax.device_put([np.ones((9, 5), np.float32), np.ones(3, np.int8)], jax.devices()[0])
+    kinds = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for leaf in leaves]
+    with counted_compiles() as ahead:
+        thread = threading.Thread(target=compile_snapshot, args=[kinds])
+        thread.start()
+        thread.join()
+    with counted_compiles() as counts:
+        copies, found = snapshot(leaves)
+    assert dict(ahead) == {"jit(snapshot)": 1}
+    assert not counts
+    assert np.asarray(found).tolist() == marks(*leaves)
+    assert [copy.sharding for copy in copies] == [leaf.sharding for leaf in leaves]
 
 
 def test_a_nan_is_no_fault_where_jax_looks_for_them() -> None:

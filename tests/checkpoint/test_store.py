@@ -150,6 +150,7 @@ def reforged(saved: Saved, **changes) -> None:
     (saved.path / manifests.NAME).write_text(manifests.text_of(manifest))
 
 
+@pytest.mark.slow
 def test_files_damaged_before_they_were_summed_never_give_another_value(run: Path) -> None:
     """A bit that turned on its way to the disk: CRCs and manifest agree with it, the fingerprint does not."""
     expected, found = [np.asarray(array).tobytes() for array in last(run).arrays()], 0

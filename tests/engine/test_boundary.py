@@ -9,6 +9,7 @@ import pytest
 import jaxloop as jl
 from jaxloop import Event, Phase
 from jaxloop.engine.dispatch import dispatched
+from jaxloop.engine.place import Place
 from jaxloop.engine.run import Run
 from jaxloop.engine.stepwise import taken_apart
 from jaxloop.wire import own_copy
@@ -91,16 +92,17 @@ def test_a_phase_goes_on_from_any_boundary_as_if_it_had_not_been_left(callbacks,
     assert [position for position, *_ in seen] == [*range(0, BATCHES, steps), BATCHES]
     assert rows.losses == expected
 
-    place = of_phase.layout.names.index("kept")
+    column = of_phase.layout.names.index("kept")
     for position, kept, told, in_flight in seen:
         assert int(kept.batch_index) == position
         assert told + len(in_flight) == position  # each row was told, or is in flight
-        flying = [float(row[place : place + 1].view(np.float32)[0]) for row in in_flight]
+        flying = [float(row[column : column + 1].view(np.float32)[0]) for row in in_flight]
         rows.losses = []
-        after = run.phase(kept, phase, of_phase.feed, position) if position else whole
-        if position:
-            small.assert_trees_equal(after, whole)
-            assert expected[:told] + flying + rows.losses == expected
+        place = Place(phase, position, in_flight, names=of_phase.layout.names, fused={phase: steps})
+        after = run.phase(kept, phase, of_phase.feed, place)
+        small.assert_trees_equal(after, whole)
+        assert rows.losses[: len(flying)] == flying  # they are told first
+        assert expected[:told] + rows.losses == expected
 
 
 @pytest.mark.parametrize(("callbacks", "steps"), [([], 1), ([], 2), ([cuts], 1)], ids=["one", "two", "apart"])

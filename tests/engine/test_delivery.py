@@ -129,3 +129,22 @@ def test_of_dispatches_that_failed_the_rows_before_are_told_and_the_failure_is_n
     deliver(Row(0, fails=True))
     with pytest.raises(RuntimeError, match="the step has failed"):
         deliver.finish()
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_rows_that_were_in_flight_in_a_saved_run_are_told_first(patient: bool, for_ever: None) -> None:
+    told = Told()
+    made: Any = Patient(told, no_clock, ahead=4, at_once=2) if patient else Prompt(told, no_clock)
+    made.go_on([np.array([0], np.int32), np.array([1], np.int32)])
+    assert [row.tolist() for row in made.in_flight()] == [[0], [1]]  # saved again before a step, they are in flight
+    made(Row(2))
+    made.finish()
+    assert [row for group in told.groups for row in group] == [0, 1, 2]
+
+
+def test_no_row_was_in_flight() -> None:
+    told = Told()
+    deliver = Prompt(told, no_clock)
+    deliver.go_on([])
+    deliver.finish()
+    assert told.groups == []

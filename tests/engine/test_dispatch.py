@@ -1,7 +1,8 @@
 """The steps of a phase over the wire: how many at once, from what, and what happens where shapes change."""
 
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 import jaxloop as jl
+from jaxloop.engine.dispatch import prepared
+from jaxloop.engine.interrupts import Interrupts
 from tests import small
 from tests.compiling import counted_compiles, steps_in
 
@@ -269,3 +272,20 @@ def test_between_dispatches_nothing_goes_to_the_device_unasked() -> None:
         patched.setattr(Feed, "chunks", sent)
         loop, _ = training_loop.fit(small.model(), 2)
     assert int(loop.step) == 48
+
+
+def test_nothing_more_is_compiled_once_a_signal_waits() -> None:
+    """The first boundary comes after all announced programs: several long compiles must not keep a run from saving."""
+    interrupts, compiled = Interrupts(), []
+
+    def compile_one(chunk, *arguments, **options):
+        compiled.append(chunk.steps)
+        interrupts.pending = len(compiled) == 2
+
+    steps = SimpleNamespace(
+        fusing=lambda wire: SimpleNamespace(steps=4),
+        announced=lambda fused: [SimpleNamespace(steps=steps, abstract=None) for steps in (4, 3, 2, 1)],
+        compiled=compile_one,
+    )
+    assert prepared(cast(Any, steps), cast(Any, None), lambda *_: None, interrupts) == 4
+    assert compiled == [4, 3]

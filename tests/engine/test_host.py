@@ -309,3 +309,83 @@ def test_a_notice_goes_to_whoever_speaks_to_a_person():
 
     host(declared(Event.FIT_END), Console()).notice("Compiled training_step", 1.5)
     assert told == [("Compiled training_step", 1.5)]
+
+
+@on_host(Event.FIT_START, Event.EPOCH_END)
+class Counts:
+    """Has a memory."""
+
+    def __init__(self, calls):
+        self.calls = calls
+        self.count = 0
+
+    def __call__(self, loop, event):
+        self.calls.append(event.name)
+        self.count += 1
+
+    def state(self):
+        return {"count": self.count}
+
+    def resume(self, loop, state):
+        self.calls.append(f"resume at {int(loop.epoch)}")
+        self.count = state["count"]
+
+
+def test_states_are_kept_by_name_and_a_second_of_one_name_has_a_number(loop):
+    first, second, forgetful = Counts([]), Counts([]), declared(Event.FIT_START)
+    first.count, second.count = 3, 5
+    assert host(first, forgetful, second).states() == {"Counts": {"count": 3}, "Counts 2": {"count": 5}}
+
+
+def test_a_callback_with_a_memory_resumes_in_place_of_the_start(loop):
+    calls = []
+    first, second = Counts(calls), Counts(calls)
+    host(first, second).resume(loop, {"Counts": {"count": 3}, "Counts 2": {"count": 5}})
+    assert calls == ["resume at 0", "resume at 0"]
+    assert (first.count, second.count) == (3, 5)
+
+
+def test_one_that_was_not_in_the_run_begins_and_one_without_a_memory_is_not_called(loop):
+    calls, others = [], []
+    host(Counts(calls), declared(Event.FIT_START, calls=others)).resume(loop, {})
+    assert (calls, others) == (["FIT_START"], [])
+
+
+def test_a_state_without_its_callback_is_told_of(loop):
+    told = []
+
+    @on_host(Event.EPOCH_END)
+    class Console:
+        def __call__(self, loop, event): ...
+
+        def notice(self, text, seconds):
+            told.append(text)
+
+    host(Console()).resume(loop, {"CSVLogger": {}})
+    assert told == ["The checkpoint holds the state of CSVLogger, which this fit does not have"]
+
+
+@pytest.mark.parametrize("state", [{"when": {1, 2}}, {"array": np.zeros(2)}])
+def test_a_state_that_json_cannot_hold_is_an_error_that_names_its_callback(state):
+    counts = Counts([])
+    counts.state = lambda: state
+    with pytest.raises(TypeError) as raised:
+        host(counts).states()
+    assert raised.value.__notes__ == ["jaxloop: while the state of callback 'Counts' was saved"]
+
+
+def test_nothing_can_be_cancelled_while_a_callback_resumes(loop):
+    counts = Counts([])
+    counts.resume = lambda loop, state: loop.cancel(Scope.FIT)
+    with pytest.raises(RuntimeError, match="cannot cancel while it goes on"):
+        host(counts).resume(loop, {"Counts": {}})
+
+
+def test_an_attribute_that_only_has_the_name_is_no_memory(loop):
+    @on_host(Event.EPOCH_END)
+    class Named:
+        state = "ready"
+
+        def __call__(self, loop, event): ...
+
+    assert host(Named()).states() == {}

@@ -97,3 +97,13 @@ def test_what_only_one_has_is_told_too() -> None:
 
 def test_a_first_batch_has_a_mark() -> None:
     assert first_batch_mark(BATCH) == first_batch_mark(tuple(part.copy() for part in BATCH))
+
+
+def test_another_first_batch_is_told_with_its_fix_only_if_nothing_else_says_why() -> None:
+    saved = {"kind": "Loader", "batches": 7, "first_batch": 1}
+    (line,) = differences(saved, saved | {"first_batch": 2})
+    assert "the first batch is another one" in line
+    assert "Seed the loader" in line
+    assert differences(saved, saved | {"first_batch": 2, "batches": 8}) == [
+        "batches: the checkpoint's run had 7, this one has 8"
+    ]

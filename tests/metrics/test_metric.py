@@ -30,6 +30,7 @@ from jaxloop.metrics import (
     Perplexity,
     TopKAccuracy,
     classification,
+    less_is_better,
     means,
     metric,
     resolve,
@@ -306,3 +307,18 @@ def test_a_class_that_was_not_called_is_refused_with_the_fix():
 def test_what_is_no_metric_is_refused():
     with pytest.raises(TypeError, match="each must be a name or have `name`, `init`, `update` and `compute`, got 3"):
         resolve([3])
+
+
+@pytest.mark.parametrize(
+    ("name", "less"),
+    [
+        ("validation_loss", True),
+        ("perplexity", True),
+        ("top5_accuracy", False),
+        ("matthews_correlation_coefficient", False),
+        ("score", None),
+        ("accuracy_error", None),
+    ],
+)
+def test_a_name_tells_whether_less_is_better(name, less) -> None:
+    assert less_is_better(name) is less

@@ -1,0 +1,243 @@
+"""Saving: when a run is due to be saved, and what a checkpoint of it holds besides the loop."""
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloop.callbacks.checkpoint import Checkpoint
+from jaxloop.checkpoint.leaves import flattened
+from jaxloop.checkpoint.plain import plain
+from jaxloop.checkpoint.writer import Writer
+from jaxloop.engine.boundary import Boundary
+from jaxloop.engine.host import Host
+from jaxloop.engine.place import Place
+from jaxloop.engine.session import Session
+from jaxloop.events import Event, Phase
+from jaxloop.history import Recorder
+from jaxloop.loop import Loop
+from jaxloop.measured import as_number, is_measured
+from jaxloop.programs.fit_trace import Moment
+from jaxloop.wire import WireLayout
+
+
+class Saves:
+    """The checkpoints of one fit: each decides when it is due, and all hold the same.
+
+    Args:
+      session: of the fit.
+      host: whose states are saved.
+      recorder: of the history.
+      checkpoints: what the user wants; at least one.
+
+    Raises:
+      CheckpointError: a folder has another writer, or holds the checkpoints of another run.
+      ValueError: there is no statistic of the name that decides what is best.
+    """
+
+    def __init__(self, session: Session, host: Host, recorder: Recorder, checkpoints: Sequence[Checkpoint]):
+        self._session = session
+        self._host = host
+        self._recorder = recorder
+        self._run = session.identity()
+        moments = session.trace.moments.values()
+        self._traced = {name for loop in moments for name in loop.callback_state}  # others come of host callbacks
+        self._fused: dict[Phase, int] = dict(session.place.fused) if session.place is not None else {}
+        self._names: Sequence[str] = ()
+        self._done = 0  # training steps of the fit before the phase at hand
+        self._phase = Phase.TRAINING
+        self._savers: list[_Saver] = []
+        try:
+            for checkpoint in checkpoints:
+                _check_best(checkpoint, session)
+                self._savers.append(_Saver(checkpoint, session))
+        except BaseException:
+            self.close()
+            raise
+
+    def enter(self, phase: Phase, layout: WireLayout, loop: Loop) -> None:
+        """Begins a phase, or goes on in it."""
+        if not self._names and self._savers:  # in the first one, while the steps are compiled
+            self._savers[0].writer.expect(flattened(loop).arrays)
+        self._phase, self._names = phase, layout.names
+        taken = int(loop.batch_index) if phase is Phase.TRAINING else 0
+        self._done = int(loop.step) - int(loop.first_step) - taken
+
+    def are_due(self, position: int) -> bool:
+        """Whether a checkpoint is due at a boundary of the phase, or one has failed. It is asked at each boundary."""
+        steps = self._done + position if self._phase is Phase.TRAINING else 0
+        return any(saver.is_due(steps) for saver in self._savers)
+
+    def at(self, boundary: Boundary, *, now: bool) -> None:
+        """Saves at a boundary what is due, or everything if it must be `now`. Waits for the device.
+
+        Raises:
+          CheckpointError: an earlier save has failed.
+        """
+        steps = self._done + boundary.position if self._phase is Phase.TRAINING else 0
+        due = [saver for saver in self._savers if saver.is_due(steps) or now]
+        self._check()
+        if not due:
+            return
+        self._fused[self._phase] = boundary.fused
+        loop = boundary.loop()
+        place = self._place(loop, self._phase, boundary.position, boundary.rows_in_flight())
+        for saver in due:
+            self._save(saver, loop, place)
+
+    def after_epoch(self, loop: Loop, *, now: bool) -> None:
+        """Saves between two epochs what is due, or everything if it must be `now`."""
+        self._check()
+        for saver in self._savers:
+            value = saver.value(loop)
+            if now or saver.is_due_after_epoch(value):
+                self._save(saver, loop, self._place(loop, None), value)
+
+    def finished(self, loop: Loop) -> None:
+        """Saves the run that is over, and waits until that is on the disk."""
+        self._check()
+        for saver in self._savers:
+            self._save(saver, loop, self._place(loop, Event.FIT_END))
+        self.close()
+
+    def close(self) -> None:
+        """Waits for what is being written, and lets others write to the folders.
+
+        Raises:
+          CheckpointError: a save has failed that was not told of.
+        """
+        savers, self._savers = self._savers, []
+        failure: BaseException | None = None
+        for saver in savers:
+            try:
+                saver.writer.close()
+            except BaseException as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _check(self) -> None:
+        for saver in self._savers:
+            saver.writer.check()
+
+    def _place(self, loop: Loop, moment: Moment, position: int = 0, rows: Sequence[np.ndarray] = ()) -> Place:
+        return Place(
+            moment,
+            position,
+            rows,
+            names=self._names,
+            requests=self._host.requests,
+            fused=self._fused,
+            states=self._host.states(),
+            marks=self._marks(loop, moment, position),
+        )
+
+    def _save(self, saver: "_Saver", loop: Loop, place: Place, value: float | None = None) -> None:
+        saver.saved(int(loop.step) - int(loop.first_step))
+        about = {
+            "run": self._run,
+            "place": place.described(),
+            "static": {
+                "lasting": sorted(loop.lasting),
+                "evaluated": sorted(loop.evaluated),
+                "memory": {
+                    name: plain(loop.callback_state[name]) for name in loop.callback_state.keys() - self._traced
+                },
+            },
+            "placement": self._session.placement.describe(),
+            "step": int(loop.step),
+            "epoch": int(loop.epoch),
+            "where": _where(loop, place),
+            "saved_at": time.time(),
+            "versions": {"jax": jax.__version__},
+        }
+        appended = self._recorder.written(saver.journaled)
+        saver.writer.write(flattened(loop), about, value=value, appended=appended, wait=False)
+        for name, content in appended.items():
+            saver.journaled[name] = saver.journaled.get(name, 0) + len(content)
+        self._host.ledger.lap("save")
+
+    def _marks(self, loop: Loop, moment: Moment, position: int) -> dict[str, Any]:
+        """How the data find the place again."""
+        source, validation = self._session.source, self._session.feeds.validation
+        begun = int(loop.epoch)  # epochs that have begun: the next one has this index
+        marks: dict[str, Any] = {}
+        if moment is Phase.TRAINING:
+            marks["training"] = source.mark(begun - 1, position)
+        elif moment is not Event.FIT_END:
+            marks["training"] = source.mark(begun, 0)
+        if validation is not None:
+            marks["validation"] = validation.batches.mark(position if moment is Phase.VALIDATION else 0)
+        return marks
+
+
+class _Saver:
+    """When one checkpoint is due, and its writer."""
+
+    def __init__(self, checkpoint: Checkpoint, session: Session):
+        origin = None if session.place is None else session.place.origin
+        here = origin if origin is not None and origin.directory == checkpoint.directory.resolve() else None
+        self.writer = Writer(
+            checkpoint.directory,
+            keep=checkpoint.keep,
+            best=checkpoint.best,
+            journals=None if here is None else here.journals,
+            going_on_from=None if here is None else here.ordinal,
+        )
+        self.journaled = {} if here is None else {name: size for name, (size, _) in here.journals.items()}
+        every = checkpoint.every
+        self._every_epoch = every == "epoch"
+        self._steps = every if isinstance(every, int) else 0
+        self._seconds = every.total_seconds() if isinstance(every, timedelta) else 0.0
+        self._name, better = checkpoint.best or ("", "min")
+        self._sign = 1 if better == "min" else -1
+        self._best = self.writer.best_value
+        self.saved(int(session.loop.step) - int(session.loop.first_step) if session.place is not None else 0)
+
+    def saved(self, steps: int) -> None:
+        """Counts from here on: `steps` of the fit are saved."""
+        self._next_step = (steps // self._steps + 1) * self._steps if self._steps else 0
+        self._next_time = time.monotonic() + self._seconds
+
+    def is_due(self, steps: int) -> bool:
+        """Whether it is due after `steps` training steps of the fit (0: it is not in training), or has failed."""
+        if self._steps:
+            return steps >= self._next_step or self.writer.failed is not None
+        return (self._seconds > 0 and time.monotonic() >= self._next_time) or self.writer.failed is not None
+
+    def is_due_after_epoch(self, value: float | None) -> bool:
+        """Whether it is due between two epochs, of which the last had this value of the statistic that decides."""
+        improved = value is not None and (self._best is None or self._sign * value < self._sign * self._best)
+        if improved:
+            self._best = value
+        return improved or self._every_epoch
+
+    def value(self, loop: Loop) -> float | None:
+        """The statistic that decides what is best; None if it is not measured or not finite."""
+        statistic = loop.stats.get(self._name)
+        if statistic is None or not is_measured(statistic):
+            return None
+        value = float(as_number(statistic))
+        return value if np.isfinite(value) else None
+
+
+def _check_best(checkpoint: Checkpoint, session: Session) -> None:
+    known = session.loop.stats
+    if checkpoint.best is not None and checkpoint.best[0] not in known:
+        raise ValueError(
+            f"Checkpoint: `best` must be a statistic that is measured, got {checkpoint.best[0]!r}; there are "
+            f"{', '.join(sorted(known))}. Check `metrics`, or give the training loop `validation`."
+        )
+
+
+def _where(loop: Loop, place: Place) -> str:
+    """The place in words."""
+    if place.finished:
+        return "the run is over"
+    if place.phase is None:
+        return f"after epoch {int(loop.epoch_index)} of {int(loop.epoch_count)}"
+    position = f"{place.phase.value} batch {place.position} of {int(loop.batch_count)}"
+    return f"epoch {int(loop.epoch_index) + 1} of {int(loop.epoch_count)}, {position}"
