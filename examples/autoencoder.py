@@ -4,7 +4,7 @@ It is the sample Autoencoder1D of Swift for TensorFlow's model garden, which use
 """
 
 import optax
-from command_line import make_parser
+from command_line import checkpoints, make_parser
 from datasets.mnist import load_mnist
 from flax import nnx
 from models.autoencoder import Autoencoder
@@ -31,7 +31,11 @@ def main() -> None:
         validation=jl.in_batches((test_images, test_images), arguments.batch_size),
         optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=LEARNING_RATE),
         loss_fn=jl.losses.mean_squared_error,
-        callbacks=[jl.callbacks.ImageSaver(arguments.images), jl.callbacks.CSVLogger(arguments.csv)],
+        callbacks=[
+            jl.callbacks.ImageSaver(arguments.images),
+            jl.callbacks.CSVLogger(arguments.csv),
+            *checkpoints(arguments.checkpoint_dir),
+        ],
         steps_per_dispatch=arguments.steps_per_dispatch,
     )
 
@@ -40,8 +44,15 @@ def main() -> None:
         return
 
     _, history = training_loop.fit(
-        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+        model,
+        arguments.epochs,
+        on=arguments.device,
+        seed=arguments.seed,
+        limit_batches=arguments.limit_batches,
+        resume_from=arguments.checkpoint_dir,
     )
+    if history.stopped == "preempted":
+        return
     if arguments.plot:
         history.plot(arguments.plot)
     print(f"Test mean squared error: {history.epochs['validation_loss'][-1]:.4f}")

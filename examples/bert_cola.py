@@ -2,11 +2,12 @@
 
 import argparse
 import functools
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import optax
-from command_line import make_parser
+from command_line import checkpoints, make_parser
 from datasets.cola import load_cola
 from datasets.word_pieces import load_word_pieces
 from flax import nnx
@@ -20,6 +21,7 @@ LEARNING_RATE = {"tiny": 5e-4, "base": 2e-5}
 BATCH_SIZE = 32
 LENGTHS = (12, 24, 48)  # sentences are padded to these; the longest has 47 tokens
 CSV = "run/bert_cola/log.csv"
+SAVE_EVERY = timedelta(minutes=5)
 
 
 def token_count(sample: tuple[np.ndarray, np.integer]) -> int:
@@ -77,6 +79,7 @@ def main() -> None:
             jl.callbacks.learning_rate_scheduler(jl.make_schedule(warmup_then_decay(rate))),
             jl.callbacks.clip_by_global_norm(1.0),
             jl.callbacks.CSVLogger(arguments.csv),
+            *checkpoints(arguments.checkpoint_dir, SAVE_EVERY),
         ],
         steps_per_dispatch=arguments.steps_per_dispatch,
     )
@@ -86,8 +89,15 @@ def main() -> None:
         return
 
     loop, history = training_loop.fit(
-        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+        model,
+        arguments.epochs,
+        on=arguments.device,
+        seed=arguments.seed,
+        limit_batches=arguments.limit_batches,
+        resume_from=arguments.checkpoint_dir,
     )
+    if history.stopped == "preempted":
+        return
     if arguments.plot:
         history.plot(arguments.plot)
     elsewhere = training_loop.evaluate(loop, in_batches(out_of_domain, arguments.batch_size), on=arguments.device)

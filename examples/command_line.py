@@ -1,9 +1,12 @@
-"""The flags that every example takes."""
+"""The flags that every example takes, and the checkpoints that one of them asks for."""
 
 import argparse
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
+
+import jaxloop as jl
 
 
 def make_parser(
@@ -27,6 +30,11 @@ def make_parser(
     parser.add_argument("--device", help="a platform such as cpu or gpu, or one of its devices such as gpu:1")
     parser.add_argument("--limit-batches", type=int, help="the most batches in each phase, to try it out")
     parser.add_argument("--csv", default=csv, help="the file for the statistics")
+    parser.add_argument(
+        "--checkpoint-dir",
+        type=Path,
+        help="a folder to save the run in; the same command, after an interruption, goes on from there",
+    )
     parser.add_argument("--plot", help="a file for a plot of them, such as run/history.png; needs the extra `plot`")
     parser.add_argument(
         "--steps-per-dispatch", type=steps_per_dispatch, default="auto", help="steps in one program: auto, or a number"
@@ -42,6 +50,11 @@ def make_parser(
             help=f"the directory that holds {data}, or $JAXLOOP_DATA; without both the files are downloaded",
         )
     return parser
+
+
+def checkpoints(directory: Path | None, every: Literal["epoch"] | timedelta = "epoch") -> list[jl.callbacks.Checkpoint]:
+    """The callback that saves the run in the folder of `--checkpoint-dir`; none if that is not given."""
+    return [] if directory is None else [jl.callbacks.Checkpoint(directory, every=every)]
 
 
 def steps_per_dispatch(text: str) -> int | Literal["auto"]:

@@ -1,7 +1,7 @@
 """Trains a small convolutional network on scikit-learn's digits. It takes seconds, and downloads nothing."""
 
 import optax
-from command_line import make_parser
+from command_line import checkpoints, make_parser
 from datasets.digits import load_digits
 from flax import nnx
 from models.small_cnn import SmallCNN
@@ -27,7 +27,7 @@ def main() -> None:
         optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=LEARNING_RATE),
         loss_fn=jl.losses.softmax_cross_entropy,
         metrics=["accuracy"],
-        callbacks=[jl.callbacks.CSVLogger(arguments.csv)],
+        callbacks=[jl.callbacks.CSVLogger(arguments.csv), *checkpoints(arguments.checkpoint_dir)],
         steps_per_dispatch=arguments.steps_per_dispatch,
     )
 
@@ -36,8 +36,15 @@ def main() -> None:
         return
 
     _, history = training_loop.fit(
-        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+        model,
+        arguments.epochs,
+        on=arguments.device,
+        seed=arguments.seed,
+        limit_batches=arguments.limit_batches,
+        resume_from=arguments.checkpoint_dir,
     )
+    if history.stopped == "preempted":
+        return
     if arguments.plot:
         history.plot(arguments.plot)
     print(f"Validation accuracy: {history.epochs['validation_accuracy'][-1]:.2%}")

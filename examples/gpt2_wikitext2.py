@@ -1,9 +1,10 @@
 """Trains GPT-2 on WikiText-2, from random weights or from a checkpoint, like the sample of swift-models."""
 
 import argparse
+from datetime import timedelta
 
 import optax
-from command_line import make_parser
+from command_line import checkpoints, make_parser
 from datasets.byte_pairs import load_byte_pairs
 from datasets.wikitext2 import load_wikitext2
 from flax import nnx
@@ -17,6 +18,7 @@ EPOCHS = 10
 BATCH_SIZES = {"tiny": 4, "small": 2, "medium": 2}
 LEARNING_RATE = 0.001
 CSV = "run/gpt2_wikitext2/log.csv"
+SAVE_EVERY = timedelta(minutes=5)
 TENSORBOARD = "run/gpt2_wikitext2/tensorboard"
 PROMPT, SAMPLE_LENGTH = "The", 40
 
@@ -62,6 +64,7 @@ def main() -> None:
             show_text,
             jl.callbacks.TensorBoardLogger(arguments.tensorboard),
             jl.callbacks.CSVLogger(arguments.csv),
+            *checkpoints(arguments.checkpoint_dir, SAVE_EVERY),
         ],
         steps_per_dispatch=arguments.steps_per_dispatch,
     )
@@ -71,8 +74,15 @@ def main() -> None:
         return
 
     loop, history = training_loop.fit(
-        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+        model,
+        arguments.epochs,
+        on=arguments.device,
+        seed=arguments.seed,
+        limit_batches=arguments.limit_batches,
+        resume_from=arguments.checkpoint_dir,
     )
+    if history.stopped == "preempted":
+        return
     if arguments.plot:
         history.plot(arguments.plot)
     print(jl.benchmark(training_loop, loop, calls=4, rounds=3, warmup=1, on=arguments.device))

@@ -1,7 +1,7 @@
 """Trains LeNet-5 on MNIST, like the sample LeNet-MNIST of Swift for TensorFlow's model garden."""
 
 import optax
-from command_line import make_parser
+from command_line import checkpoints, make_parser
 from datasets.mnist import load_mnist
 from flax import nnx
 from models.lenet import LeNet
@@ -31,7 +31,7 @@ def main() -> None:
         optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=LEARNING_RATE),
         loss_fn=jl.losses.softmax_cross_entropy,
         metrics=["accuracy"],
-        callbacks=[jl.callbacks.CSVLogger(arguments.csv)],
+        callbacks=[jl.callbacks.CSVLogger(arguments.csv), *checkpoints(arguments.checkpoint_dir)],
         steps_per_dispatch=arguments.steps_per_dispatch,
         report=arguments.report,
     )
@@ -41,8 +41,15 @@ def main() -> None:
         return
 
     _, history = training_loop.fit(
-        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+        model,
+        arguments.epochs,
+        on=arguments.device,
+        seed=arguments.seed,
+        limit_batches=arguments.limit_batches,
+        resume_from=arguments.checkpoint_dir,
     )
+    if history.stopped == "preempted":
+        return
     if arguments.plot:
         history.plot(arguments.plot)
     print(f"Test accuracy: {history.epochs['validation_accuracy'][-1]:.2%}")

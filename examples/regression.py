@@ -5,7 +5,7 @@ It takes seconds, and downloads nothing.
 
 import numpy as np
 import optax
-from command_line import make_parser
+from command_line import checkpoints, make_parser
 from datasets.diabetes import Samples, load_diabetes
 from flax import nnx
 from models.mlp import MLP
@@ -34,7 +34,7 @@ def main() -> None:
         validation=jl.in_batches(validation, arguments.batch_size),
         optimizer=optimizer,
         loss_fn=jl.losses.mean_absolute_error,
-        callbacks=[jl.callbacks.CSVLogger(arguments.csv)],
+        callbacks=[jl.callbacks.CSVLogger(arguments.csv), *checkpoints(arguments.checkpoint_dir)],
         steps_per_dispatch=arguments.steps_per_dispatch,
     )
 
@@ -43,8 +43,15 @@ def main() -> None:
         return
 
     _, history = training_loop.fit(
-        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+        model,
+        arguments.epochs,
+        on=arguments.device,
+        seed=arguments.seed,
+        limit_batches=arguments.limit_batches,
+        resume_from=arguments.checkpoint_dir,
     )
+    if history.stopped == "preempted":
+        return
     if arguments.plot:
         history.plot(arguments.plot)
     print("Validation mean absolute error, on a scale from 25 to 346")

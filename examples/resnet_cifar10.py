@@ -2,10 +2,11 @@
 
 import functools
 from dataclasses import dataclass
+from datetime import timedelta
 
 import jax
 import optax
-from command_line import make_parser
+from command_line import checkpoints, make_parser
 from datasets.augmentation import crop_and_flip
 from datasets.cifar10 import load_cifar10, normalize
 from flax import nnx
@@ -14,6 +15,7 @@ from models.resnet import ResNet, Shortcut
 import jaxloop as jl
 
 CSV = "run/resnet_cifar10/log.csv"
+SAVE_EVERY = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def main() -> None:
             jl.callbacks.learning_rate_scheduler(jl.make_schedule(recipe.rate)),
             *([crop_and_flip()] if recipe.augmented else []),
             jl.callbacks.CSVLogger(arguments.csv),
+            *checkpoints(arguments.checkpoint_dir, SAVE_EVERY),
         ],
         steps_per_dispatch=arguments.steps_per_dispatch,
     )
@@ -89,8 +92,15 @@ def main() -> None:
         return
 
     _, history = training_loop.fit(
-        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+        model,
+        arguments.epochs,
+        on=arguments.device,
+        seed=arguments.seed,
+        limit_batches=arguments.limit_batches,
+        resume_from=arguments.checkpoint_dir,
     )
+    if history.stopped == "preempted":
+        return
     if arguments.plot:
         history.plot(arguments.plot)
     print(f"Test accuracy: {history.epochs['validation_accuracy'][-1]:.2%}")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from command_line import make_parser
+from command_line import checkpoints, make_parser
 from datasets.mnist import load_mnist
 from flax import nnx
 from models.vae import VAE, divergence, reconstruction_loss
@@ -47,7 +47,7 @@ def main() -> None:
         optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=LEARNING_RATE),
         differentiable_step=variational_step,
         metrics=[jl.metrics.Mean(reconstruction_loss, "reconstruction"), jl.metrics.Mean(divergence, "divergence")],
-        callbacks=[jl.callbacks.CSVLogger(arguments.csv)],
+        callbacks=[jl.callbacks.CSVLogger(arguments.csv), *checkpoints(arguments.checkpoint_dir)],
         steps_per_dispatch=arguments.steps_per_dispatch,
     )
 
@@ -56,8 +56,15 @@ def main() -> None:
         return
 
     loop, history = training_loop.fit(
-        model, arguments.epochs, on=arguments.device, seed=arguments.seed, limit_batches=arguments.limit_batches
+        model,
+        arguments.epochs,
+        on=arguments.device,
+        seed=arguments.seed,
+        limit_batches=arguments.limit_batches,
+        resume_from=arguments.checkpoint_dir,
     )
+    if history.stopped == "preempted":
+        return
     if arguments.plot:
         history.plot(arguments.plot)
 

@@ -1,6 +1,7 @@
 """What the tests of the examples share: running a script as a user does, and where the data are."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 RunExample = Callable[..., str]
 SameCurve = Callable[..., pd.DataFrame]
+GoesOn = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +51,51 @@ def same_curve(run_example: RunExample, tmp_path: Path) -> SameCurve:
         return single
 
     return run
+
+
+@pytest.fixture
+def goes_on(run_example: RunExample, tmp_path: Path) -> GoesOn:
+    """Ends a script by SIGTERM and runs it again: its CSV and its last lines must be those of an uninterrupted run.
+
+    `goes_on(script, *flags, after="Epoch  3/", last=1)` sends SIGTERM once a line that begins with `after` is printed.
+    `last` is how many lines at the end tell the results. It gives back what the run that went on has printed.
+    """
+
+    def run(script: str, *flags: str, after: str, last: int = 1) -> str:
+        whole, parts = tmp_path / "whole.csv", tmp_path / "parts.csv"
+        results = run_example(script, *flags, f"--csv={whole}", folder=tmp_path).splitlines()[-last:]
+        options = [*flags, f"--csv={parts}", f"--checkpoint-dir={tmp_path / 'checkpoints'}"]
+
+        ended = _ended_by_sigterm(script, *options, after=after, folder=tmp_path)
+        assert "SIGTERM has come" in ended.splitlines()[-1]
+        assert 0 < parts.stat().st_size < whole.stat().st_size
+
+        printed = run_example(script, *options, folder=tmp_path)
+        assert printed.splitlines()[-last:] == results
+        assert parts.read_bytes() == whole.read_bytes()
+
+        again = run_example(script, *options, f"--plot={tmp_path / 'plot.png'}", folder=tmp_path)
+        assert again.splitlines()[-last:] == results
+        assert "Epoch" not in again
+        assert parts.read_bytes() == whole.read_bytes()
+        assert (tmp_path / "plot.png").stat().st_size > 0
+        return printed
+
+    return run
+
+
+def _ended_by_sigterm(script: str, *flags: str, after: str, folder: Path) -> str:
+    """What a script printed that SIGTERM has ended."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / script), *flags]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        assert child.stdout is not None
+        printed = []
+        for line in child.stdout:
+            printed.append(line)
+            if line.startswith(after):
+                child.send_signal(signal.SIGTERM)
+    assert child.returncode == 0, "".join(printed)
+    return "".join(printed)
 
 
 @pytest.fixture(scope="session")

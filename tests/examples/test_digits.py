@@ -80,3 +80,16 @@ def test_asked_to_explain_it_tells_its_programs_and_trains_nothing(run_example, 
     assert "training_step: " in printed
     assert "Validation accuracy" not in printed
     assert not list(tmp_path.iterdir())
+
+
+def test_ended_by_sigterm_it_goes_on_when_the_same_command_runs_again(goes_on):
+    printed = goes_on("digits.py", "--epochs=30", after="Epoch  3/")
+    assert "Goes on from checkpoint " in printed
+    assert "Epoch  3/" not in printed
+    assert "Epoch 30/30" in printed
+
+
+def test_its_help_tells_of_checkpoints(run_example, tmp_path):
+    printed = run_example("digits.py", "--help", folder=tmp_path)
+    assert "--checkpoint-dir CHECKPOINT_DIR" in printed
+    assert "a folder to save the run in" in " ".join(printed.split())

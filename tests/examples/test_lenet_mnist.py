@@ -57,6 +57,13 @@ def test_reporting_each_batch_gives_one_epoch_468_and_79_rows(run_example, mnist
     assert rows["batch"].tolist() == [*range(1, 469), *range(1, 80)]
 
 
+def test_ended_by_sigterm_it_goes_on_when_the_same_command_runs_again(goes_on, mnist_dir):
+    flags = [f"--data-dir={mnist_dir}", "--epochs=12", "--limit-batches=40", "--report=batch"]
+    printed = goes_on("lenet_mnist.py", *flags, after="Epoch  2/")
+    assert "Goes on from checkpoint " in printed
+    assert "Epoch 12/12" in printed
+
+
 def test_a_data_directory_without_mnist_is_an_error_that_says_what_it_must_hold(run_example, tmp_path):
     complaint = run_example("lenet_mnist.py", f"--data-dir={tmp_path}", folder=tmp_path, fails=True)
     assert "must have a folder 'mnist' with train-images-idx3-ubyte.gz" in complaint
