@@ -92,8 +92,12 @@ def machine() -> dict[str, Any]:
 def table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     """The rows as a Markdown table with these of `COLUMNS`, by default `DEFAULT_COLUMNS`."""
     chosen = [COLUMNS[name] for name in columns or DEFAULT_COLUMNS]
-    cells = [tuple(title for title, _ in chosen)]
-    cells += [tuple(cell(row) for _, cell in chosen) for row in rows]
+    titles = tuple(title for title, _ in chosen)
+    return markdown([titles, *(tuple(cell(row) for _, cell in chosen) for row in rows)])
+
+
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as a Markdown table; the first line is its head."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
     rule = "| " + " | ".join("-" * width for width in widths) + " |"
@@ -105,16 +109,17 @@ def as_json(rows: Sequence[Row], settings: dict[str, Any]) -> dict[str, Any]:
     return {"machine": machine(), "settings": settings, "rows": [asdict(row) for row in rows]}
 
 
-def _spread(quartiles: Quartiles, digits: int) -> str:
+def spread(quartiles: Quartiles, digits: int) -> str:
+    """A median with so many digits, and its quartiles in brackets."""
     return f"{quartiles.median:.{digits}f} [{quartiles.low:.{digits}f}, {quartiles.high:.{digits}f}]"
 
 
 def _microseconds(row: Row) -> str:
-    return _spread(row.microseconds, 1 if row.microseconds.median < 1000 else 0)
+    return spread(row.microseconds, 1 if row.microseconds.median < 1000 else 0)
 
 
 def _rival(row: Row) -> str:
-    return "" if row.rival_ratio is None else f"{_spread(row.rival_ratio, 2)} of {row.rival}"
+    return "" if row.rival_ratio is None else f"{spread(row.rival_ratio, 2)} of {row.rival}"
 
 
 def _deviation(row: Row) -> str:
@@ -126,8 +131,8 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "workload": ("workload", lambda row: row.workload),
     "contestant": ("contestant", lambda row: row.contestant),
     "time": ("us/step", _microseconds),
-    "seconds": ("seconds", lambda row: _spread(Quartiles.of(list(row.seconds)), 3)),
-    "ratio": (f"x {REFERENCE}", lambda row: _spread(row.ratio, 2)),
+    "seconds": ("seconds", lambda row: spread(Quartiles.of(list(row.seconds)), 3)),
+    "ratio": (f"x {REFERENCE}", lambda row: spread(row.ratio, 2)),
     "rival": ("x another", _rival),
     "fastest": ("fastest us/step", lambda row: f"{1e6 * min(row.seconds) / row.steps:.1f}"),
     "deviation": ("deviation", _deviation),
