@@ -54,9 +54,10 @@ def announce_boundaries() -> None:
 
 def _announced(driver: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(driver)
-    def drive(steps: Any, host: Any, progress: Any, tell: Any, loop: Any, start: int = 0) -> Any:
+    def drive(steps: Any, host: Any, progress: Any, tell: Any, loop: Any, place: Any = None) -> Any:
+        start = 0 if place is None else place.position
         taken, epoch = int(loop.step) - start, int(loop.epoch)
-        with closing(driver(steps, host, progress, tell, loop, start)) as boundaries:
+        with closing(driver(steps, host, progress, tell, loop, place)) as boundaries:
             yield next(boundaries)
             for boundary in boundaries:
                 training = steps.phase is Phase.TRAINING

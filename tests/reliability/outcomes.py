@@ -92,19 +92,33 @@ def _text(path: Path) -> str:
     return path.read_bytes().decode("latin-1") if path.exists() else ""
 
 
+def abandoned(folder: Path) -> list[dict[str, Any]]:
+    """The points of fits in `folder` before the last: those that were killed before anything was saved."""
+    return [_points_of(fit) for fit in _fits(folder / "tensorboard")[:-1]]
+
+
 def _points(root: Path) -> dict[str, Any]:
-    """Each point that TensorBoard shows, by phase and tag: [step, bits]. A fit's folder is named by its clock."""
-    if not root.exists():
-        return {}
+    """Each point that TensorBoard shows of the last fit, by phase and tag: [step, bits].
+
+    A fit that is killed before its first checkpoint leaves its folder, and the next one begins another.
+    """
+    return {f"fit 0/{name}": points for fit in _fits(root)[-1:] for name, points in _points_of(fit).items()}
+
+
+def _fits(root: Path) -> list[Path]:
+    """The folder of each fit, which is named by its clock."""
+    return sorted(root.iterdir()) if root.exists() else []
+
+
+def _points_of(fit: Path) -> dict[str, Any]:
     from tests.event_files import read
 
     found: dict[str, Any] = {}
-    for number, fit in enumerate(sorted(root.iterdir())):
-        for folder in sorted(path for path in fit.iterdir() if path.is_dir()):
-            accumulator = read(folder)
-            for tag in sorted(accumulator.Tags()["scalars"]):
-                if tag.endswith(_CLOCKS):
-                    continue
-                points = [[event.step, np.float32(event.value).tobytes().hex()] for event in accumulator.Scalars(tag)]
-                found[f"fit {number}/{folder.name}/{tag}"] = points
+    for folder in sorted(path for path in fit.iterdir() if path.is_dir()):
+        accumulator = read(folder)
+        for tag in sorted(accumulator.Tags()["scalars"]):
+            if tag.endswith(_CLOCKS):
+                continue
+            points = [[event.step, np.float32(event.value).tobytes().hex()] for event in accumulator.Scalars(tag)]
+            found[f"{folder.name}/{tag}"] = points
     return found

@@ -33,7 +33,14 @@ def expected(train: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return outcome(folder)
 
 
-@pytest.mark.parametrize("kills", [["step 2"], ["validation 2 of epoch 1"], ["step 9", "step 16"]], ids=" and ".join)
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(["step 2"], id="step 2"),
+        pytest.param(["validation 2 of epoch 1"], id="validation", marks=pytest.mark.slow),
+        pytest.param(["step 9", "step 16"], id="twice", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
     train: Any, tmp_path: Path, expected: dict[str, Any], kills: list[str]
 ) -> None:

@@ -57,6 +57,7 @@ def test_no_two_epochs_and_no_two_rates_are_alike(expected: dict[str, Any]) -> N
     assert losses.index(min(losses)) < EPOCHS - 1  # else the best epoch would be the last, and nothing be restored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3, "auto"])
 def test_two_runs_have_equal_outcomes_whatever_a_dispatch_takes(
     train: Any, tmp_path: Path, expected: dict[str, Any], steps: Any
@@ -68,6 +69,7 @@ def test_two_runs_have_equal_outcomes_whatever_a_dispatch_takes(
     assert taken == by_steps.get(steps, ["step 7", "step 14", "step 21"])
 
 
+@pytest.mark.slow
 def test_with_stages_apart_two_runs_are_equal_too(train: Any, tmp_path: Path) -> None:
     for name in ("one", "other"):
         ended = train(tmp_path / name, Options(apart=True, callbacks=("csv",))).expect(0)
@@ -83,6 +85,7 @@ def test_a_kill_at_a_step_leaves_it_as_the_last(train: Any, tmp_path: Path) -> N
     assert not (tmp_path / KEPT).exists()
 
 
+@pytest.mark.slow
 def test_a_kill_can_be_in_validation_and_at_an_event_or_a_row(train: Any, tmp_path: Path) -> None:
     for number, point in enumerate(["validation 2 of epoch 1", "VALIDATION_START 2", "row 12"]):
         options = Options(callbacks=(), announces="all")
@@ -105,6 +108,7 @@ def test_sigterm_without_checkpoints_ends_the_run(train: Any, tmp_path: Path) ->
     assert ended.points == STEPS[:5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["list", "grain", "torch"])
 def test_other_data_are_shuffled_alike_each_time(train: Any, tmp_path: Path, data: Any) -> None:
     if data != "list":
