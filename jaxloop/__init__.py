@@ -4,6 +4,7 @@ from jaxloop import callbacks as callbacks
 from jaxloop import errors as errors
 from jaxloop import losses as losses
 from jaxloop import metrics as metrics
+from jaxloop import testing as testing
 from jaxloop.benchmark import benchmark as benchmark
 from jaxloop.benchmarking.measurement import Measurement as Measurement
 from jaxloop.callback import Callback as Callback

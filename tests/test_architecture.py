@@ -23,7 +23,7 @@ FLOORS = [
     {"callbacks", "programs"},
     {"engine"},
     {"training_loop"},
-    {"benchmarking", "explain", "learning_rate_finder", "restoring"},
+    {"benchmarking", "explain", "learning_rate_finder", "restoring", "testing"},
     {"benchmark"},
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
@@ -65,6 +65,13 @@ ROOMS = {
     "files": [{"decimals", "durable", "png", "waiting"}, {"event_file", "line_file", "summaries"}, {"event_folder"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
     "programs": [{"canonical", "flops", "fusing", "memo"}, {"step_trace"}, {"fit_trace", "programs"}],
+    "testing": [
+        {"folders", "keeping", "making", "training"},
+        {"outcome", "tracing"},
+        {"differing", "running"},
+        {"fresh", "reporting"},
+        {"checking"},
+    ],
     "schedules": [{"shapes"}, {"segments"}, {"ready"}],
 }
 #: Upper floors within a floor: `phases` stands on `step`, both below the callbacks and the engine.

@@ -1,0 +1,3 @@
+"""For those who write callbacks: `check_callback` proves that one goes on after a kill as if there had been none."""
+
+from jaxloop.testing.checking import check_callback as check_callback
