@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import optax
-from command_line import checkpoints, make_parser
+from command_line import checkpoints, fit_options, make_parser
 from datasets.cola import load_cola
 from datasets.word_pieces import load_word_pieces
 from flax import nnx
@@ -88,14 +88,7 @@ def main() -> None:
         jl.explain(training_loop, model, epochs=arguments.epochs, on=arguments.device)
         return
 
-    loop, history = training_loop.fit(
-        model,
-        arguments.epochs,
-        on=arguments.device,
-        seed=arguments.seed,
-        limit_batches=arguments.limit_batches,
-        resume_from=arguments.checkpoint_dir,
-    )
+    loop, history = training_loop.fit(model, arguments.epochs, **fit_options(arguments))
     if history.stopped == "preempted":
         return
     if arguments.plot:

@@ -1,10 +1,10 @@
-"""The flags that every example takes, and the checkpoints that one of them asks for."""
+"""The flags that every example takes, and what they mean for a fit."""
 
 import argparse
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jaxloop as jl
 
@@ -55,6 +55,16 @@ def make_parser(
 def checkpoints(directory: Path | None, every: Literal["epoch"] | timedelta = "epoch") -> list[jl.callbacks.Checkpoint]:
     """The callback that saves the run in the folder of `--checkpoint-dir`; none if that is not given."""
     return [] if directory is None else [jl.callbacks.Checkpoint(directory, every=every)]
+
+
+def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of every example mean for `fit`: device, seed, limit, and what it goes on from."""
+    return {
+        "on": arguments.device,
+        "seed": arguments.seed,
+        "limit_batches": arguments.limit_batches,
+        "resume_from": arguments.checkpoint_dir,
+    }
 
 
 def steps_per_dispatch(text: str) -> int | Literal["auto"]:

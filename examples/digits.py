@@ -1,7 +1,7 @@
 """Trains a small convolutional network on scikit-learn's digits. It takes seconds, and downloads nothing."""
 
 import optax
-from command_line import checkpoints, make_parser
+from command_line import checkpoints, fit_options, make_parser
 from datasets.digits import load_digits
 from flax import nnx
 from models.small_cnn import SmallCNN
@@ -35,14 +35,7 @@ def main() -> None:
         jl.explain(training_loop, model, epochs=arguments.epochs, on=arguments.device)
         return
 
-    _, history = training_loop.fit(
-        model,
-        arguments.epochs,
-        on=arguments.device,
-        seed=arguments.seed,
-        limit_batches=arguments.limit_batches,
-        resume_from=arguments.checkpoint_dir,
-    )
+    _, history = training_loop.fit(model, arguments.epochs, **fit_options(arguments))
     if history.stopped == "preempted":
         return
     if arguments.plot:

@@ -4,7 +4,7 @@ import argparse
 from datetime import timedelta
 
 import optax
-from command_line import checkpoints, make_parser
+from command_line import checkpoints, fit_options, make_parser
 from datasets.byte_pairs import load_byte_pairs
 from datasets.wikitext2 import load_wikitext2
 from flax import nnx
@@ -73,14 +73,7 @@ def main() -> None:
         jl.explain(training_loop, model, epochs=arguments.epochs, on=arguments.device)
         return
 
-    loop, history = training_loop.fit(
-        model,
-        arguments.epochs,
-        on=arguments.device,
-        seed=arguments.seed,
-        limit_batches=arguments.limit_batches,
-        resume_from=arguments.checkpoint_dir,
-    )
+    loop, history = training_loop.fit(model, arguments.epochs, **fit_options(arguments))
     if history.stopped == "preempted":
         return
     if arguments.plot:

@@ -5,7 +5,7 @@ It takes seconds, and downloads nothing.
 
 import numpy as np
 import optax
-from command_line import checkpoints, make_parser
+from command_line import checkpoints, fit_options, make_parser
 from datasets.diabetes import Samples, load_diabetes
 from flax import nnx
 from models.mlp import MLP
@@ -42,14 +42,7 @@ def main() -> None:
         jl.explain(training_loop, model, epochs=arguments.epochs, on=arguments.device)
         return
 
-    _, history = training_loop.fit(
-        model,
-        arguments.epochs,
-        on=arguments.device,
-        seed=arguments.seed,
-        limit_batches=arguments.limit_batches,
-        resume_from=arguments.checkpoint_dir,
-    )
+    _, history = training_loop.fit(model, arguments.epochs, **fit_options(arguments))
     if history.stopped == "preempted":
         return
     if arguments.plot:

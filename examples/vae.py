@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from command_line import checkpoints, make_parser
+from command_line import checkpoints, fit_options, make_parser
 from datasets.mnist import load_mnist
 from flax import nnx
 from models.vae import VAE, divergence, reconstruction_loss
@@ -55,14 +55,7 @@ def main() -> None:
         jl.explain(training_loop, model, epochs=arguments.epochs, on=arguments.device)
         return
 
-    loop, history = training_loop.fit(
-        model,
-        arguments.epochs,
-        on=arguments.device,
-        seed=arguments.seed,
-        limit_batches=arguments.limit_batches,
-        resume_from=arguments.checkpoint_dir,
-    )
+    loop, history = training_loop.fit(model, arguments.epochs, **fit_options(arguments))
     if history.stopped == "preempted":
         return
     if arguments.plot:

@@ -9,9 +9,9 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"precision"},
-    {"adapters", "compile_cache", "data", "errors", "events", "kinds", "long_work", "losses", "masks"}
-    | {"measured", "optimizer", "schedules", "telling"},
+    {"precision", "whole_number"},
+    {"adapters", "compile_cache", "data", "durable", "errors", "events", "file_lock", "kinds", "long_work", "losses"}
+    | {"masks", "measured", "optimizer", "schedules", "telling"},
     {"model", "metrics", "placement", "plots"},
     {"loop"},
     {"callback", "views"},
@@ -62,7 +62,7 @@ ROOMS = {
         {"contract", "inspection", "slots"},
         {"feed"},
     ],
-    "files": [{"decimals", "durable", "png", "waiting"}, {"event_file", "line_file", "summaries"}, {"event_folder"}],
+    "files": [{"decimals", "png", "waiting"}, {"event_file", "line_file", "summaries"}, {"event_folder"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
     "programs": [{"canonical", "flops", "fusing", "memo"}, {"step_trace"}, {"fit_trace", "programs"}],
     "testing": [

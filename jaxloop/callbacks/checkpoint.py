@@ -8,8 +8,10 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxloop.callback import HostDeclaration
+from jaxloop.checkpoint.disk import refuse_remote
 from jaxloop.events import Event
 from jaxloop.metrics import less_is_better
+from jaxloop.whole_number import whole_number
 
 Every = Literal["epoch"] | int | timedelta
 Better = Literal["min", "max"]
@@ -65,14 +67,10 @@ class Checkpoint:
         keep: int = 2,
         best: str | tuple[str, Better] | None = None,
     ):
-        if "://" in str(directory):
-            raise ValueError(
-                f"Checkpoint: `directory` must be a folder of this machine's file system, got {str(directory)!r}. "
-                "Mount the bucket, and give the path of the mount."
-            )
+        refuse_remote(directory)
         self.directory = Path(directory)
         self.every = _interval(every)
-        self.keep = _whole("keep", keep)
+        self.keep = whole_number("Checkpoint: `keep`", keep)
         self.best = None if best is None else _judged(best)
 
     def __call__(self, loop: Any, event: Event) -> None:
@@ -99,13 +97,7 @@ def _interval(every: Any) -> Every:
             f"Checkpoint: `every` must be 'epoch', a number of training steps or a timedelta, got {every!r}. For "
             "minutes write datetime.timedelta(minutes=10)."
         )
-    return _whole("every", every)
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"Checkpoint: `{name}` must be a whole number of at least 1, got {value!r}.")
-    return int(value)
+    return whole_number("Checkpoint: `every`", every)
 
 
 def _judged(best: Any) -> tuple[str, Better]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxloop.callback import on_host
+from jaxloop.durable import is_same_place
 from jaxloop.errors import CheckpointError
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.files.decimals import lines
-from jaxloop.files.durable import is_same_place
 from jaxloop.files.line_file import LineFile
 from jaxloop.files.waiting import WaitingRows
 from jaxloop.telling import warn

@@ -12,6 +12,7 @@ from jaxloop.events import Event, Plan
 from jaxloop.files.png import check_image_shape, encoded, pixels, require_pillow
 from jaxloop.telling import warn
 from jaxloop.views import LoopView
+from jaxloop.whole_number import whole_number
 
 _EVENTS = (Event.FIT_START, Event.INFERENCE_PREDICTION_END)
 
@@ -56,8 +57,7 @@ class ImageSaver:
         every_n_epochs: int = 1,
     ):
         for name, value in (("count", count), ("every_n_epochs", every_n_epochs)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"ImageSaver: `{name}` must be a whole number of at least 1, got {value!r}.")
+            whole_number(f"ImageSaver: `{name}`", value)
         self.directory = Path(directory)
         self.image_shape = None if image_shape is None else tuple(image_shape)
         self.count = count
@@ -104,7 +104,7 @@ class _Saver:
             )
 
     def state(self) -> dict[str, Any]:
-        """Nothing: each file depends on its epoch alone."""
+        """Nothing: each file depends only on its epoch."""
         return {}
 
     def resume(self, loop: LoopView, state: Mapping[str, Any]) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxloop.callback import HostDeclaration, Reads
+from jaxloop.durable import is_same_place
 from jaxloop.errors import CheckpointError
 from jaxloop.events import Event, Phase, Plan
-from jaxloop.files.durable import is_same_place
 from jaxloop.files.event_file import EventFile, ScalarRows
 from jaxloop.files.event_folder import cut_back, event_files, has_run, new_run
 from jaxloop.files.png import require_pillow
@@ -21,6 +21,7 @@ from jaxloop.loop import Loop
 from jaxloop.measured import as_floats, is_measured
 from jaxloop.telling import warn
 from jaxloop.views import Columns
+from jaxloop.whole_number import whole_number
 
 _EVENTS = (
     *(Event.FIT_START, Event.TRAINING_START, Event.BATCH_END),
@@ -89,8 +90,8 @@ class TensorBoardLogger:
         hyperparameters: Mapping[str, Any] | None = None,
     ):
         for name, value in (("weight_histograms", weight_histograms), ("gradient_histograms", gradient_histograms)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-                raise ValueError(f"TensorBoardLogger: `{name}` must be a whole number of at least 1, got {value!r}.")
+            if value is not None:
+                whole_number(f"TensorBoardLogger: `{name}`", value)
         if images is not None and not callable(images):
             raise TypeError(f"TensorBoardLogger: `images` must be a function of the loop, got {images!r}.")
         self.root = Path(root)

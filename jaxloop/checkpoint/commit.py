@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from jaxloop.checkpoint.arrays import save
-from jaxloop.checkpoint.disk import remove, sums, sync_folder, sync_folders, write_synced
+from jaxloop.checkpoint.disk import remove, sums, sync_folders, write_synced
 from jaxloop.checkpoint.manifest import FORMAT, NAME, text_of
 from jaxloop.checkpoint.naming import ARRAYS, removing, writing
+from jaxloop.durable import sync_folder
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import shutil
 import zlib
 from pathlib import Path, PurePosixPath
 
+from jaxloop.durable import sync_folder
 from jaxloop.errors import CorruptCheckpointError
 
 _BLOCK = 1 << 20
@@ -22,20 +23,6 @@ def refuse_remote(directory: str | os.PathLike[str]) -> None:
             f"checkpoint: a directory is a path on this machine, got {os.fspath(directory)!r}. Mount the bucket, and "
             "give the path where it is mounted."
         )
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, on systems where a folder can be opened."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # as on Windows
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:  # a file system that does not sync folders
-        return
-    finally:
-        os.close(descriptor)
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -4,7 +4,8 @@ import os
 import zlib
 from pathlib import Path
 
-from jaxloop.checkpoint.disk import summed, sync_folder
+from jaxloop.checkpoint.disk import summed
+from jaxloop.durable import sync_folder
 from jaxloop.errors import CorruptCheckpointError
 
 

@@ -1,14 +1,10 @@
 """A lock that one writer has, in this process or another, and that ends with it."""
 
-import contextlib
 import os
 import weakref
 from pathlib import Path
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # as on Windows, where nothing tells two writers apart
-    fcntl = None  # type: ignore[assignment]
+from jaxloop.file_lock import lock, unlock
 
 
 class Lock:
@@ -22,17 +18,16 @@ class Lock:
     def __init__(self, path: Path):
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(self._descriptor)
+            lock(self._descriptor)
         except BaseException:
             self.leave()
             raise
         _held.add(self)
 
     def release(self) -> None:
-        """Unlocks the file. It does so by name: a forked process that still has the file open would keep the lock."""
-        if self._descriptor is not None and fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        """Unlocks the file, and closes it."""
+        if self._descriptor is not None:
+            unlock(self._descriptor)
         self.leave()
 
     def leave(self) -> None:
@@ -46,21 +41,9 @@ _held: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
 
 def _leave_all() -> None:
-    for lock in list(_held):
-        lock.leave()
+    for held in list(_held):
+        held.leave()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_all)
-
-
-def _lock(descriptor: int) -> None:
-    """Locks an open file, if its file system has locks."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:  # a file system without locks
-        return

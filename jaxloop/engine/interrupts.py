@@ -21,7 +21,7 @@ class Interrupts:
     A second SIGINT interrupts at once, as Python does. A second SIGTERM does at once what it would do without this:
     mostly it ends the process. Handlers only set flags, and say on standard error that they wait.
 
-    Signals are taken over in the main thread alone. SIGINT must have Python's own handler; a user's stays. SIGTERM must
+    Signals are taken over only in the main thread. SIGINT must have Python's own handler; a user's stays. SIGTERM must
     have its default action or a handler of Python's; one that is ignored, or handled by code in C, stays as it is.
 
     Nothing is lost. On leaving, the earlier handlers are put back. A Python handler of SIGTERM is then called if

@@ -11,6 +11,7 @@ import numpy as np
 from jaxloop.callbacks.checkpoint import Checkpoint
 from jaxloop.checkpoint.leaves import flattened
 from jaxloop.checkpoint.plain import plain
+from jaxloop.checkpoint.retention import best
 from jaxloop.checkpoint.writer import Writer
 from jaxloop.engine.boundary import Boundary
 from jaxloop.engine.host import Host
@@ -91,16 +92,19 @@ class Saves:
     def after_epoch(self, loop: Loop, *, now: bool) -> None:
         """Saves between two epochs what is due, or everything if it must be `now`."""
         self._check()
-        for saver in self._savers:
-            value = saver.value(loop)
-            if now or saver.is_due_after_epoch(value):
-                self._save(saver, loop, self._place(loop, None), value)
+        values = [(saver, saver.value(loop)) for saver in self._savers]
+        due = [(saver, value) for saver, value in values if saver.is_due_after_epoch(value) or now]
+        if due:
+            place = self._place(loop, None)  # once for all: callbacks write what waits when they are asked for a state
+            for saver, value in due:
+                self._save(saver, loop, place, value)
 
     def finished(self, loop: Loop) -> None:
         """Saves the run that is over, and waits until that is on the disk."""
         self._check()
+        place = self._place(loop, Event.FIT_END)
         for saver in self._savers:
-            self._save(saver, loop, self._place(loop, Event.FIT_END))
+            self._save(saver, loop, place)
         self.close()
 
     def close(self) -> None:
@@ -192,8 +196,7 @@ class _Saver:
         self._every_epoch = every == "epoch"
         self._steps = every if isinstance(every, int) else 0
         self._seconds = every.total_seconds() if isinstance(every, timedelta) else 0.0
-        self._name, better = checkpoint.best or ("", "min")
-        self._sign = 1 if better == "min" else -1
+        self._name, self._better = checkpoint.best or ("", None)
         self._best = self.writer.best_value
         self.saved(int(session.loop.step) - int(session.loop.first_step) if session.place is not None else 0)
 
@@ -210,18 +213,15 @@ class _Saver:
 
     def is_due_after_epoch(self, value: float | None) -> bool:
         """Whether it is due between two epochs, of which the last had this value of the statistic that decides."""
-        improved = value is not None and (self._best is None or self._sign * value < self._sign * self._best)
+        improved = best({0: self._best, 1: value}, self._better) == 1
         if improved:
             self._best = value
         return improved or self._every_epoch
 
     def value(self, loop: Loop) -> float | None:
-        """The statistic that decides what is best; None if it is not measured or not finite."""
+        """The statistic that decides what is best; None if it is not measured."""
         statistic = loop.stats.get(self._name)
-        if statistic is None or not is_measured(statistic):
-            return None
-        value = float(as_number(statistic))
-        return value if np.isfinite(value) else None
+        return None if statistic is None or not is_measured(statistic) else float(as_number(statistic))
 
 
 def _check_best(checkpoint: Checkpoint, session: Session) -> None:

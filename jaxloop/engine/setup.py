@@ -80,18 +80,13 @@ class Setup:
         """The session of a fit of `epochs` epochs from a model or a loop, or from the checkpoints in a folder."""
         place = placement.resolve(on)
         sorted_out = self.sorted_out if not callbacks else sort_out([*self.callbacks, *callbacks])
-        watched = resume_from is not None or bool(checkpoints_among(sorted_out.host))
         source = EpochSource(self.training, limit)
-        if watched:
-            source.watched()
         epoch = int(given.epoch) if isinstance(given, Loop) else 0
         batches = source.at(epoch)
         check_epoch(batches.batches)
         make = functools.partial(self._feed, placement=place, where="training")
         unseen = make(batches)
-        validation = self._validation(
-            place, limit, watched=watched
-        )  # seen first: training goes on from its first batch
+        validation = self._validation(place, limit)  # seen first: training goes on from its first batch
         training = self._seen(unseen, epochs_in_memory(self.training, batches.batches))
         opening = Opening(self.spec, self.programs, self.memo, place)
         loop = opening.loop(given, seed, training.feed)
@@ -103,7 +98,10 @@ class Setup:
             None if validation is None else validation.feed,
         )
         session = self._session(sorted_out, plan, place, source, feeds, loop, notices)
-        if watched:
+        if resume_from is not None or checkpoints_among(sorted_out.host):
+            source.watched()
+            if validation is not None:
+                validation.feed.batches.watched()
             own = None if isinstance(given, Loop) else int(seed)
             identity = functools.partial(self._identity, session, limit, own, training)
             session = replace(session, identity=identity)
@@ -250,12 +248,10 @@ class Setup:
         stats = {name: unmeasured(dtype) for name, dtype in sorted(dtypes.items())}
         return replace(session, loop=loop.replace(stats=stats))
 
-    def _validation(self, place: Placement, limit: int | None, *, watched: bool) -> Seen | None:
+    def _validation(self, place: Placement, limit: int | None) -> Seen | None:
         if self.validation is None:
             return None
         batches = Peekable(one_epoch(self.validation, "validation"), limit)
-        if watched:
-            batches.watched()
         seen = self._seen(self._feed(batches, "validation", place), [batches.batches], evaluates=True)
         seen.feed.batches.close()  # it is read when an epoch of training is over
         return seen

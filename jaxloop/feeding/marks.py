@@ -91,8 +91,8 @@ class Trail:
 
     Attributes:
       has_states: whether a loader's states are worth asking for.
-      alone: whether all passes are of one loader. If not, its state says nothing of the others; those of grain have
-        nothing to say, since each of their iterators begins alike.
+      of_one_loader: whether all passes are of one loader. If not, its state says nothing of the others; those of grain
+        have nothing to say, since each of their iterators begins alike.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Trail:
         self._before = count, chain
         self._points: tuple[Point, ...] = ()
         self.run: Run | None = None
-        self.has_states, self.alone = True, True
+        self.has_states, self.of_one_loader = True, True
 
     @property
     def taken(self) -> int:
@@ -168,7 +168,7 @@ class Trail:
                 other.leave_states()
                 self.leave_states()
         state = state_of(loader, rest_of(batches, rest)) if self.has_states and loader is not None else None
-        if state is None or not (self.alone or state["library"] == "grain"):
+        if state is None or not (self.of_one_loader or state["library"] == "grain"):
             self.leave_states()
             return None
         return replace(point, state=state), random_states(state)
@@ -186,7 +186,7 @@ class Trail:
         self._points = ()
 
     def keep(self, point: Point) -> None:
-        """A state from which marks may go on. Of old ones every other is let go, so that few lie far behind."""
+        """A state from which marks may go on. Every other of the older ones is let go, so that few lie far back."""
         points = self._points
         if len(points) == _STATES:
             points = (*points[: _STATES // 2 : 2], *points[_STATES // 2 :])

@@ -183,8 +183,9 @@ class EpochSource:
     def _go_on_with(self, trail: Trail) -> None:
         """Notes what is read on a trail, also of the epoch that was taken already."""
         self._trail = trail
-        trail.alone = repeated(self._training) is not None
-        trail.has_states = trail.alone or isinstance(self._training, (list, tuple))  # else epochs may draw themselves
+        trail.of_one_loader = repeated(self._training) is not None
+        # Epochs of another kind may draw themselves.
+        trail.has_states = trail.of_one_loader or isinstance(self._training, (list, tuple))
         if self._taken[1] is not None:
             self._note_taken()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxloop.files.durable import sync_folders
+from jaxloop.durable import sync_folders
 
 _STEP_BYTES = 5  # a varint of 35 bits for every step, however small, so that all rows are equally long
 _file_numbers = itertools.count()  # the files of this process are numbered, since two can be made within one second

@@ -1,16 +1,11 @@
 """A file of whole lines that only one writer can have at a time."""
 
-import contextlib
 import os
 import zlib
 from pathlib import Path
 
-from jaxloop.files.durable import sync_folders
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # as on Windows; there only the size of the file shows that another program writes it
-    fcntl = None  # type: ignore[assignment]
+from jaxloop.durable import sync_folders
+from jaxloop.file_lock import lock, unlock
 
 _BLOCK = 65536
 
@@ -33,7 +28,7 @@ class LineFile:
         self._folder: Path | None = path.parent  # until its name in it is durable
         self._file = path.open("ab+", 0)
         try:
-            _lock(self._file.fileno())
+            lock(self._file.fileno())
         except BaseException:
             self._file.close()
             raise
@@ -115,11 +110,9 @@ class LineFile:
             self._folder = None
 
     def close(self) -> None:
-        """Releases the file. It unlocks it first: a forked process still has it open, and would keep the lock."""
+        """Unlocks the file, and closes it."""
         if not self._file.closed:
-            with contextlib.suppress(OSError):
-                if fcntl is not None:
-                    fcntl.flock(self._file.fileno(), fcntl.LOCK_UN)
+            unlock(self._file.fileno())
             self._file.close()
 
     def _read(self, start: int, count: int) -> bytes:
@@ -145,15 +138,3 @@ class LineFile:
         self._size = size
         if size < self._marked[0]:
             self._marked = (0, 0)
-
-
-def _lock(file: int) -> None:
-    """Locks an open file, if its file system has locks."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:  # a file system without locks
-        return

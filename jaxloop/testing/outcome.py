@@ -1,4 +1,4 @@
-"""What a run has left behind, as plain values: told calls and rows, history, leaves of the loop, files, attributes."""
+"""What a run has left, as plain values: told calls and rows, history, leaves of the loop, files, attributes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

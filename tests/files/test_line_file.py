@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from jaxloop.files import line_file
+from jaxloop import file_lock
 from jaxloop.files.line_file import LineFile
 
 SECOND = """
@@ -99,7 +99,7 @@ def test_a_second_writer_in_another_process_is_refused(path):
 
 @pytest.mark.parametrize("change", [b"", b"a\n1\nforeign\n"])
 def test_where_no_lock_can_be_had_what_another_has_changed_is_told_and_left(path, change, monkeypatch):
-    monkeypatch.setattr(line_file, "fcntl", None)
+    monkeypatch.setattr(file_lock, "fcntl", None)
     file = opened(path, b"a\n")
     file.write(b"1\n")
     path.write_bytes(change)

@@ -118,7 +118,7 @@ class End:
 
 
 def ends(count: int, points: Sequence[str], *, seed: int, patience: int, **options: Any) -> list[End]:
-    """So many ends, at each of the points equally often, in a random order that the seed alone decides."""
+    """So many ends, at each of the points equally often, in a random order that only the seed decides."""
     draw = random.Random(seed)
     chosen = [points[number % len(points)] for number in range(count)]
     draw.shuffle(chosen)

@@ -1,4 +1,4 @@
-"""What a run has left behind is JSON, bit for bit, without clocks."""
+"""What a run has left is JSON, bit for bit, without clocks."""
 
 import json
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxloop.files import durable
-from jaxloop.files.durable import is_same_place, sync_folders
+from jaxloop import durable
+from jaxloop.durable import is_same_place, sync_folders
 
 
 def test_a_folder_and_those_above_it_are_synced(tmp_path, monkeypatch):

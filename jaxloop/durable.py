@@ -5,6 +5,16 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder outlive the machine, where the system can do that. Waits for the disk."""
+    with suppress(OSError):  # a folder of others, or a system that syncs no folders
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
 def sync_folders(folder: Path) -> None:
     """Makes the names in `folder`, and in all folders above it, outlive the machine, where the system can do that.
 
@@ -12,12 +22,7 @@ def sync_folders(folder: Path) -> None:
     """
     real = Path(os.path.realpath(folder))
     for each in (real, *real.parents):
-        with suppress(OSError):  # a folder of others, or a system that syncs no folders
-            number = os.open(each, os.O_RDONLY)
-            try:
-                os.fsync(number)
-            finally:
-                os.close(number)
+        sync_folder(each)
 
 
 def is_same_place(then: str, now: Path) -> bool:
