@@ -44,6 +44,8 @@ def forward(spec: StepSpec, model: Model, loop: Loop) -> Loop:
       model: what the batch goes through; its mode is that of the loop's phase.
       loop: in a phase, with a batch at hand.
     """
+    if spec.gathered is not None:
+        model = jax.lax.with_sharding_constraint(model, spec.gathered)  # pyright: ignore[reportUnknownMemberType] JAX's
     return forward_pass(spec).to_output(model.replace(training=loop.phase is Phase.TRAINING), loop)
 
 

@@ -1,39 +1,102 @@
-"""Where a run lives: the only module that knows of devices and platforms."""
+"""Where a run lives: the only module that knows of devices, meshes and platforms."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # JAX, and what users give, leave types open here; all else is checked strictly.
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxloop.divisions import check_axes, parts_of, said
 
 if TYPE_CHECKING:
     Device = Any  # jax.Device is made by an extension module, which type checkers cannot look into
 else:
     Device = jax.Device
 
+#: How a parameter is divided: given its path, such as `"Dense_0/kernel"`, and the leaf, or its shape and dtype.
+Rule = Callable[[str, Any], PartitionSpec]
+
+
+def replicate(path: str, leaf: Any) -> PartitionSpec:
+    """The rule by which each device holds all of each parameter."""
+    return PartitionSpec()
+
 
 @dataclass(frozen=True)
 class Placement:
-    """One device, and how arrays come to it and from it. Equal placements share their programs.
+    """The devices of a run, and how its arrays lie on them. Equal placements share their programs.
+
+    One device is a placement like any other, `Placement(device)`.
 
     Attributes:
-      device: all arrays of the run lie on it.
+      mesh: the devices, by named axes; one device is taken as a mesh of one. `jax.sharding.Mesh(devices, names)` makes
+        a mesh. `jax.make_mesh` needs `axis_types=(AxisType.Auto,) * n` for it, since its axes are Explicit otherwise.
+      rule: how each parameter is divided, and each array of the model's state; see `Rule`. Partitioning metadata of a
+        flax module comes before it. The optimizer's state, and what callbacks remember, is divided as the parameter
+        whose path and shape it has. It must be hashable; equal rules share programs.
+      batch_spec: how the arrays of a batch are divided. Its first entry is for the examples, the others for the axes
+        that follow. None for the mesh's first axis.
+      gather: whether each step gathers all parameters first, so that devices divide only the batch. XLA may
+        otherwise divide the work of a layer as its parameters are.
+
+    Raises:
+      ValueError: the mesh has an Explicit axis, or `batch_spec` names an axis that it does not have.
+
+    Example:
+      >>> mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
+      >>> def rule(path, leaf):
+      ...     return PartitionSpec(None, "model") if leaf.ndim == 2 else PartitionSpec()
+      >>> loop, history = training_loop.fit(model, epochs=12, on=jl.Placement(mesh, rule))
     """
 
-    device: Device
+    mesh: Any
+    rule: Rule = replicate
+    batch_spec: PartitionSpec | None = None
+    gather: bool = False
 
-    @property
+    def __post_init__(self) -> None:
+        if isinstance(self.mesh, Device):
+            object.__setattr__(self, "mesh", Mesh(np.array([self.mesh]), ("data",)))
+        if AxisType.Explicit in self.mesh.axis_types:
+            names = ", ".join(map(str, self.mesh.axis_names))
+            raise ValueError(
+                f"Placement: the axes of the mesh must be Auto, but some of {names} are Explicit. Write "
+                "jax.sharding.Mesh(devices, names), or jax.make_mesh(..., axis_types=(AxisType.Auto,) * n)."
+            )
+        if self.batch_spec is None:
+            object.__setattr__(self, "batch_spec", PartitionSpec(self.mesh.axis_names[0]))
+        check_axes("Placement: batch_spec", self.batch_spec, self.mesh)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        # Not that of the mesh, which another equal mesh has only while this one lives.
+        devices = tuple((device.platform, device.id) for device in self.mesh.devices.flat)
+        return hash((devices, self.mesh.axis_names, str(self.batch_spec), self.rule, self.gather))
+
+    @functools.cached_property
+    def device(self) -> Device:
+        """The first device of this process; of any process, if this one has none of them."""
+        devices, here = list(self.mesh.devices.flat), jax.process_index()
+        return next((device for device in devices if device.process_index == here), devices[0])
+
+    @functools.cached_property
     def platform(self) -> str:
         """`"cpu"`, `"gpu"` or `"tpu"`."""
         return self.device.platform
 
     @property
     def is_cpu(self) -> bool:
-        """Whether the host's own memory is the device's.
+        """Whether the host's own memory is the devices'.
 
         If it is, a program takes NumPy arrays in place, and no transfer is needed. No thread reads ahead, since it
         would take time from the same cores. And convolutions inside a loop run slowly, unless their axes are in one
@@ -41,17 +104,103 @@ class Placement:
         """
         return self.platform == "cpu"
 
-    @property
+    @functools.cached_property
+    def single(self) -> bool:
+        """Whether it is one device."""
+        return self.mesh.size == 1
+
+    @functools.cached_property
+    def parts(self) -> int:
+        """Into how many parts the examples of a batch are divided."""
+        assert self.batch_spec is not None
+        return parts_of(self.batch_spec[0], self.mesh) if len(self.batch_spec) else 1
+
+    @functools.cached_property
+    def several_processes(self) -> bool:
+        """Whether its devices belong to more than one process."""
+        return len({device.process_index for device in self.mesh.devices.flat}) > 1
+
+    @functools.cached_property
+    def writes(self) -> bool:
+        """Whether this process writes files and to the console: of several, the first does."""
+        return not self.several_processes or self.device.process_index == 0
+
+    @functools.cached_property
     def sharding(self) -> jax.sharding.Sharding:
-        """Where each array lies, as `jax.jit` takes it for arguments and results."""
-        return jax.sharding.SingleDeviceSharding(self.device)
+        """Where an array lies of which each device holds all."""
+        if self.single:
+            return jax.sharding.SingleDeviceSharding(self.device)
+        return NamedSharding(self.mesh, PartitionSpec())
 
-    def put(self, tree: Any) -> Any:
-        """The tree as arrays of the device. Arrays that lie there already are not copied."""
-        return jax.device_put(tree, self.device)
+    def sharded(self, spec: PartitionSpec) -> jax.sharding.Sharding:
+        """Where an array lies that is divided by `spec`."""
+        return self.sharding if self.single else NamedSharding(self.mesh, spec)
 
-    def copy(self, leaf: Any) -> jax.Array:
-        """An array of the device that shares no memory with `leaf`, so that it can be donated."""
+    def batch_shardings(self, batch: Any, rows: int | None, *, stacked: bool = False) -> Any:
+        """How the arrays of a batch lie, as programs take them.
+
+        Args:
+          batch: PyTree of arrays, or of shapes and dtypes.
+          rows: how many examples it has. An array with another first axis is not divided. None if that is not known:
+            then every array is divided whose first axis can be.
+          stacked: whether the arrays have an axis of steps before that of the examples.
+        """
+        if self.single:
+            return self.sharding
+        assert self.batch_spec is not None
+        spec = self.batch_spec
+
+        def place(leaf: Any) -> jax.sharding.Sharding:
+            shape = leaf.shape[stacked:]
+            if not shape or shape[0] % self.parts or (rows is not None and shape[0] != rows):
+                return self.sharding
+            divides = [
+                names if length % parts_of(names, self.mesh) == 0 else None
+                for names, length in zip(spec, shape, strict=False)
+            ]
+            return self.sharded(PartitionSpec(*[None] * stacked, *divides))
+
+        return jax.tree.map(place, batch)
+
+    def put(self, tree: Any, sharding: jax.sharding.Sharding | None = None) -> Any:
+        """The tree as arrays of the placement. Arrays that lie on it already stay as they are.
+
+        Args:
+          tree: PyTree of arrays.
+          sharding: where each lies; None for all of it on each device.
+        """
+        if self.single:
+            return jax.device_put(tree, self.device)
+        place = self.sharding if sharding is None else sharding
+
+        def put(leaf: Any) -> Any:
+            return leaf if isinstance(leaf, jax.Array) and self.holds(leaf) else self.copy(leaf, place)
+
+        return jax.tree.map(put, tree)
+
+    def copy(self, leaf: Any, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
+        """An array of the placement that shares no memory with `leaf`, so that it can be donated.
+
+        Args:
+          leaf: an array, on any device.
+          sharding: where it lies; None for all of it on each device.
+        """
+        place = self.sharding if sharding is None else sharding
+        if self.single or (isinstance(leaf, jax.Array) and self.holds(leaf)):
+            return self._copied_here(leaf, place)
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            words = self.copy(jax.random.key_data(leaf), self.sharding)
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        if isinstance(leaf, jax.Array) and (not self.is_cpu or not leaf.is_fully_addressable):
+            return jax.device_put(_copied(leaf), place, may_alias=False)
+        whole = np.asarray(leaf)
+        dtype = jax.dtypes.canonicalize_dtype(whole.dtype)
+        # Each device gets a copy of its own: `device_put` may give one piece of the host's memory to all of them.
+        return jax.make_array_from_callback(whole.shape, place, lambda part: np.array(whole[part], dtype))
+
+    def _copied_here(self, leaf: Any, place: jax.sharding.Sharding) -> jax.Array:
+        if not self.single:
+            return _copied_to(place)(leaf)
         # The copy comes first: on CPUs `device_put` may share memory even with may_alias=False, with NumPy's arrays and
         # between devices. A donated array that shares memory would be overwritten under its other owner.
         if not isinstance(leaf, jax.Array):
@@ -60,26 +209,61 @@ class Placement:
             own = leaf if self.holds(leaf) else _copied(leaf)
         return jax.device_put(own, self.device, may_alias=False)
 
-    def put_batch(self, batch: Any) -> Any:
-        """A batch on its way to the device. Its transfer starts now, except on a CPU, where none is needed."""
-        return batch if self.is_cpu else jax.device_put(batch, self.device)
+    def put_batch(self, batch: Any, rows: int | None, *, stacked: bool = False) -> Any:
+        """A batch on its way to the devices. Its transfer starts now. On a CPU programs take NumPy's arrays in place.
+
+        Args: as `batch_shardings` has them.
+        """
+        if self.single:
+            return batch if self.is_cpu else jax.device_put(batch, self.device)
+
+        def put(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
+            return leaf if self.is_cpu and not isinstance(leaf, jax.Array) else jax.device_put(leaf, sharding)
+
+        return jax.tree.map(put, batch, self.batch_shardings(batch, rows, stacked=stacked))
 
     def holds(self, array: jax.Array) -> bool:
-        """Whether the array lies on the device."""
-        return array.devices() == {self.device}
+        """Whether the array lies on just these devices."""
+        return array.sharding.device_set == self._devices
 
     def fetch(self, tree: Any) -> Any:
-        """The tree in NumPy. Waits for the device."""
+        """The tree in NumPy, whole on every process. Waits for the device."""
+        if self.several_processes:
+
+            def whole(leaf: Any) -> Any:
+                return leaf if _is_whole_here(leaf) else _copied_to(self.sharding)(leaf)
+
+            tree = jax.tree.map(whole, tree)
         return jax.tree.map(np.asarray, tree)
 
     def describe(self) -> str:
-        """For a person: `"cpu:0 (cpu)"`."""
-        return f"{self.platform}:{self.device.id} ({self.device.device_kind})"
+        """For a person: `"cpu:0 (cpu)"`, or `"8 devices (TPU v5e): data=8, the batch by data"`."""
+        if self.single:
+            return f"{self.platform}:{self.device.id} ({self.device.device_kind})"
+        axes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+        assert self.batch_spec is not None
+        by = f"the batch by {said(self.batch_spec[0])}" if self.parts > 1 else "the batch not divided"
+        rule = "" if self.rule is replicate else f", parameters by {getattr(self.rule, '__name__', self.rule)}"
+        return f"{self.mesh.size} devices ({self.device.device_kind}): {axes}; {by}{rule}"
+
+    @functools.cached_property
+    def _devices(self) -> set[Device]:
+        return set(self.mesh.devices.flat)
 
 
 @jax.jit
 def _copied(leaf: jax.Array) -> jax.Array:
     return jnp.copy(leaf)
+
+
+@functools.lru_cache(maxsize=256)
+def _copied_to(sharding: jax.sharding.Sharding) -> Any:
+    """The program that copies an array to where it shall lie, on the devices that have it."""
+    return jax.jit(jnp.copy, out_shardings=sharding)
+
+
+def _is_whole_here(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 def default_device() -> Device:
@@ -89,7 +273,7 @@ def default_device() -> Device:
     """
     chosen: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue] made at run time
     if chosen is None:
-        return _devices()[0]
+        return jax.local_devices()[0]
     return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
 
 
@@ -107,23 +291,37 @@ def resolve(on: On) -> Placement:
 
     Args:
       on: a placement; a device; a platform such as `"cpu"`, `"gpu"` or `"tpu"`, which means its first device; one of
-        its devices, as `"cpu:3"`; or `None`, JAX's default device.
+        its devices, as `"cpu:3"`; or `None`. That means one device on a CPU; all devices of a GPU or TPU, data
+        parallel; and all devices of all processes, if there are several. What `jax.default_device` names is
+        taken if it is set.
 
     Raises:
       ValueError: there is no such platform or device here; the message lists what there is.
       TypeError: `on` is something else.
     """
     if on is None:
-        return Placement(default_device())
+        return _default()
     if isinstance(on, Placement):
         return on
     if isinstance(on, Device):
         return Placement(on)
     if not isinstance(on, str):
-        raise TypeError(f"on: expected a device, a platform name or None, got {on!r}.")
+        raise TypeError(
+            f"on: expected a device, a platform name or None, got {on!r}. For several devices "
+            "give a jaxloop.Placement, such as jaxloop.data_parallel(devices)."
+        )
     platform, _, index = on.partition(":")
     try:
-        return Placement({str(device.id): device for device in _devices(platform or "none")}[index or "0"])
+        found = jax.local_devices(backend=platform or "none") if not index else _devices(platform or "none")
+        return Placement(found[0] if not index else {str(device.id): device for device in found}[index])
     except (RuntimeError, KeyError) as error:
         known = ", ".join(f"{device.platform}:{device.id}" for device in _devices())
         raise ValueError(f"on: there is no device {on!r} here; there are: {known}.") from error
+
+
+def _default() -> Placement:
+    device = default_device()
+    chosen: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue] made at run time
+    if chosen is not None or (device.platform == "cpu" and jax.process_count() == 1):
+        return Placement(device)
+    return Placement(Mesh(np.array(_devices()), ("data",)))

@@ -7,10 +7,10 @@ from jaxloop.checkpoint.store import Store
 from jaxloop.engine.resuming import chosen, not_used, restored, said
 from jaxloop.errors import CorruptCheckpointError
 from jaxloop.loop import Loop
+from jaxloop.ownership import on_device
 from jaxloop.placement import On
 from jaxloop.telling import warn
 from jaxloop.training_loop import TrainingLoop
-from jaxloop.wire import on_device
 
 
 def restore(

@@ -34,6 +34,7 @@ class StepSpec:
       metrics: what is measured.
       callbacks: the compiled ones, bound to the plan.
       new_stats: whether callbacks may record names that are not in `loop.stats` yet.
+      gathered: where parameters are brought before the forward pass; None if they stay where they are.
     """
 
     optimizer: optax.GradientTransformation
@@ -42,6 +43,7 @@ class StepSpec:
     metrics: tuple[Metric, ...]
     callbacks: tuple[Callback, ...] = ()
     new_stats: bool = False
+    gathered: jax.sharding.Sharding | None = None
 
     def fire(self, loop: Loop, event: Event) -> Loop:
         """What the compiled callbacks make of `loop` at `event`."""

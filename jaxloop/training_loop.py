@@ -25,9 +25,9 @@ from jaxloop.feeding.inspection import Check
 from jaxloop.history import History
 from jaxloop.loop import Loop
 from jaxloop.metrics import Metric, resolve
+from jaxloop.ownership import on_device
 from jaxloop.placement import On
 from jaxloop.step_spec import DifferentiableStep, LossFn, StepSpec
-from jaxloop.wire import on_device
 
 
 class TrainingLoop:

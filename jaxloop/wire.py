@@ -5,8 +5,8 @@ carries it as `(vector, leaves)`: one int32 vector, which holds the bits of ever
 key, and the leaves that remain. The vector is int32, since operations on integers keep all bits: those on floats may
 change the bits of a NaN or a denormal.
 
-Only the wire is donated. Whatever comes from a user or goes to one is copied, by `own_copy`. That is the whole
-ownership rule, and nobody outside the engine ever meets a deleted array.
+Only the wire is donated. Whatever comes from a user or goes to one is copied, by `ownership.own_copy`. That is the
+whole ownership rule, and nobody outside the engine ever meets a deleted array.
 
 A loop is called open if its scalars are NumPy's and its other leaves are the engine's. `to_wire` makes the wire of an
 open loop, and `from_wire` the open loop of a wire. Neither copies anything large.
@@ -25,13 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.events import Phase
-from jaxloop.kinds import strong
 from jaxloop.loop import COUNTERS, Loop
-from jaxloop.placement import Placement
 from jaxloop.views import Columns
 
 Wire = tuple[Any, list[Any]]
-_WIRE_DTYPES = frozenset(np.dtype(name) for name in ("int32", "uint32", "float32"))
+WIRE_DTYPES = frozenset(np.dtype(name) for name in ("int32", "uint32", "float32"))
 
 
 class Kind(NamedTuple):
@@ -75,6 +73,16 @@ class WireLayout:
     def size(self) -> int:
         """Length of the vector."""
         return 1 + sum(kind.places for kind in self.kinds)
+
+    @functools.cached_property
+    def abstract(self) -> Loop:
+        """Shapes and dtypes of a loop of this layout."""
+        leaves = (jax.ShapeDtypeStruct(kind.shape, kind.dtype) for kind in self.kinds)
+        return jax.tree.unflatten(self.tree, leaves)
+
+    def by_themselves(self, tree: Any) -> list[Any]:
+        """Of a tree of the loop's structure, what belongs to the leaves that travel by themselves."""
+        return [leaf for slot, leaf in zip(self.slots, jax.tree.leaves(tree), strict=True) if slot is None]
 
     def pack(
         self, loop: Loop, counted: Any, vector: Any = None, before: Loop | None = None, *, in_place: bool = False
@@ -126,14 +134,13 @@ class WireLayout:
 
     def to_wire(self, loop: Loop) -> Wire:
         """The wire of an open loop; its vector is NumPy's, which the first dispatch takes along."""
-        others = [leaf for slot, leaf in zip(self.slots, jax.tree.leaves(loop), strict=True) if slot is None]
-        return self.vector(loop), [_raw(leaf) for leaf in others]
+        return self.vector(loop), [_raw(leaf) for leaf in self.by_themselves(loop)]
 
     def vector(self, loop: Loop, counted: bool = False) -> np.ndarray:
         """The vector of an open loop, int32[size]."""
         vector = np.zeros(self.size, np.int32)
         vector[0] = counted
-        seen_as = {dtype: vector.view(dtype) for dtype in _WIRE_DTYPES}
+        seen_as = {dtype: vector.view(dtype) for dtype in WIRE_DTYPES}
         for slot, kind, leaf in zip(self.slots, self.kinds, jax.tree.leaves(loop), strict=True):
             if slot is not None:
                 seen_as[kind.word][slot : slot + kind.places] = _raw(leaf)
@@ -148,7 +155,7 @@ class WireLayout:
     def from_wire(self, wire: Wire) -> Loop:
         """The open loop of a wire. Waits for the device."""
         vector, rest = np.array(wire[0]), iter(wire[1])
-        seen_as = {dtype: vector.view(dtype) for dtype in _WIRE_DTYPES}
+        seen_as = {dtype: vector.view(dtype) for dtype in WIRE_DTYPES}
         place = getattr(wire[0], "sharding", None)  # none if no step was taken
 
         def leaf(slot: int | None, kind: Kind) -> Any:
@@ -240,30 +247,6 @@ def _row_paths(loop: Loop) -> list[tuple[str, ...]]:
     return [*((name,) for name in changing), *(("stats", name) for name in stats), *((name,) for name in constant)]
 
 
-def with_host_scalars(loop: Loop) -> Loop:
-    """A loop that the engine owns, its scalars fetched to NumPy in one go. Waits for the device."""
-    leaves, tree = jax.tree.flatten(loop)
-    places = [index for index, leaf in enumerate(leaves) if _is_scalar(leaf)]
-    for index, number in zip(places, jax.device_get([leaves[index] for index in places]), strict=True):
-        leaves[index] = np.asarray(number)[()]
-    return jax.tree.unflatten(tree, leaves)
-
-
-def own_copy(loop: Loop, placement: Placement) -> Loop:
-    """A copy of a loop that others may hold: its arrays are its own, its scalars NumPy's. Waits for the device."""
-
-    def copied(leaf: Any) -> Any:
-        leaf = strong(leaf)
-        return leaf if _is_scalar(leaf) else placement.copy(leaf)
-
-    return with_host_scalars(jax.tree.map(copied, loop))
-
-
-def on_device(loop: Loop, placement: Placement) -> Loop:
-    """The loop with its scalars on the device too. Its arrays are not copied: the engine must be done with it."""
-    return placement.put(loop)
-
-
 def _raw(leaf: Any) -> Any:
     """The bits of a typed PRNG key, since to dispatch a typed key takes a way through Python; any other leaf itself."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
@@ -315,14 +298,10 @@ def _said(kind: Kind | None) -> str:
 def _kind(leaf: Any) -> Kind:
     shape, dtype = leaf.shape, leaf.dtype
     if isinstance(dtype, np.dtype):
-        return Kind(shape, dtype, None, int(shape == () and dtype in _WIRE_DTYPES), dtype)
+        return Kind(shape, dtype, None, int(shape == () and dtype in WIRE_DTYPES), dtype)
     if not _is_key(leaf):
         return Kind(shape, dtype, None, 0, dtype)
     return Kind(shape, dtype, jax.random.key_impl(leaf), _key_words(dtype) if shape == () else 0, np.dtype("uint32"))
-
-
-def _is_scalar(leaf: Any) -> bool:
-    return leaf.shape == () and leaf.dtype in _WIRE_DTYPES
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:

@@ -9,18 +9,18 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"precision", "whole_number"},
+    {"divisions", "precision", "whole_number"},
     {"adapters", "compile_cache", "data", "durable", "errors", "events", "file_lock", "kinds", "long_work", "losses"}
     | {"masks", "measured", "optimizer", "schedules", "telling"},
     {"model", "metrics", "placement", "plots"},
-    {"loop"},
-    {"callback", "views"},
+    {"loop", "parallel"},
+    {"callback", "shardings", "views"},
     {"step_spec"},
     {"forward"},
     {"gradient"},
     {"extra_args"},
     {"checkpoint", "console", "feeding", "files", "history", "phases", "step", "wire"},
-    {"callbacks", "programs"},
+    {"callbacks", "ownership", "programs"},
     {"engine"},
     {"training_loop"},
     {"benchmarking", "explain", "learning_rate_finder", "restoring", "testing"},

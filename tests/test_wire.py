@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from jaxloop.events import Phase
 from jaxloop.loop import COUNTERS, new_loop
+from jaxloop.ownership import on_device, own_copy, with_host_scalars
 from jaxloop.placement import resolve
-from jaxloop.wire import layout_of, on_device, own_copy, with_host_scalars
+from jaxloop.wire import layout_of
 
 PLACEMENT = resolve(None)
 words = st.integers(0, 2**32 - 1)

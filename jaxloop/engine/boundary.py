@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxloop.engine.delivery import Delivery
 from jaxloop.loop import Loop
-from jaxloop.wire import Wire, WireLayout, with_host_scalars
+from jaxloop.ownership import with_host_scalars
+from jaxloop.wire import Wire, WireLayout
 
 
 class Boundary(Protocol):

@@ -63,7 +63,7 @@ def _sent(steps: PhaseSteps, fused: int, boundary: WireBoundary, progress: Progr
                 ledger.since = now
                 if chunk is not known:
                     if chunk != known:
-                        program = steps.compiled(chunk, wire, batch, tell).jitted
+                        program = steps.compiled(chunk, wire, batch, tell).call
                     known = chunk
                 hold(after := program(wire, batch, resident))
                 boundary.wire, rows = after
@@ -102,7 +102,8 @@ def _delivery(steps: PhaseSteps, host: Host, progress: Progress, wire: Wire, fus
 
     To call observers between two small steps costs a fifth of such a step, since the processor's caches hold nothing of
     them then. So the rows of single steps wait for each other, as many as the largest dispatch has. They do not wait if
-    a compiled callback can cancel, since then each row may end the phase, or if an observer wants them at once.
+    a compiled callback can cancel, since then each row may end the phase, or if an observer wants them at once. On
+    several devices they do not wait either: devices of a CPU that run ahead of each other may wait for ever.
     """
     phase, lap = steps.phase, progress.ledger.lap
     hand_over, read = host.delivery(phase), steps.layout.reader(phase, steps.feed.agreed.batch_size)
@@ -114,6 +115,6 @@ def _delivery(steps: PhaseSteps, host: Host, progress: Progress, wire: Wire, fus
         stop |= host.requests
         return stop == 0 or bool(should_run(stop, phase))
 
-    if fused > 1 or steps.cancels or not host.rows_may_wait(phase):
+    if fused > 1 or steps.cancels or not host.rows_may_wait(phase) or not steps.session.placement.single:
         return Prompt(tell, lap)
     return Patient(tell, lap, ahead=steps.ahead(wire), at_once=MOST_STEPS)

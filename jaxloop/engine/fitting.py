@@ -16,7 +16,7 @@ from jaxloop.events import Scope, leave
 from jaxloop.history import History, Recorder, Stopped
 from jaxloop.loop import Loop
 from jaxloop.measured import with_nan
-from jaxloop.wire import on_device
+from jaxloop.ownership import on_device
 
 
 def fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Loop, History]:

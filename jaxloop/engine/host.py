@@ -14,10 +14,10 @@ from jaxloop.engine.closing import close_all
 from jaxloop.engine.ledger import Ledger
 from jaxloop.events import Event, Phase, Scope
 from jaxloop.loop import Loop
+from jaxloop.ownership import on_device, own_copy
 from jaxloop.phases import between_steps
 from jaxloop.placement import Placement
 from jaxloop.views import Columns, LoopView
-from jaxloop.wire import on_device, own_copy
 
 _LAP = "callback "  # what the ledger calls the time of one
 

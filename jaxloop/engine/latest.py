@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from jaxloop.loop import Loop
+from jaxloop.ownership import on_device, own_copy
 from jaxloop.placement import Placement
-from jaxloop.wire import Wire, WireLayout, on_device, own_copy
+from jaxloop.wire import Wire, WireLayout
 
 _IN_FLIGHT = 3  # a dispatch that fails shows it when the next has been sent; the one before it is good
 

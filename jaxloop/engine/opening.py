@@ -11,13 +11,14 @@ from jaxloop.engine.going_on import check_opt_state, hyperparameters_of, kept_hy
 from jaxloop.feeding.feed import Feed
 from jaxloop.kinds import strong
 from jaxloop.loop import Loop, new_loop
-from jaxloop.model import as_model
+from jaxloop.model import Model, as_model
+from jaxloop.ownership import own_copy, with_host_scalars
 from jaxloop.phases import between_steps
 from jaxloop.placement import Placement
 from jaxloop.programs.memo import Memo
 from jaxloop.programs.programs import Program, Programs
+from jaxloop.shardings import constrained_as, shardings_of_model
 from jaxloop.step_spec import StepSpec
-from jaxloop.wire import own_copy, with_host_scalars
 
 
 @dataclass(frozen=True)
@@ -46,29 +47,30 @@ class Opening:
         check_seed(seed)
         key = self._key(seed)
         model = as_model(given, lambda: (key, shown(self.programs, feed, feed.first())[0]))
-        model = jax.tree.map(lambda leaf: self.placement.copy(strong(leaf)), model)
-        loop = with_host_scalars(new_loop(model, self._begun(model.params), key))
+        model = jax.tree.map(strong, model)
+        model = jax.tree.map(self.placement.copy, model, shardings_of_model(self.placement, model))
+        loop = with_host_scalars(new_loop(model, self._begun(model), key))
         self.memo.get("hyperparameters", lambda: jax.tree.map(np.array, hyperparameters_of(loop.opt_state)))
         return loop
 
     def going_on(self, loop: Loop, optimizer: Literal["loop", "mine"]) -> tuple[Loop, tuple[str, ...]]:
         """The loop with the optimizer state to go on with, and lines about it for a person."""
         if optimizer == "mine":
-            return with_host_scalars(loop.replace(opt_state=self._begun(loop.model.params))), ()
+            return with_host_scalars(loop.replace(opt_state=self._begun(loop.model))), ()
         check_opt_state(self.spec.optimizer, loop, "fit")
         if not hyperparameters_of(loop.opt_state):
             return loop, ()
         return loop, tuple(kept_hyperparameters(loop.opt_state, self._hyperparameters(loop.model.params)))
 
-    def _begun(self, params: Any) -> Any:
-        """The state that the optimizer begins with."""
-        init = self.spec.optimizer.init
+    def _begun(self, model: Model) -> Any:
+        """The state that the optimizer begins with for a model."""
+        init, placement = self.spec.optimizer.init, self.placement
 
-        def begun(params: Any) -> Any:
-            return jax.tree.map(strong, init(params))
+        def begun(model: Model) -> Any:
+            return constrained_as(placement, model, jax.tree.map(strong, init(model.params)))
 
-        key = ("begin", self.placement)
-        return self.programs.get(key, lambda: Program("begin", begun, out_shardings=self.placement.sharding))(params)
+        key, options = ("begin", placement), {"out_shardings": placement.sharding} if placement.single else {}
+        return self.programs.get(key, lambda: Program("begin", begun, **options))(model.replace(state={}))
 
     def _hyperparameters(self, params: Any) -> Any:
         """What `hyperparameters_of` finds in the state that the optimizer begins with."""

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxloop.callbacks.checkpoint import checkpoints_among
 from jaxloop.checkpoint.leaves import abstract, differences, rebuilt
 from jaxloop.checkpoint.plain import filled
@@ -15,6 +17,7 @@ from jaxloop.errors import CheckpointError, CorruptCheckpointError, StateMismatc
 from jaxloop.feeding.identity import differences as data_differences
 from jaxloop.loop import Loop
 from jaxloop.programs.fit_trace import Moment
+from jaxloop.shardings import shardings_of
 from jaxloop.telling import warn
 
 
@@ -126,8 +129,9 @@ def _loaded(session: Session, checkpoint: Saved, identity: Mapping[str, Any] | N
             f"loaded. What differs:\n  {shown}\nRun what made it, or give another directory. "
             "`jaxloop.restore` gives its loop without its run, and `fit` trains that further."
         )
-    count = sum("array" in leaf for leaf in leaves)
-    arrays = checkpoint.arrays([session.placement.sharding] * count)
+    shardings = jax.tree_util.tree_leaves_with_path(shardings_of(session.placement, template))
+    by_path = {jax.tree_util.keystr(path): sharding for path, sharding in shardings}
+    arrays = checkpoint.arrays([by_path[leaf["path"]] for leaf in leaves if "array" in leaf])
     loop: Loop = rebuilt(leaves, arrays, template)
     static = about["static"]
     loop = loop.replace(lasting=frozenset(static["lasting"]), evaluated=frozenset(static["evaluated"]))

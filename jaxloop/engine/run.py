@@ -19,9 +19,10 @@ from jaxloop.events import Event, Phase, Plan, Scope, leave, should_run
 from jaxloop.feeding.feed import Feed
 from jaxloop.long_work import long_work
 from jaxloop.loop import Loop
+from jaxloop.ownership import own_copy, with_host_scalars
 from jaxloop.phases import begin_epoch, enter, leave_epoch, leave_phase
 from jaxloop.programs.programs import Program
-from jaxloop.wire import WireLayout, own_copy, with_host_scalars
+from jaxloop.wire import WireLayout
 
 
 class Preempted(Exception):

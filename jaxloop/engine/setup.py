@@ -31,12 +31,12 @@ from jaxloop.feeding.source import EpochSource, Peekable, can_begin_at
 from jaxloop.feeding.specification import Batch
 from jaxloop.loop import Loop
 from jaxloop.measured import unmeasured
+from jaxloop.ownership import on_device
 from jaxloop.phases import begin_fit, enter
 from jaxloop.placement import Placement
 from jaxloop.programs.memo import ByIdentity, Memo, Residents
 from jaxloop.programs.programs import Programs
 from jaxloop.step_spec import StepSpec
-from jaxloop.wire import on_device
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,18 @@ class Setup:
         progress = progress or Progress()
         return Run(session, progress, host or Host((), session.placement, ledger=progress.ledger))
 
-    def spec_for(self, given: Callbacks, plan: Plan | None) -> StepSpec:
-        """The spec with the compiled callbacks among `given`, bound; the same object for the same callbacks."""
+    def spec_for(self, given: Callbacks, plan: Plan | None, place: Placement | None = None) -> StepSpec:
+        """The spec with the compiled callbacks among `given`, bound; the same object for the same callbacks.
+
+        Args:
+          given: all callbacks.
+          plan: they are bound to it.
+          place: where the run lives; None for one device.
+        """
         plan = plan if given.uses_plan else None
-        key = ("spec", tuple(map(ByIdentity, given.compiled)), plan)
-        return self.memo.get(key, lambda: replace(self.spec, callbacks=bound(given.compiled, plan)))
+        gathered = place.sharding if place is not None and place.gather and not place.single else None
+        key = ("spec", tuple(map(ByIdentity, given.compiled)), plan, gathered)
+        return self.memo.get(key, lambda: replace(self.spec, callbacks=bound(given.compiled, plan), gathered=gathered))
 
     def lend(self, session: Session, callbacks: Sequence[Any]) -> None:
         """Lets go of what was made for callbacks that only an earlier fit was given, as a fit begins."""
@@ -211,7 +218,7 @@ class Setup:
         notices: tuple[str, ...] = (),
     ) -> Session:
         return Session(
-            spec=self.spec_for(callbacks, plan),
+            spec=self.spec_for(callbacks, plan, place),
             callbacks=callbacks,
             plan=plan,
             placement=place,

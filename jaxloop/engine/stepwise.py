@@ -15,8 +15,8 @@ from jaxloop.engine.session import Progress
 from jaxloop.events import should_run
 from jaxloop.forward import hold, with_model_state
 from jaxloop.loop import Loop
+from jaxloop.ownership import on_device
 from jaxloop.programs.programs import Program
-from jaxloop.wire import on_device
 
 
 def taken_apart(

@@ -113,10 +113,11 @@ class Feed:
           ValueError: there are fewer than the data's length says, or more, or one is not like the first.
           Whatever the data raises, with a note of the batch.
         """
-        chunks = self._chunks(steps, start)
-        if self.placement.is_cpu:
+        chunks, placement = self._chunks(steps, start), self.placement
+        if placement.is_cpu and placement.single:
             return chunks
-        return prefetched(((spec, self.placement.put_batch(batch)) for spec, batch in chunks), _DEPTH)
+        put = ((spec, placement.put_batch(batch, spec.rows, stacked=spec.steps > 1)) for spec, batch in chunks)
+        return put if placement.is_cpu else prefetched(put, _DEPTH)
 
     def singles(self) -> Iterator[tuple[int | None, Batch]]:
         """Each batch, and how many examples it had before it was filled up, or None as `rows_of` gives it."""
@@ -128,7 +129,8 @@ class Feed:
                     raise ValueError(
                         f"{self.reader.where}: a batch holds no input to predict from. Write loop.model(None)."
                     )
-                yield rows_of(parts[:2]), self.placement.put_batch(self._ready(parts))
+                ready = self._ready(parts)
+                yield rows_of(parts[:2]), self.placement.put_batch(ready, rows_of(ready))
                 position.index += 1
             check_ended(self.batches, rest, self.reader.where, position)
 
@@ -270,7 +272,7 @@ class Feed:
 
     @property
     def _packing(self) -> Any:
-        return self.agreed.packing if self.placement.is_cpu else None
+        return self.agreed.packing if self.placement.is_cpu and self.placement.single else None
 
 
 @dataclass

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.feeding.packing import Packing
-from jaxloop.feeding.specification import Batch, Specification, Weak, stacked
+from jaxloop.feeding.specification import Batch, Specification, Weak, rows_of, stacked
 from jaxloop.placement import Placement
 
 
@@ -40,6 +40,11 @@ class ChunkSpec:
 
         leaves = tuple((shape, dtype_of(dtype)) for _, shape, dtype in self.batch.leaves)
         return self.steps, self.batch.tree, leaves, self.packing
+
+    @functools.cached_property
+    def rows(self) -> int | None:
+        """How many examples each batch has; None if its arrays differ."""
+        return rows_of(self.batch.abstract)
 
     @property
     def abstract(self) -> Any:
@@ -156,7 +161,9 @@ class DeviceSlots:
     def _own(self, leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array):
             return np.array(leaf)  # a loader may write the next batch into the same memory
-        return leaf if self._placement.holds(leaf) else self._placement.put(leaf)
+        if self._placement.holds(leaf):
+            return leaf
+        return self._placement.put(leaf) if self._placement.single else np.array(leaf)
 
 
 def slots_for(

@@ -11,6 +11,7 @@ import jax
 from jaxloop.events import Event, Phase
 from jaxloop.feeding.prepare import Prepare
 from jaxloop.feeding.slots import ChunkSpec
+from jaxloop.feeding.specification import rows_of
 from jaxloop.long_work import long_work
 from jaxloop.loop import Loop
 from jaxloop.measured import looks_into_values
@@ -18,6 +19,7 @@ from jaxloop.placement import Placement
 from jaxloop.programs.canonical import canonical
 from jaxloop.programs.memo import Memo
 from jaxloop.programs.step_trace import TracedStep
+from jaxloop.shardings import pinned, shardings_of
 from jaxloop.step import run_steps, stages, step
 from jaxloop.step_spec import StepSpec
 from jaxloop.wire import Wire, WireLayout
@@ -30,7 +32,8 @@ class Program:
 
     Attributes:
       name: for messages, and in profiles.
-      jitted: the function. A call uses what `compile` has compiled for arguments of that kind.
+      jitted: the function. A call uses what `compile` has compiled for arguments of that kind, on one device.
+      call: what to call: the function, or on several devices what `compile` has compiled.
       compile_seconds: the time of tracing and compiling; None before.
       compiled: what `compile` has compiled, for its report; None before.
     """
@@ -42,13 +45,14 @@ class Program:
         named.__name__ = named.__qualname__ = name.replace(" ", "_")
         self.name = name
         self.jitted: Any = jax.jit(named, **jit_options)
+        self.call: Any = self.jitted
         self.compile_seconds: float | None = None
         self.compiled: Any = None
         self._traced: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
         if self.compile_seconds is not None:
-            return self.jitted(*arguments)
+            return self.call(*arguments)
         start = time.perf_counter()
         with long_work():
             result = self.jitted(*arguments)
@@ -69,7 +73,13 @@ class Program:
         with long_work():
             self.compiled = self._traced.lower().compile()
         self._traced = None
+        if len(_devices_of(self.compiled)) > 1:  # there `jit` would compile again for what the first call gives back
+            self.call = self.compiled
         self.compile_seconds = time.perf_counter() - start
+
+
+def _devices_of(compiled: Any) -> set[Any]:
+    return {device for sharding in jax.tree.leaves(compiled.output_shardings) for device in sharding.device_set}
 
 
 class Programs:
@@ -175,7 +185,7 @@ class Programs:
         def one(wire: Wire, batch: Any, resident: Any) -> tuple[Wire, Any]:
             batch = batch if packing is None else packing.unpack(batch)
             if prepare is not None:
-                batch = form(prepare)(resident, batch)
+                batch = _divided(placement, form(prepare)(resident, batch))
             before = layout.unpack(wire)
             traced = None if looks_into_values() else known.get((spec, phase))
             if traced is not None and traced.takes(before, batch):
@@ -191,8 +201,11 @@ class Programs:
         name = STEP_NAMES[phase] + (f" x{count}" if count > 1 else "")
         options: dict[str, Any] = {"donate_argnums": 0} if donates else {}
         # Both sides are pinned: otherwise the wire, NumPy's at a phase's start and the device's later, compiles twice.
-        place = placement.sharding
-        options |= {"in_shardings": (place, place, place), "out_shardings": place}
+        place, on_wire, batches = placement.sharding, placement.sharding, placement.sharding
+        if not placement.single:
+            on_wire = (place, layout.by_themselves(shardings_of(placement, layout.abstract)))
+            batches = placement.batch_shardings(chunk.abstract, chunk.rows, stacked=count > 1)
+        options |= {"in_shardings": (on_wire, batches, place), "out_shardings": (on_wire, place)}
         return Program(name, one if count == 1 else many, **options)
 
 
@@ -200,17 +213,31 @@ def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _everywhere(placement: Placement) -> dict[str, Any]:
+    """The option that keeps results on one device. On several the program itself says where each result lies."""
+    return {"out_shardings": placement.sharding} if placement.single else {}
+
+
+def _divided(placement: Placement, batch: Any) -> Any:
+    """A traced batch that was made in the program, divided as one that travels."""
+    if placement.single:
+        return batch
+    return jax.lax.with_sharding_constraint(batch, placement.batch_shardings(batch, rows_of(batch)))
+
+
 def _event(spec: StepSpec, layout: WireLayout, event: Event, placement: Placement) -> Callable[[Loop], Loop]:
     traced: list[Any] = []  # the result's structure, and where each leaf comes from; filled by tracing
 
     def changed(leaves: list[Any]) -> list[Any]:
-        result, tree = jax.tree.flatten(spec.fire(jax.tree.unflatten(layout.tree, leaves), event))
+        after = spec.fire(jax.tree.unflatten(layout.tree, leaves), event)
+        result, tree = jax.tree.flatten(after)
         free = {id(leaf): index for index, leaf in enumerate(leaves)}
         places = [free.pop(id(leaf), None) for leaf in result]  # if it is used twice, the second becomes a new array
         traced[:] = [tree, places]
-        return [leaf for leaf, place in zip(result, places, strict=True) if place is None]
+        pins = jax.tree.leaves(pinned(placement, after))
+        return [leaf for leaf, place in zip(pins, places, strict=True) if place is None]
 
-    program = Program(event.value, changed, out_shardings=placement.sharding)
+    program = Program(event.value, changed, **_everywhere(placement))
 
     def call(loop: Loop) -> Loop:
         leaves = jax.tree.leaves(loop)
@@ -230,15 +257,16 @@ def _stages(
         group.append(stage)
         if event is None or event in cuts:
             name = f"{STEP_NAMES[phase]} to {event.value if event else 'its end'}"
-            programs.append((Program(name, _composed(spec, tuple(group)), out_shardings=placement.sharding), event))
+            composed = _composed(spec, tuple(group), placement)
+            programs.append((Program(name, composed, **_everywhere(placement)), event))
             group.clear()
     return programs
 
 
-def _composed(spec: StepSpec, group: tuple[Callable[..., Any], ...]) -> Callable[..., Any]:
+def _composed(spec: StepSpec, group: tuple[Callable[..., Any], ...], placement: Placement) -> Callable[..., Any]:
     def run(loop: Loop, counted: Any) -> tuple[Loop, Any]:
         for stage in group:
             loop, counted = stage(spec, loop, counted, None)
-        return loop, counted
+        return pinned(placement, loop), counted
 
     return run

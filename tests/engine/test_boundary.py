@@ -12,7 +12,7 @@ from jaxloop.engine.dispatch import dispatched
 from jaxloop.engine.place import Place
 from jaxloop.engine.run import Run
 from jaxloop.engine.stepwise import taken_apart
-from jaxloop.wire import own_copy
+from jaxloop.ownership import own_copy
 from tests import small
 
 BATCHES = 7

@@ -12,10 +12,11 @@ from jax.experimental import io_callback
 import jaxloop as jl
 from jaxloop import Event
 from jaxloop.engine.latest import Latest
+from jaxloop.ownership import own_copy
 from jaxloop.phases import enter
 from jaxloop.placement import resolve
 from jaxloop.programs.step_trace import calls_python
-from jaxloop.wire import layout_of, own_copy
+from jaxloop.wire import layout_of
 from tests import small
 
 PLACEMENT = resolve(None)

@@ -9,12 +9,13 @@ from jaxloop.events import Event, Phase, Plan, Scope
 from jaxloop.feeding.contract import contract_of
 from jaxloop.feeding.slots import ChunkSpec
 from jaxloop.forward import hold
+from jaxloop.ownership import own_copy
 from jaxloop.phases import begin_fit, enter
 from jaxloop.placement import resolve
 from jaxloop.programs.memo import ByIdentity
 from jaxloop.programs.programs import Program, Programs
 from jaxloop.step import step
-from jaxloop.wire import layout_of, own_copy
+from jaxloop.wire import layout_of
 
 PLACEMENT = resolve(None)
 BATCHES = (
