@@ -9,14 +9,21 @@ from typing import Any
 from jax.sharding import Mesh, PartitionSpec
 
 
+def axes_of(names: Any) -> tuple[str, ...]:
+    """The mesh axes of an entry: a name, several, or none."""
+    if names is None or names is PartitionSpec.UNCONSTRAINED:
+        return ()
+    return tuple(names) if isinstance(names, tuple) else (names,)
+
+
 def parts_of(names: Any, mesh: Mesh) -> int:
     """Into how many parts an axis is divided by an entry of a specification."""
-    return math.prod(mesh.shape[name] for name in _axes(names))
+    return math.prod(mesh.shape[name] for name in axes_of(names))
 
 
 def said(names: Any) -> str:
     """An entry of a specification in words."""
-    return " and ".join(_axes(names)) or "no axis"
+    return " and ".join(axes_of(names)) or "no axis"
 
 
 def check_axes(where: str, spec: Any, mesh: Mesh) -> None:
@@ -27,7 +34,7 @@ def check_axes(where: str, spec: Any, mesh: Mesh) -> None:
     """
     if not isinstance(spec, PartitionSpec):
         raise TypeError(f"{where}: expected a jax.sharding.PartitionSpec, got {spec!r}.")
-    for name in (name for entry in spec for name in _axes(entry)):
+    for name in (name for entry in spec for name in axes_of(entry)):
         if name not in mesh.axis_names:
             known = ", ".join(map(repr, mesh.axis_names))
             raise ValueError(f"{where}: {spec} names the axis {name!r}, but the mesh has {known}. Use one of them.")
@@ -48,10 +55,3 @@ def check_divides(where: str, spec: PartitionSpec, shape: tuple[int, ...], mesh:
                 f"{where}: by {spec}, axis {axis} of {list(shape)} is divided into {parts}, but {length} = "
                 f"{parts} x {length // parts} + {length % parts}. Divide another axis, or none."
             )
-
-
-def _axes(names: Any) -> tuple[str, ...]:
-    """The mesh axes of an entry: a name, several, or none."""
-    if names is None or names is PartitionSpec.UNCONSTRAINED:
-        return ()
-    return tuple(names) if isinstance(names, tuple) else (names,)

@@ -11,6 +11,7 @@ from jaxloop.events import Phase
 from jaxloop.loop import Loop
 from jaxloop.masks import with_stand_ins, without_wild
 from jaxloop.model import Model
+from jaxloop.shardings import gathered
 from jaxloop.step_spec import DifferentiableStep, LossFn, StepSpec
 
 
@@ -44,8 +45,7 @@ def forward(spec: StepSpec, model: Model, loop: Loop) -> Loop:
       model: what the batch goes through; its mode is that of the loop's phase.
       loop: in a phase, with a batch at hand.
     """
-    if spec.gathered is not None:
-        model = jax.lax.with_sharding_constraint(model, spec.gathered)  # pyright: ignore[reportUnknownMemberType] JAX's
+    model = gathered(spec.placement, model)
     return forward_pass(spec).to_output(model.replace(training=loop.phase is Phase.TRAINING), loop)
 
 

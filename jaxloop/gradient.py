@@ -11,6 +11,7 @@ from jaxloop.forward import forward, with_loss, with_model_state
 from jaxloop.loop import FIELDS, Loop
 from jaxloop.losses import weighted_mean
 from jaxloop.model import overwritten_state
+from jaxloop.shardings import with_parameters
 from jaxloop.step_spec import StepSpec
 
 Changes = dict[str, Any]
@@ -36,7 +37,8 @@ def differentiate(spec: StepSpec, loop: Loop) -> Loop:
     """Forward pass, loss and gradient: sets `output`, `loss`, `gradient` and the model's `state`."""
     variables = Variables(loop.model.params, overwritten_state(loop.model))
     _, changes, gradient = value_and_gradient(functools.partial(mean_loss, spec), variables, loop)
-    loop = with_changes(loop.replace(gradient=gradient.params), changes)
+    in_place = with_parameters(spec.placement, loop.model, gradient.params)
+    loop = with_changes(loop.replace(gradient=in_place), changes)
     return with_model_state(loop, loop.model.state | gradient.overwritten) if gradient.overwritten else loop
 
 

@@ -27,11 +27,13 @@ def with_host_scalars(loop: Loop) -> Loop:
 def own_copy(loop: Loop, placement: Placement) -> Loop:
     """A copy of a loop that others may hold: its arrays are its own, its scalars NumPy's. Waits for the device."""
 
-    def copied(leaf: Any, sharding: Any) -> Any:
-        return leaf if _is_scalar(leaf) else placement.copy(leaf, sharding)
-
-    loop = jax.tree.map(strong, loop)
-    return with_host_scalars(jax.tree.map(copied, loop, shardings_of(placement, loop)))
+    leaves, structure = jax.tree.flatten(jax.tree.map(strong, loop))
+    large = [index for index, leaf in enumerate(leaves) if not _is_scalar(leaf)]
+    shardings = jax.tree.leaves(shardings_of(placement, loop))
+    copies = placement.copies([leaves[index] for index in large], [shardings[index] for index in large])
+    for index, copy in zip(large, copies, strict=True):
+        leaves[index] = copy
+    return with_host_scalars(jax.tree.unflatten(structure, leaves))
 
 
 def on_device(loop: Loop, placement: Placement) -> Loop:

@@ -174,20 +174,46 @@ class Placement:
         place = self.sharding if sharding is None else sharding
 
         def put(leaf: Any) -> Any:
-            return leaf if isinstance(leaf, jax.Array) and self.holds(leaf) else self.copy(leaf, place)
+            return leaf if self._has(leaf) else self.copy(leaf, place)
 
         return jax.tree.map(put, tree)
 
-    def copy(self, leaf: Any, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
-        """An array of the placement that shares no memory with `leaf`, so that it can be donated.
+    def copies(self, tree: Any, shardings: Any) -> Any:
+        """Arrays of the placement that share no memory with those of `tree`, so that they can be donated.
 
         Args:
-          leaf: an array, on any device.
+          tree: PyTree of arrays, on any devices.
+          shardings: PyTree of where each lies.
+        """
+        leaves, structure = jax.tree.flatten(tree)
+        places = jax.tree.leaves(shardings)
+        here = [] if self.single else [index for index, leaf in enumerate(leaves) if self._has(leaf)]
+        if here:  # one program for all of them
+            program = _copied_to(tuple(places[index] for index in here))
+            for index, copy in zip(here, program([leaves[index] for index in here]), strict=True):
+                leaves[index] = copy
+        for index in set(range(len(leaves))) - set(here):
+            leaves[index] = self.copy(leaves[index], places[index])
+        return structure.unflatten(leaves)
+
+    def copy(self, leaf: Any, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
+        """An array of the placement that shares no memory with `leaf`, see `copies`.
+
+        Args:
+          leaf: an array.
           sharding: where it lies; None for all of it on each device.
         """
         place = self.sharding if sharding is None else sharding
-        if self.single or (isinstance(leaf, jax.Array) and self.holds(leaf)):
-            return self._copied_here(leaf, place)
+        if self.single:
+            # The copy comes first: on CPUs `device_put` may share memory even with may_alias=False, with NumPy's arrays
+            # and between devices. A donated array that shares memory would be overwritten under its other owner.
+            if not isinstance(leaf, jax.Array):
+                own: Any = np.array(leaf)
+            else:
+                own = leaf if self.holds(leaf) else _copied(leaf)
+            return jax.device_put(own, self.device, may_alias=False)
+        if self._has(leaf):
+            return _copied_to((place,))([leaf])[0]
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             words = self.copy(jax.random.key_data(leaf), self.sharding)
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
@@ -197,17 +223,6 @@ class Placement:
         dtype = jax.dtypes.canonicalize_dtype(whole.dtype)
         # Each device gets a copy of its own: `device_put` may give one piece of the host's memory to all of them.
         return jax.make_array_from_callback(whole.shape, place, lambda part: np.array(whole[part], dtype))
-
-    def _copied_here(self, leaf: Any, place: jax.sharding.Sharding) -> jax.Array:
-        if not self.single:
-            return _copied_to(place)(leaf)
-        # The copy comes first: on CPUs `device_put` may share memory even with may_alias=False, with NumPy's arrays and
-        # between devices. A donated array that shares memory would be overwritten under its other owner.
-        if not isinstance(leaf, jax.Array):
-            own: Any = np.array(leaf)
-        else:
-            own = leaf if self.holds(leaf) else _copied(leaf)
-        return jax.device_put(own, self.device, may_alias=False)
 
     def put_batch(self, batch: Any, rows: int | None, *, stacked: bool = False) -> Any:
         """A batch on its way to the devices. Its transfer starts now. On a CPU programs take NumPy's arrays in place.
@@ -226,12 +241,15 @@ class Placement:
         """Whether the array lies on just these devices."""
         return array.sharding.device_set == self._devices
 
+    def _has(self, leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array) and self.holds(leaf)
+
     def fetch(self, tree: Any) -> Any:
         """The tree in NumPy, whole on every process. Waits for the device."""
         if self.several_processes:
 
             def whole(leaf: Any) -> Any:
-                return leaf if _is_whole_here(leaf) else _copied_to(self.sharding)(leaf)
+                return leaf if _is_whole_here(leaf) else _copied_to((self.sharding,))([leaf])[0]
 
             tree = jax.tree.map(whole, tree)
         return jax.tree.map(np.asarray, tree)
@@ -257,9 +275,13 @@ def _copied(leaf: jax.Array) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _copied_to(sharding: jax.sharding.Sharding) -> Any:
-    """The program that copies an array to where it shall lie, on the devices that have it."""
-    return jax.jit(jnp.copy, out_shardings=sharding)
+def _copied_to(shardings: tuple[jax.sharding.Sharding, ...]) -> Any:
+    """The program that copies arrays to where they shall lie, on the devices that have them."""
+
+    def copy(leaves: list[jax.Array]) -> list[jax.Array]:
+        return list(map(jnp.copy, leaves))
+
+    return jax.jit(copy, out_shardings=list(shardings))
 
 
 def _is_whole_here(leaf: Any) -> bool:

@@ -81,12 +81,19 @@ def pinned(placement: Placement, loop: Loop) -> Loop:
     return jax.tree.map(_constrained, loop, shardings_of(placement, loop))
 
 
-def constrained_as(placement: Placement, model: Model, tree: Any) -> Any:
-    """A traced tree whose leaves are put where the parameters lie that they belong to: a new optimizer's state."""
-    if placement.single:
+def with_parameters(placement: Placement | None, model: Model, tree: Any) -> Any:
+    """A traced tree whose leaves are kept where the parameters lie that they belong to: a gradient, a new state."""
+    if placement is None or placement.single:
         return tree
     follow = _followers(placement, model.params, shardings_of_model(placement, model).params)
     return jax.tree.map(_constrained, tree, _mapped(tree, follow))
+
+
+def gathered(placement: Placement | None, model: Model) -> Model:
+    """A traced model whose arrays are whole on each device, if the placement asks for that before a forward pass."""
+    if placement is None or placement.single or not placement.gather:
+        return model
+    return jax.tree.map(lambda leaf: _constrained(leaf, placement.sharding), model)
 
 
 def _constrained(leaf: Any, sharding: Sharding) -> Any:

@@ -17,6 +17,7 @@ from jaxloop.loop import Loop
 from jaxloop.measured import as_statistic
 from jaxloop.metrics import Metric
 from jaxloop.model import Model
+from jaxloop.placement import Placement
 
 LossFn = Callable[[Any, Any], jax.Array]
 DifferentiableStep = Callable[[Model, Loop], tuple[jax.Array, Loop]]
@@ -34,7 +35,7 @@ class StepSpec:
       metrics: what is measured.
       callbacks: the compiled ones, bound to the plan.
       new_stats: whether callbacks may record names that are not in `loop.stats` yet.
-      gathered: where parameters are brought before the forward pass; None if they stay where they are.
+      placement: the several devices that the steps run on; None for one.
     """
 
     optimizer: optax.GradientTransformation
@@ -43,7 +44,7 @@ class StepSpec:
     metrics: tuple[Metric, ...]
     callbacks: tuple[Callback, ...] = ()
     new_stats: bool = False
-    gathered: jax.sharding.Sharding | None = None
+    placement: Placement | None = None
 
     def fire(self, loop: Loop, event: Event) -> Loop:
         """What the compiled callbacks make of `loop` at `event`."""

@@ -15,7 +15,7 @@ FLOORS = [
     {"model", "metrics", "placement", "plots"},
     {"loop", "parallel"},
     {"callback", "shardings", "views"},
-    {"step_spec"},
+    {"lying", "step_spec"},
     {"forward"},
     {"gradient"},
     {"extra_args"},

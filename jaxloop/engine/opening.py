@@ -17,7 +17,7 @@ from jaxloop.phases import between_steps
 from jaxloop.placement import Placement
 from jaxloop.programs.memo import Memo
 from jaxloop.programs.programs import Program, Programs
-from jaxloop.shardings import constrained_as, shardings_of_model
+from jaxloop.shardings import shardings_of_model, with_parameters
 from jaxloop.step_spec import StepSpec
 
 
@@ -48,7 +48,7 @@ class Opening:
         key = self._key(seed)
         model = as_model(given, lambda: (key, shown(self.programs, feed, feed.first())[0]))
         model = jax.tree.map(strong, model)
-        model = jax.tree.map(self.placement.copy, model, shardings_of_model(self.placement, model))
+        model = self.placement.copies(model, shardings_of_model(self.placement, model))
         loop = with_host_scalars(new_loop(model, self._begun(model), key))
         self.memo.get("hyperparameters", lambda: jax.tree.map(np.array, hyperparameters_of(loop.opt_state)))
         return loop
@@ -67,7 +67,7 @@ class Opening:
         init, placement = self.spec.optimizer.init, self.placement
 
         def begun(model: Model) -> Any:
-            return constrained_as(placement, model, jax.tree.map(strong, init(model.params)))
+            return with_parameters(placement, model, jax.tree.map(strong, init(model.params)))
 
         key, options = ("begin", placement), {"out_shardings": placement.sharding} if placement.single else {}
         return self.programs.get(key, lambda: Program("begin", begun, **options))(model.replace(state={}))

@@ -30,6 +30,7 @@ from jaxloop.feeding.reading import Reader
 from jaxloop.feeding.source import EpochSource, Peekable, can_begin_at
 from jaxloop.feeding.specification import Batch
 from jaxloop.loop import Loop
+from jaxloop.lying import placement_of
 from jaxloop.measured import unmeasured
 from jaxloop.ownership import on_device
 from jaxloop.phases import begin_fit, enter
@@ -50,6 +51,7 @@ class Setup:
       programs: that were compiled, kept from fit to fit.
       memo: what was found out, kept from fit to fit.
       residents: samples on devices.
+      placements: of several devices, on which something has run.
     """
 
     training: Any
@@ -64,6 +66,7 @@ class Setup:
     programs: Programs = field(default_factory=Programs)
     memo: Memo = field(default_factory=Memo)
     residents: Residents = field(default_factory=Residents)
+    placements: list[Placement] = field(default_factory=list[Placement])
 
     def fit(
         self,
@@ -78,7 +81,7 @@ class Setup:
         resume_from: str | Path | None = None,
     ) -> Session:
         """The session of a fit of `epochs` epochs from a model or a loop, or from the checkpoints in a folder."""
-        place = placement.resolve(on)
+        place = self._placed(on)
         sorted_out = self.sorted_out if not callbacks else sort_out([*self.callbacks, *callbacks])
         source = EpochSource(self.training, limit)
         epoch = int(given.epoch) if isinstance(given, Loop) else 0
@@ -144,9 +147,13 @@ class Setup:
           place: where the run lives; None for one device.
         """
         plan = plan if given.uses_plan else None
-        gathered = place.sharding if place is not None and place.gather and not place.single else None
-        key = ("spec", tuple(map(ByIdentity, given.compiled)), plan, gathered)
-        return self.memo.get(key, lambda: replace(self.spec, callbacks=bound(given.compiled, plan), gathered=gathered))
+        several = None if place is None or place.single else place
+        key = ("spec", tuple(map(ByIdentity, given.compiled)), plan, several)
+        return self.memo.get(key, lambda: replace(self.spec, callbacks=bound(given.compiled, plan), placement=several))
+
+    def placement_of(self, loop: Loop) -> Placement | None:
+        """The placement of several devices on which a loop lies; None if it is on one, or traced."""
+        return placement_of(loop, reversed(self.placements))
 
     def lend(self, session: Session, callbacks: Sequence[Any]) -> None:
         """Lets go of what was made for callbacks that only an earlier fit was given, as a fit begins."""
@@ -203,6 +210,13 @@ class Setup:
         }
         return json.loads(json.dumps(identity))
 
+    def _placed(self, on: Any) -> Placement:
+        """The placement that `on` means, remembered if it is several devices."""
+        place = placement.resolve(on)
+        if not place.single and place not in self.placements:
+            self.placements.append(place)
+        return place
+
     def _plan(self, epochs: int, batch_count: int, total: int | None) -> Plan:
         metrics = tuple(metric.name for metric in self.spec.metrics)
         return Plan(epochs, batch_count, metrics, self.report, total or 0, total is None)
@@ -236,7 +250,8 @@ class Setup:
         self, given: Any, batches: Any, on: Any, *, inputs_alone: bool = False
     ) -> tuple[Session, Seen | None]:
         """A model or a loop, in no phase and with nothing cancelled, over the batches of one phase."""
-        place = placement.resolve(on)
+        there = self.placement_of(given) if on is None and isinstance(given, Loop) else None
+        place = there or self._placed(on)
         peekable = Peekable(one_epoch(batches, "batches"))
         feed = self._feed(peekable, "batches", place, inputs_alone=inputs_alone)
         seen = self._seen(feed, [peekable.batches], evaluates=True)

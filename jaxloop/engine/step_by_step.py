@@ -12,10 +12,12 @@ from jaxloop.engine.going_on import check_opt_state
 from jaxloop.engine.setup import Setup
 from jaxloop.events import Phase
 from jaxloop.feeding.source import length_at
-from jaxloop.feeding.specification import parts_of
+from jaxloop.feeding.specification import parts_of, rows_of
 from jaxloop.loop import Loop
 from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_step
+from jaxloop.placement import Placement
 from jaxloop.programs.programs import Program
+from jaxloop.shardings import pinned
 from jaxloop.step_spec import StepSpec
 
 
@@ -64,16 +66,36 @@ class StepByStep:
         return np.int32(len(training[0]) if known else length_at(training, loop.epoch - 1 + begun))
 
     def _compiled(self, loop: Loop, function: Callable[..., Any]) -> Program:
-        """`function(spec, loop, ...)` jitted, kept by the callbacks and the plan of the loop."""
-        spec = self._spec_of(loop)
+        """`function(spec, loop, ...)` jitted, kept by the callbacks and the plan of the loop, and by where it lies."""
+        place = self.setup.placement_of(loop)
+        spec = self._spec_of(loop, place)
         name = function.__name__
 
-        def checked(loop: Loop, *rest: Any) -> Any:  # while it is traced, so a step pays nothing
+        def checked(loop: Loop, batch_count: Any = None, *batch: Any) -> Any:  # while it is traced: a step pays nothing
             if function is train_step or (function is run_phase and loop.phase is not Phase.VALIDATION):
                 check_opt_state(spec.optimizer, loop, "loop")
-            return function(spec, loop, *rest)
+            rest = () if function is close_epoch else (batch_count, *batch)
+            if place is None:
+                return function(spec, loop, *rest)
+            return _kept(place, function(spec, loop, *_divided(place, rest, stacked=function is run_phase)))
 
-        return self.setup.programs.get((name, spec), lambda: Program(name, checked))
+        return self.setup.programs.get((name, spec, place), lambda: Program(name, checked))
 
-    def _spec_of(self, loop: Loop) -> StepSpec:
-        return self.setup.spec_for(self.setup.sorted_out, loop.plan)
+    def _spec_of(self, loop: Loop, place: Placement | None = None) -> StepSpec:
+        return self.setup.spec_for(self.setup.sorted_out, loop.plan, place)
+
+
+def _divided(place: Placement, rest: tuple[Any, ...], *, stacked: bool) -> tuple[Any, ...]:
+    """The other arguments of a step, traced, the batch divided over the devices."""
+    rows = rows_of(rest[1:], 1 + stacked)
+    return *rest[:1], *jax.lax.with_sharding_constraint(
+        rest[1:], place.batch_shardings(rest[1:], rows, stacked=stacked)
+    )
+
+
+def _kept(place: Placement, result: Any) -> Any:
+    """What a step gives, traced: the loop where it lies, and rows on each device."""
+    if isinstance(result, Loop):
+        return pinned(place, result)
+    loop, rows = result
+    return pinned(place, loop), jax.lax.with_sharding_constraint(rows, place.sharding)
