@@ -28,10 +28,10 @@ from jaxloop.learning_rate_finder import LearningRateTest as LearningRateTest
 from jaxloop.learning_rate_finder import find_learning_rate as find_learning_rate
 from jaxloop.loop import Loop as Loop
 from jaxloop.model import Model as Model
-from jaxloop.parallel import data_parallel as data_parallel
-from jaxloop.parallel import fully_sharded as fully_sharded
 from jaxloop.placement import Placement as Placement
+from jaxloop.placement import data_parallel as data_parallel
 from jaxloop.placement import default_device as default_device
+from jaxloop.placement import fully_sharded as fully_sharded
 from jaxloop.restoring import restore as restore
 from jaxloop.schedules import ScheduleSegment as ScheduleSegment
 from jaxloop.schedules import make_schedule as make_schedule

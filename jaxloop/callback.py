@@ -52,18 +52,20 @@ class HostDeclaration:
       reads: what it reads at each event that is not in `deeper`.
       deeper: single events at which it reads more. An observer of rows can so read the loop between two phases, or a
         gradient, and pays only for that event.
+      every_process: whether it runs on each of several processes, and not only on the first.
     """
 
     events: frozenset[Event]
     reads: Reads
     deeper: tuple[tuple[Event, Reads], ...] = ()
+    every_process: bool = False
 
     def reads_at(self, event: Event) -> Reads:
         """What it reads at `event`."""
         return dict(self.deeper).get(event, self.reads)
 
 
-def on_host(*events: Event, reads: Reads = "stats") -> Callable[[Target], Target]:
+def on_host(*events: Event, reads: Reads = "stats", every_process: bool = False) -> Callable[[Target], Target]:
     """Declares a function `(loop, event)`, or a class with such a `__call__`, as a host callback.
 
     It runs in Python. At `BATCH_END` with `reads="stats"` it is an observer. An observer gets the row of every step, in
@@ -93,6 +95,8 @@ def on_host(*events: Event, reads: Reads = "stats") -> Callable[[Target], Target
       *events: where it is called.
       reads: `"stats"`: counters and statistics. `"step"`: also input, target, weight, output, loss and gradient.
         `"loop"`: the `Loop` itself; what the callback returns replaces it, and `None` leaves it unchanged.
+      every_process: whether it runs on each process of a run on several hosts. If not, only the first process calls it.
+        One that reads the loop runs on each, and must return the same there.
 
     Example:
       >>> @jl.on_host(jl.Event.EPOCH_END)
@@ -121,7 +125,7 @@ def on_host(*events: Event, reads: Reads = "stats") -> Callable[[Target], Target
         raise TypeError(f"on_host: expected one or more jaxloop.Event, got {got}. Write @on_host(Event.EPOCH_END).")
     if reads not in ("stats", "step", "loop"):
         raise ValueError(f"on_host: `reads` must be 'stats', 'step' or 'loop', got {reads!r}.")
-    declaration = HostDeclaration(frozenset(events), reads)
+    declaration = HostDeclaration(frozenset(events), reads, every_process=every_process)
 
     def declare(target: Any) -> Any:
         if isinstance(target, type):

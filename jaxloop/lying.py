@@ -11,10 +11,10 @@ import jax
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxloop.divisions import axes_of
 from jaxloop.loop import Loop
 from jaxloop.model import Model
 from jaxloop.placement import Placement
+from jaxloop.placement.divisions import axes_of
 from jaxloop.shardings import shardings_of_model
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec, Sharding
 
-from jaxloop.divisions import check_axes, check_divides
 from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.model import Model
 from jaxloop.placement import Placement
+from jaxloop.placement.divisions import check_axes, check_divides
 
 Path = tuple[Any, ...]
 #: From a leaf's path and the leaf to where it lies.

@@ -176,9 +176,9 @@ class WireLayout:
 
         def read(rows: np.ndarray) -> tuple[Columns | None, int]:
             if rows.ndim == 1:
-                columns = Columns(rows[np.newaxis], places, phase, batch_size) if rows.item(0) else None
+                columns = Columns(rows[np.newaxis], places, phase, batch_size) if rows.item(0) & 1 else None
                 return columns, rows.item(stop_place)
-            counted = rows[:, 0]
+            counted = rows[:, 0] & 1  # above it stands what processes have asked for
             matrix = rows if counted.all() else rows[counted != 0]
             columns = Columns(matrix, places, phase, batch_size) if len(matrix) else None
             return columns, rows.item(-1, stop_place)

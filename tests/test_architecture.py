@@ -9,13 +9,13 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"divisions", "precision", "whole_number"},
+    {"precision", "whole_number"},
     {"adapters", "compile_cache", "data", "durable", "errors", "events", "file_lock", "kinds", "long_work", "losses"}
     | {"masks", "measured", "optimizer", "schedules", "telling"},
     {"model", "metrics", "placement", "plots"},
-    {"loop", "parallel"},
+    {"loop"},
     {"callback", "shardings", "views"},
-    {"lying", "step_spec"},
+    {"asking", "lying", "step_spec"},
     {"forward"},
     {"gradient"},
     {"extra_args"},
@@ -45,7 +45,7 @@ ROOMS = {
     "console": [{"lines", "outlet", "times"}, {"screen"}, {"guarded"}],
     "data": [{"collate", "loaders", "samples"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],
     "engine": [
-        {"arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger", "place"},
+        {"agreement", "arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger", "place"},
         {"boundary", "host", "opening", "session"},
         {"phase_steps", "prediction", "rehearsal", "resuming", "saving"},
         {"dispatch", "stepwise"},
@@ -53,6 +53,7 @@ ROOMS = {
         {"compiled", "evaluation", "fitting", "setup"},
         {"step_by_step"},
     ],
+    "placement": [{"divisions", "moving"}, {"placement"}, {"naming", "parallel"}],
     "feeding": [
         {"checksums", "prefetch", "specification", "states"},
         {"identity", "marks"},

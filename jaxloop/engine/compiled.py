@@ -82,7 +82,7 @@ def _compiled_step(loop: Loop, steps: PhaseSteps) -> CompiledStep:
     flops = steps.flops(wire, chunk)
     program = steps.program(chunk)
     if program.compiled is None:
-        program.compile(wire, chunk.abstract, steps.feed.resident)
+        program.compile(wire, chunk.abstract, steps.given)
     assert program.compiled is not None
     counts = program.compiled.cost_analysis() or {}
     return CompiledStep(

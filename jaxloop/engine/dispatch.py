@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxloop.asking import scopes_of
 from jaxloop.engine.boundary import Boundaries, WireBoundary
 from jaxloop.engine.delivery import Delivery, Patient, Prompt
 from jaxloop.engine.host import Host
@@ -29,26 +30,30 @@ def dispatched(
 
     Args:
       steps: the programs.
-      host: whose observers are given the rows.
+      host: whose observers are given the rows, and what they cancel.
       progress: of the run.
       tell: is told of each program that was compiled.
       loop: in the phase, with scalars of NumPy; it is used up.
       place: where the phase goes on, with the rows that were in flight there; None at its start.
     """
     wire = steps.layout.to_wire(loop)
+    if progress.agreement.several:
+        progress.agreement.begin_phase()
+        wire = steps.session.placement.put(wire[0]), wire[1]
     fused = prepared(steps, wire, tell, progress.interrupts)
     delivery = _delivery(steps, host, progress, wire, fused)
     if place is not None:
         steps.check_fused(place, fused)
         delivery.go_on(place.rows)
     boundary = WireBoundary(steps.layout, wire, 0 if place is None else place.position, delivery, fused)
-    return _sent(steps, fused, boundary, progress, tell)
+    return _sent(steps, host, boundary, progress, tell)
 
 
-def _sent(steps: PhaseSteps, fused: int, boundary: WireBoundary, progress: Progress, tell: Tell) -> Boundaries:
+def _sent(steps: PhaseSteps, host: Host, boundary: WireBoundary, progress: Progress, tell: Tell) -> Boundaries:
     yield boundary
     # What each step needs is a local name, since on small steps the host's time decides.
-    ledger, clock, resident, deliver = progress.ledger, time.perf_counter, steps.feed.resident, boundary.delivery
+    ledger, clock, given, deliver = progress.ledger, time.perf_counter, steps.given, boundary.delivery
+    several, fused = progress.agreement.several, boundary.fused
     on_cpu, seconds, wire = steps.session.placement.is_cpu, ledger.seconds, boundary.wire
     hold = progress.latest.phase(steps.layout, wire, donated=steps.donates)
     known: Any = None
@@ -65,7 +70,9 @@ def _sent(steps: PhaseSteps, fused: int, boundary: WireBoundary, progress: Progr
                     if chunk != known:
                         program = steps.compiled(chunk, wire, batch, tell).call
                     known = chunk
-                hold(after := program(wire, batch, resident))
+                if several:
+                    given = steps.feed.resident, progress.agreement.sent(host.requests | progress.asked)
+                hold(after := program(wire, batch, given))
                 boundary.wire, rows = after
                 wire = boundary.wire
                 if not on_cpu:
@@ -105,14 +112,14 @@ def _delivery(steps: PhaseSteps, host: Host, progress: Progress, wire: Wire, fus
     a compiled callback can cancel, since then each row may end the phase, or if an observer wants them at once. On
     several devices they do not wait either: devices of a CPU that run ahead of each other may wait for ever.
     """
-    phase, lap = steps.phase, progress.ledger.lap
+    phase, lap, agreement = steps.phase, progress.ledger.lap, progress.agreement
     hand_over, read = host.delivery(phase), steps.layout.reader(phase, steps.feed.agreed.batch_size)
 
     def tell(rows: np.ndarray) -> bool:
         columns, stop = read(rows)
         if columns is not None:
             hand_over(columns)
-        stop |= host.requests
+        stop |= scopes_of(agreement.told(rows)) if agreement.several else host.requests
         return stop == 0 or bool(should_run(stop, phase))
 
     if fused > 1 or steps.cancels or not host.rows_may_wait(phase) or not steps.session.placement.single:

@@ -6,8 +6,9 @@ from typing import Any
 
 from jaxloop.callback import name_of
 from jaxloop.callbacks.checkpoint import checkpoints_among
+from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.closing import bound_or_closed
-from jaxloop.engine.host import Host
+from jaxloop.engine.host import Host, runs_here
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.run import Preempted, Run
 from jaxloop.engine.saving import Saves
@@ -28,13 +29,16 @@ def fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Loo
       consoles: host callbacks that come before those of the user.
     """
     checkpoints = checkpoints_among(session.callbacks.host)
-    progress = Progress(interrupts=Interrupts(terminates=bool(checkpoints)))
-    ledger, placement, place = progress.ledger, session.placement, session.place
+    placement, place = session.placement, session.place
+    progress = Progress(interrupts=Interrupts(terminates=bool(checkpoints)), agreement=Agreement(placement))
+    ledger = progress.ledger
     ledger.since = began
     session, recorder = _with_recorder(session, progress)
-    shown = (*consoles, *session.callbacks.host)
+    shown = [callback for callback in (*consoles, *session.callbacks.host) if runs_here(callback, placement)]
+    elsewhere = [callback for callback in session.callbacks.host if not runs_here(callback, placement)]
     names = ("History", *map(name_of, shown))
-    host = Host((recorder, *bound_or_closed(shown, session.plan)), placement, ledger=ledger, names=names)
+    bound = bound_or_closed(shown, session.plan)
+    host = Host((recorder, *bound), placement, ledger=ledger, names=names, elsewhere=elsewhere)
     ledger.lap("setup")
     latest, saves = progress.latest, None
     try:
@@ -45,7 +49,7 @@ def fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Loo
                 host.notice("Nothing is left to train")
                 loop, stopped = session.loop, _ended(session.loop)
             else:
-                saves = Saves(session, host, recorder, checkpoints) if checkpoints else None
+                saves = Saves(session, progress, host, recorder, checkpoints) if checkpoints else None
                 loop, stopped = _run(Run(session, progress, host, saves))
             host.close()  # while SIGTERM still waits: it must not keep loggers from closing their files
     except BaseException as error:

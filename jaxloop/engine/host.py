@@ -3,7 +3,7 @@
 import collections
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -61,6 +61,7 @@ class Host:
       placement: where the run lives.
       ledger: where their time is put down to.
       names: what they are called there.
+      elsewhere: those that run on another process only. Steps are cut for them here too.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Host:
         *,
         ledger: Ledger | None = None,
         names: tuple[str, ...] = (),
+        elsewhere: Sequence[Any] = (),
     ):
         self.callbacks = self._open = callbacks
         self.ledger = ledger or Ledger()
@@ -77,11 +79,16 @@ class Host:
         self._placement = placement
         laps = names or tuple(map(name_of, callbacks))
         self._hosted = [_hosted(callback, lap) for callback, lap in zip(callbacks, laps, strict=True)]
+        self._anywhere = [*self._hosted, *(_hosted(callback, name_of(callback)) for callback in elsewhere)]
         self.may_change_the_loop = any("loop" in hosted.reads.values() for hosted in self._hosted)
 
     def cuts(self, phase: Phase) -> frozenset[Event]:
         """The step events at which the step must come back to the host."""
-        return frozenset().union(*[hosted.cuts[phase] for hosted in self._hosted])
+        return frozenset().union(*[hosted.cuts[phase] for hosted in self._anywhere])
+
+    def hears(self, event: Event) -> bool:
+        """Whether one is called at this event between steps, on any process."""
+        return any(event in hosted.reads for hosted in self._anywhere)
 
     def fire(self, loop: Loop, event: Event, phase: Phase | None = None) -> Loop:
         """What the host callbacks make of `loop` at `event`; `loop` and the result are the engine's own.
@@ -239,6 +246,17 @@ class Host:
         except BaseException as error:
             _note_rows(error, hosted.callback, columns, index, index)
             raise
+
+
+def runs_here(callback: Any, placement: Placement) -> bool:
+    """Whether a host callback runs on this process.
+
+    Those that read the loop run on each, since what they return counts. The others run on the first, unless they are
+    declared for every process.
+    """
+    declaration = callback.host_declaration
+    reads = {declaration.reads_at(event) for event in declaration.events}
+    return placement.writes or declaration.every_process or "loop" in reads
 
 
 def _has_memory(callback: Any) -> bool:

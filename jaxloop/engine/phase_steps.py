@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jaxloop.asking import argument
 from jaxloop.engine.place import Place
 from jaxloop.engine.session import Session
 from jaxloop.errors import StateMismatchError
@@ -51,6 +52,12 @@ class PhaseSteps:
         """Whether they write over the wire they are given. They do not if they can raise while they run."""
         return self.phase not in self.session.trace.raises and not looks_into_values()
 
+    @functools.cached_property
+    def given(self) -> Any:
+        """What the programs take besides wire and batches: the samples, and on several processes that none asks."""
+        placement = self.session.placement
+        return (self.feed.resident, argument(placement, 0)) if placement.several_processes else self.feed.resident
+
     def fusing(self, wire: Wire) -> Fusing:
         """How many steps a dispatch takes, and why; decided once for all such phases, by their whole length."""
         steps = self.session.steps_per_dispatch
@@ -90,7 +97,7 @@ class PhaseSteps:
 
     def flops(self, wire: Wire, chunk: ChunkSpec) -> float:
         """FLOPs of one step, counted in the program for `chunk`."""
-        jaxpr = self.program(chunk).jaxpr(wire, chunk.abstract, self.feed.resident)
+        jaxpr = self.program(chunk).jaxpr(wire, chunk.abstract, self.given)
         return flops_of(jaxpr) / chunk.steps
 
     def program(self, chunk: ChunkSpec) -> Program:
@@ -117,7 +124,7 @@ class PhaseSteps:
         """The program for a chunk, compiled. `tell` is called if it was not compiled before."""
         program = self.program(chunk)
         if program.compile_seconds is None:
-            program.compile(wire, batches, self.feed.resident)
+            program.compile(wire, batches, self.given)
             shapes = ", ".join(map(kind_name, jax.tree.leaves(batches)))
             tell(program, f" for {shapes}" if announced else "")
         return program
@@ -132,7 +139,7 @@ class PhaseSteps:
             platform=placement.platform,
         )
         chunk = self.feed.expected(decide(flops=1).steps)
-        jaxpr = self.program(chunk).jaxpr(wire, chunk.abstract, self.feed.resident)
+        jaxpr = self.program(chunk).jaxpr(wire, chunk.abstract, self.given)
         slow_in_loops = placement.is_cpu and bool(other_layouts(jaxpr))
         return decide(flops=flops_of(jaxpr) / chunk.steps, slow_in_loops=slow_in_loops)
 

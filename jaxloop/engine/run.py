@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxloop.asking import Ask
 from jaxloop.engine.boundary import Boundaries, Boundary
 from jaxloop.engine.dispatch import dispatched
 from jaxloop.engine.host import Host
@@ -115,13 +116,14 @@ class Run:
             if self.saves is not None:
                 self.saves.enter(phase, steps.layout, loop)
             last = self._to_its_end(driver(steps, self.host, self.progress, self._told, loop, place))
-            loop = self.host.take_requests(last.loop())
+            loop = self.progress.agreement.stopped(self.host.take_requests(last.loop()))
             self.progress.ledger.lap("device")
         return leave_phase(self.event(loop, phase.end))
 
     def event(self, loop: Loop, event: Event) -> Loop:
         """An event between steps: the compiled callbacks, then those on the host. Cancelling BATCH has no effect."""
-        if self.saves is None:  # else it waits for a moment at which the run can be saved
+        agreement = self.progress.agreement
+        if self.saves is None and not agreement.several:  # else it waits for a moment that is for all processes
             self.progress.interrupts.check()
         session = self.session
         if event in session.trace.active:
@@ -130,6 +132,8 @@ class Run:
         self.progress.latest.between(loop)
         self.progress.ledger.lap("events")
         loop = self.host.fire(loop, event)
+        if agreement.several and self.host.hears(event):
+            loop = agreement.stopped(loop)
         return loop.replace(stop=leave(loop.stop, Scope.BATCH))
 
     def steps(self, loop: Loop, phase: Phase, feed: Feed) -> PhaseSteps:
@@ -138,11 +142,14 @@ class Run:
 
     def _to_its_end(self, boundaries: Boundaries) -> Boundary:
         """The last boundary of a phase. At each one the engine saves, and looks for interrupts, whatever the driver."""
-        interrupts, saves = self.progress.interrupts, self.saves
+        progress, saves = self.progress, self.saves
+        interrupts = progress.interrupts
+        several = progress.agreement.several
         try:
             with closing(boundaries):
                 for last in boundaries:
-                    pending = interrupts.pending  # read once: what comes while the run is saved waits for the next
+                    # It is read once: what comes while the run is saved waits for the next.
+                    pending = progress.pending() if several else interrupts.pending
                     if saves is not None and (pending or saves.are_due(last.position)):
                         saves.at(last, now=pending)
                     if pending:
@@ -180,7 +187,8 @@ class Run:
 
     def _between_epochs(self, loop: Loop) -> Loop:
         """The loop between two epochs, at which the engine saves and looks for interrupts too."""
-        pending = self.progress.interrupts.pending
+        self.progress.hear()
+        pending = self.progress.pending()
         if self.saves is not None:
             self.saves.after_epoch(loop, now=pending)
         if pending:
@@ -189,14 +197,16 @@ class Run:
 
     def _leave(self, loop: Callable[[], Loop]) -> None:
         """Leaves the run, since SIGINT or SIGTERM has come. If there are checkpoints, it was saved."""
-        interrupts = self.progress.interrupts
+        interrupts, heard = self.progress.interrupts, self.progress.agreement.heard
         try:
             interrupts.check()
+            if heard & Ask.INTERRUPT:
+                raise KeyboardInterrupt
         except KeyboardInterrupt as error:
             if self.saves is not None:
                 error.add_note("jaxloop: the run was saved first; the same command goes on from there")
             raise
-        if interrupts.terminated:
+        if interrupts.terminated or heard & Ask.TERMINATE:
             raise Preempted(own_copy(loop(), self.session.placement))
 
     def _layout(self, loop: Loop, phase: Phase) -> WireLayout:

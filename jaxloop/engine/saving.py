@@ -1,22 +1,26 @@
 """Saving: when a run is due to be saved, and what a checkpoint of it holds besides the loop."""
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxloop.asking import Ask
 from jaxloop.callbacks.checkpoint import Checkpoint
-from jaxloop.checkpoint.leaves import flattened
+from jaxloop.checkpoint.leaves import Flat, flattened
 from jaxloop.checkpoint.plain import plain
 from jaxloop.checkpoint.retention import best
 from jaxloop.checkpoint.writer import Writer
+from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.boundary import Boundary
 from jaxloop.engine.host import Host
 from jaxloop.engine.place import Place
-from jaxloop.engine.session import Session
+from jaxloop.engine.session import Progress, Session
 from jaxloop.events import Event, Phase
 from jaxloop.history import Recorder
 from jaxloop.loop import Loop
@@ -28,8 +32,11 @@ from jaxloop.wire import WireLayout
 class Saves:
     """The checkpoints of one fit: each decides when it is due, and all hold the same.
 
+    On several processes all take part, since arrays may be divided between them, and the first one writes.
+
     Args:
       session: of the fit.
+      progress: of the fit.
       host: whose states are saved.
       recorder: of the history.
       checkpoints: what the user wants; at least one.
@@ -39,8 +46,16 @@ class Saves:
       ValueError: there is no statistic of the name that decides what is best.
     """
 
-    def __init__(self, session: Session, host: Host, recorder: Recorder, checkpoints: Sequence[Checkpoint]):
+    def __init__(
+        self,
+        session: Session,
+        progress: Progress,
+        host: Host,
+        recorder: Recorder,
+        checkpoints: Sequence[Checkpoint],
+    ):
         self._session = session
+        self._agreement = progress.agreement
         self._host = host
         self._recorder = recorder
         self._run = session.identity()
@@ -54,7 +69,8 @@ class Saves:
         try:
             for checkpoint in checkpoints:
                 _check_best(checkpoint, session)
-                self._savers.append(_Saver(checkpoint, session))
+                self._savers.append(_Saver(checkpoint, session, self._agreement))
+            progress.due = self._due_by_clock
         except BaseException:
             self.close()
             raise
@@ -62,7 +78,7 @@ class Saves:
     def enter(self, phase: Phase, layout: WireLayout, loop: Loop) -> None:
         """Begins a phase, or goes on in it."""
         if not self._names and self._savers:  # in the first one, while the steps are compiled
-            self._savers[0].writer.expect(flattened(loop).arrays)
+            self._savers[0].expect(flattened(loop).arrays)
         self._phase, self._names = phase, layout.names
         taken = int(loop.batch_index) if phase is Phase.TRAINING else 0
         self._done = int(loop.step) - int(loop.first_step) - taken
@@ -70,7 +86,7 @@ class Saves:
     def are_due(self, position: int) -> bool:
         """Whether a checkpoint is due at a boundary of the phase, or one has failed. It is asked at each boundary."""
         steps = self._done + position if self._phase is Phase.TRAINING else 0
-        return any(saver.is_due(steps) for saver in self._savers)
+        return any(self._is_due(saver, steps) for saver in self._savers)
 
     def at(self, boundary: Boundary, *, now: bool) -> None:
         """Saves at a boundary what is due, or everything if it must be `now`. Waits for the device.
@@ -79,7 +95,7 @@ class Saves:
           CheckpointError: an earlier save has failed.
         """
         steps = self._done + boundary.position if self._phase is Phase.TRAINING else 0
-        due = [saver for saver in self._savers if saver.is_due(steps) or now]
+        due = [saver for saver in self._savers if self._is_due(saver, steps) or now]
         self._check()
         if not due:
             return
@@ -88,6 +104,7 @@ class Saves:
         place = self._place(loop, self._phase, boundary.position, boundary.rows_in_flight())
         for saver in due:
             self._save(saver, loop, place)
+        self._agreement.saved()
 
     def after_epoch(self, loop: Loop, *, now: bool) -> None:
         """Saves between two epochs what is due, or everything if it must be `now`."""
@@ -117,7 +134,7 @@ class Saves:
         failure: BaseException | None = None
         for saver in savers:
             try:
-                saver.writer.close()
+                saver.close()
             except BaseException as error:
                 failure = failure or error
         if failure is not None:
@@ -125,15 +142,29 @@ class Saves:
 
     def _check(self) -> None:
         for saver in self._savers:
-            saver.writer.check()
+            saver.check()
+
+    def _due_by_clock(self) -> bool:
+        """Whether this process writes, and its clock says that a checkpoint is due. The others must be told of it."""
+        return any(saver.is_due_by_clock() for saver in self._savers if saver.writes)
+
+    def _is_due(self, saver: "_Saver", steps: int) -> bool:
+        if saver.has_failed or saver.is_due(steps):
+            return True
+        if self._agreement.several:  # clocks differ, so what counts is what all have heard
+            return saver.by_clock and bool(self._agreement.heard & Ask.SAVE)
+        return saver.is_due_by_clock()
 
     def _place(self, loop: Loop, moment: Moment, position: int = 0, rows: Sequence[np.ndarray] = ()) -> Place:
+        requests = self._agreement.all_of(self._host.requests)
+        if self._agreement.several:
+            rows = [np.concatenate([row[:1] & 1, row[1:]]) for row in rows]  # what was asked for is in `requests`
         return Place(
             moment,
             position,
             rows,
             names=self._names,
-            requests=self._host.requests,
+            requests=requests,
             fused=self._fused,
             states=self._host.states(),
             marks=self._marks(loop, moment, position),
@@ -141,15 +172,24 @@ class Saves:
 
     def _save(self, saver: "_Saver", loop: Loop, place: Place, value: float | None = None) -> None:
         saver.saved(int(loop.step) - int(loop.first_step))
-        about = {
+        flat = flattened(loop)
+        if self._agreement.several:
+            flat = replace(flat, arrays=self._session.placement.on_first_process(flat.arrays))
+        if saver.writes:
+            appended = self._recorder.written(saver.journaled)
+            saver.write(flat, self._about(loop, place), value=value, appended=appended)
+        self._host.ledger.lap("save")
+
+    def _about(self, loop: Loop, place: Place) -> dict[str, Any]:
+        """What a checkpoint says of the run besides its leaves, for JSON."""
+        memory = loop.callback_state.keys() - self._traced
+        return {
             "run": self._run,
             "place": place.described(),
             "static": {
                 "lasting": sorted(loop.lasting),
                 "evaluated": sorted(loop.evaluated),
-                "memory": {
-                    name: plain(loop.callback_state[name]) for name in loop.callback_state.keys() - self._traced
-                },
+                "memory": {name: plain(loop.callback_state[name]) for name in memory},
             },
             "placement": self._session.placement.describe(),
             "step": int(loop.step),
@@ -158,11 +198,6 @@ class Saves:
             "saved_at": time.time(),
             "versions": {"jax": jax.__version__},
         }
-        appended = self._recorder.written(saver.journaled)
-        saver.writer.write(flattened(loop), about, value=value, appended=appended, wait=False)
-        for name, content in appended.items():
-            saver.journaled[name] = saver.journaled.get(name, 0) + len(content)
-        self._host.ledger.lap("save")
 
     def _marks(self, loop: Loop, moment: Moment, position: int) -> dict[str, Any]:
         """How the data find the place again."""
@@ -179,26 +214,66 @@ class Saves:
 
 
 class _Saver:
-    """When one checkpoint is due, and its writer."""
+    """When one checkpoint is due, and its writer, if this process writes."""
 
-    def __init__(self, checkpoint: Checkpoint, session: Session):
+    def __init__(self, checkpoint: Checkpoint, session: Session, agreement: Agreement):
         origin = None if session.place is None else session.place.origin
         here = origin if origin is not None and origin.directory == checkpoint.directory.resolve() else None
-        self.writer = Writer(
-            checkpoint.directory,
-            keep=checkpoint.keep,
-            best=checkpoint.best,
-            journals=None if here is None else here.journals,
-            going_on_from=None if here is None else here.ordinal,
-        )
+        self._writer: Writer | None = None
+        if session.placement.writes:
+            self._writer = Writer(
+                checkpoint.directory,
+                keep=checkpoint.keep,
+                best=checkpoint.best,
+                journals=None if here is None else here.journals,
+                going_on_from=None if here is None else here.ordinal,
+            )
         self.journaled = {} if here is None else {name: size for name, (size, _) in here.journals.items()}
         every = checkpoint.every
         self._every_epoch = every == "epoch"
         self._steps = every if isinstance(every, int) else 0
         self._seconds = every.total_seconds() if isinstance(every, timedelta) else 0.0
         self._name, self._better = checkpoint.best or ("", None)
-        self._best = self.writer.best_value
+        best_value = None if self._writer is None else self._writer.best_value
+        self._best: float | None = json.loads(agreement.texts(json.dumps(best_value))[0])
         self.saved(int(session.loop.step) - int(session.loop.first_step) if session.place is not None else 0)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes it."""
+        return self._writer is not None
+
+    @property
+    def by_clock(self) -> bool:
+        """Whether it is due after so much time."""
+        return self._seconds > 0
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a save in the background has failed that was not told of."""
+        return self._writer is not None and self._writer.failed is not None
+
+    def expect(self, arrays: Sequence[jax.Array]) -> None:
+        """See `Writer.expect`."""
+        if self._writer is not None and all(array.is_fully_addressable for array in arrays):
+            self._writer.expect(arrays)
+
+    def write(self, flat: Flat, about: dict[str, Any], *, value: float | None, appended: Mapping[str, bytes]) -> None:
+        """Begins a save; see `Writer.write`."""
+        assert self._writer is not None
+        self._writer.write(flat, about, value=value, appended=appended, wait=False)
+        for name, content in appended.items():
+            self.journaled[name] = self.journaled.get(name, 0) + len(content)
+
+    def check(self) -> None:
+        """See `Writer.check`."""
+        if self._writer is not None:
+            self._writer.check()
+
+    def close(self) -> None:
+        """See `Writer.close`."""
+        if self._writer is not None:
+            self._writer.close()
 
     def saved(self, steps: int) -> None:
         """Counts from here on: `steps` of the fit are saved."""
@@ -206,10 +281,12 @@ class _Saver:
         self._next_time = time.monotonic() + self._seconds
 
     def is_due(self, steps: int) -> bool:
-        """Whether it is due after `steps` training steps of the fit (0: it is not in training), or has failed."""
-        if self._steps:
-            return steps >= self._next_step or self.writer.failed is not None
-        return (self._seconds > 0 and time.monotonic() >= self._next_time) or self.writer.failed is not None
+        """Whether it is due after `steps` training steps of the fit; 0 if it is not in training."""
+        return bool(self._steps) and steps >= self._next_step
+
+    def is_due_by_clock(self) -> bool:
+        """Whether so much time has passed since the last one."""
+        return self._seconds > 0 and time.monotonic() >= self._next_time
 
     def is_due_after_epoch(self, value: float | None) -> bool:
         """Whether it is due between two epochs, of which the last had this value of the statistic that decides."""

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jaxloop.asking import Ask
 from jaxloop.callback import Callbacks
+from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.latest import Latest
 from jaxloop.engine.ledger import Ledger
@@ -76,6 +78,8 @@ class Progress:
       latest: what is left of it if it fails.
       compile_seconds: of each program of steps that this run was the first to use, by name.
       layouts: of the wire, as each phase last had it.
+      agreement: with the other processes of the run.
+      due: whether a checkpoint of this process is due by its clock, which others must be told of.
     """
 
     ledger: Ledger = field(default_factory=Ledger)
@@ -83,3 +87,22 @@ class Progress:
     latest: Latest = field(default_factory=Latest)
     compile_seconds: dict[str, float] = field(default_factory=dict)
     layouts: dict[Phase, WireLayout] = field(default_factory=dict)
+    agreement: Agreement = field(default_factory=Agreement)
+    due: Callable[[], bool] = bool
+
+    @property
+    def asked(self) -> int:
+        """What this process asks of the others besides cancelling: to stop for a signal, or to save."""
+        asked = Ask.INTERRUPT * self.interrupts.interrupted | Ask.TERMINATE * self.interrupts.terminated
+        return int(asked | Ask.SAVE * self.due())
+
+    def hear(self) -> None:
+        """Exchanges what each process asks for. Waits for all of them, if there are several."""
+        if self.agreement.several:
+            self.agreement.heard = self.agreement.all_of(self.agreement.heard | self.asked)
+
+    def pending(self) -> bool:
+        """Whether a signal waits, at any process as far as rows have told."""
+        if not self.agreement.several:
+            return self.interrupts.pending
+        return bool(self.agreement.heard & (Ask.INTERRUPT | Ask.TERMINATE))

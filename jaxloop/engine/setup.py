@@ -13,6 +13,7 @@ from jaxloop import placement
 from jaxloop.callback import Callbacks, bound, name_of, sort_out, within_steps
 from jaxloop.callbacks.checkpoint import checkpoints_among
 from jaxloop.data import Batches, in_batches, one_epoch
+from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.host import Host
 from jaxloop.engine.opening import Opening, shown
 from jaxloop.engine.rehearsal import Seen, kept_contract, look_into, rehearsed
@@ -135,7 +136,7 @@ class Setup:
 
     def run(self, session: Session, host: Host | None = None, progress: Progress | None = None) -> Run:
         """The run of a session, without host callbacks unless a `host` is given."""
-        progress = progress or Progress()
+        progress = progress or Progress(agreement=Agreement(session.placement))
         return Run(session, progress, host or Host((), session.placement, ledger=progress.ledger))
 
     def spec_for(self, given: Callbacks, plan: Plan | None, place: Placement | None = None) -> StepSpec:

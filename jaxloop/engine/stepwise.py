@@ -47,9 +47,10 @@ def taken_apart(
             ledger.lap("device")
             if columns is not None:
                 hand_over(columns)
-            loop = host.take_requests(loop)
+            loop = progress.agreement.stopped(host.take_requests(loop))
             boundary.held = loop
             boundary.position += 1
+            progress.hear()
             if not should_run(int(loop.stop), phase):
                 break
             yield boundary
@@ -65,7 +66,7 @@ def _step(steps: PhaseSteps, host: Host, progress: Progress, tell: Tell, loop: L
         progress.ledger.lap("dispatch")
         if event is None or (event is phase.step_event and not bool(counted["reached"])):
             continue  # cancelled before that event; what is cancelled at it, all callbacks still see
-        loop = host.fire(loop, event, phase)
+        loop = progress.agreement.stopped(host.fire(loop, event, phase))
         if event is phase.step_event and not should_run(int(loop.stop), phase):
             loop = with_model_state(loop, state)  # no update: what the forward pass left goes too
     return loop, bool(counted)

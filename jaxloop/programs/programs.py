@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from jaxloop import asking
+from jaxloop.asking import counted_and_asked
 from jaxloop.events import Event, Phase
 from jaxloop.feeding.prepare import Prepare
 from jaxloop.feeding.slots import ChunkSpec
@@ -138,6 +140,8 @@ class Programs:
     ) -> Program:
         """`program(wire, batches, resident) -> (wire, rows)`: the steps of a chunk over the wire.
 
+        On several processes `resident` is a pair: the samples, and what this process asks for, see `asking.argument`.
+
         For one step, `batches` is one batch, packed or not, and `rows` is int32[row]. For several, both have a leading
         axis of steps. The arguments may lie on the host.
 
@@ -183,6 +187,7 @@ class Programs:
         count, packing, known = chunk.steps, chunk.packing, self._traced
 
         def one(wire: Wire, batch: Any, resident: Any) -> tuple[Wire, Any]:
+            resident, asked = resident if placement.several_processes else (resident, None)
             batch = batch if packing is None else packing.unpack(batch)
             if prepare is not None:
                 batch = _divided(placement, form(prepare)(resident, batch))
@@ -192,6 +197,7 @@ class Programs:
                 after, counted = (traced.canonical if placement.is_cpu else traced)(before, batch)
             else:
                 after, counted = form(functools.partial(step, spec))(before, batch)
+            counted = counted if asked is None else counted_and_asked(counted, asked)
             wire = layout.pack(after, counted, wire[0], before, in_place=count > 1)
             return wire, wire[0][: layout.row]
 
@@ -205,7 +211,8 @@ class Programs:
         if not placement.single:
             on_wire = (place, layout.by_themselves(shardings_of(placement, layout.abstract)))
             batches = placement.batch_shardings(chunk.abstract, chunk.rows, stacked=count > 1)
-        options |= {"in_shardings": (on_wire, batches, place), "out_shardings": (on_wire, place)}
+        samples = (place, asking.sharding(placement)) if placement.several_processes else place
+        options |= {"in_shardings": (on_wire, batches, samples), "out_shardings": (on_wire, place)}
         return Program(name, one if count == 1 else many, **options)
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxloop.placement import Device, Placement
+from jaxloop.placement.placement import Device, Placement
 
 
 def data_parallel(devices: Sequence[Device] | None = None) -> Placement:

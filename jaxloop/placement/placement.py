@@ -1,19 +1,19 @@
-"""Where a run lives: the only module that knows of devices, meshes and platforms."""
+"""`Placement`: the devices of a run, and how its arrays lie on them."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # JAX, and what users give, leave types open here; all else is checked strictly.
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxloop.divisions import check_axes, parts_of, said
+from jaxloop.placement.divisions import check_axes, parts_of, said
+from jaxloop.placement.moving import copied_to, copied_to_device, copied_within, whole
 
 if TYPE_CHECKING:
     Device = Any  # jax.Device is made by an extension module, which type checkers cannot look into
@@ -162,21 +162,11 @@ class Placement:
 
         return jax.tree.map(place, batch)
 
-    def put(self, tree: Any, sharding: jax.sharding.Sharding | None = None) -> Any:
-        """The tree as arrays of the placement. Arrays that lie on it already stay as they are.
-
-        Args:
-          tree: PyTree of arrays.
-          sharding: where each lies; None for all of it on each device.
-        """
+    def put(self, tree: Any) -> Any:
+        """The tree as arrays of the placement. Arrays that lie on it already stay as they are."""
         if self.single:
             return jax.device_put(tree, self.device)
-        place = self.sharding if sharding is None else sharding
-
-        def put(leaf: Any) -> Any:
-            return leaf if self._has(leaf) else self.copy(leaf, place)
-
-        return jax.tree.map(put, tree)
+        return jax.tree.map(lambda leaf: leaf if self._has(leaf) else self.copy(leaf), tree)
 
     def copies(self, tree: Any, shardings: Any) -> Any:
         """Arrays of the placement that share no memory with those of `tree`, so that they can be donated.
@@ -188,12 +178,11 @@ class Placement:
         leaves, structure = jax.tree.flatten(tree)
         places = jax.tree.leaves(shardings)
         here = [] if self.single else [index for index, leaf in enumerate(leaves) if self._has(leaf)]
-        if here:  # one program for all of them
-            program = _copied_to(tuple(places[index] for index in here))
-            for index, copy in zip(here, program([leaves[index] for index in here]), strict=True):
-                leaves[index] = copy
+        copied = copied_within([leaves[index] for index in here], [places[index] for index in here])
         for index in set(range(len(leaves))) - set(here):
             leaves[index] = self.copy(leaves[index], places[index])
+        for index, leaf in zip(here, copied, strict=True):
+            leaves[index] = leaf
         return structure.unflatten(leaves)
 
     def copy(self, leaf: Any, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
@@ -205,24 +194,10 @@ class Placement:
         """
         place = self.sharding if sharding is None else sharding
         if self.single:
-            # The copy comes first: on CPUs `device_put` may share memory even with may_alias=False, with NumPy's arrays
-            # and between devices. A donated array that shares memory would be overwritten under its other owner.
-            if not isinstance(leaf, jax.Array):
-                own: Any = np.array(leaf)
-            else:
-                own = leaf if self.holds(leaf) else _copied(leaf)
-            return jax.device_put(own, self.device, may_alias=False)
+            return copied_to_device(leaf, self.device)
         if self._has(leaf):
-            return _copied_to((place,))([leaf])[0]
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            words = self.copy(jax.random.key_data(leaf), self.sharding)
-            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
-        if isinstance(leaf, jax.Array) and (not self.is_cpu or not leaf.is_fully_addressable):
-            return jax.device_put(_copied(leaf), place, may_alias=False)
-        whole = np.asarray(leaf)
-        dtype = jax.dtypes.canonicalize_dtype(whole.dtype)
-        # Each device gets a copy of its own: `device_put` may give one piece of the host's memory to all of them.
-        return jax.make_array_from_callback(whole.shape, place, lambda part: np.array(whole[part], dtype))
+            return copied_within([leaf], [place])[0]
+        return copied_to(leaf, place, directly=not self.is_cpu)
 
     def put_batch(self, batch: Any, rows: int | None, *, stacked: bool = False) -> Any:
         """A batch on its way to the devices. Its transfer starts now. On a CPU programs take NumPy's arrays in place.
@@ -241,18 +216,19 @@ class Placement:
         """Whether the array lies on just these devices."""
         return array.sharding.device_set == self._devices
 
-    def _has(self, leaf: Any) -> bool:
-        return isinstance(leaf, jax.Array) and self.holds(leaf)
-
     def fetch(self, tree: Any) -> Any:
         """The tree in NumPy, whole on every process. Waits for the device."""
-        if self.several_processes:
+        return jax.tree.map(whole, tree)
 
-            def whole(leaf: Any) -> Any:
-                return leaf if _is_whole_here(leaf) else _copied_to((self.sharding,))([leaf])[0]
+    def on_first_process(self, arrays: Sequence[jax.Array]) -> list[Any]:
+        """The arrays, whole, in the memory of the first process's host. All processes must call it. Waits for them.
 
-            tree = jax.tree.map(whole, tree)
-        return jax.tree.map(np.asarray, tree)
+        One array after the other is whole on each device for a moment, if it is divided between processes. The other
+        processes get nothing in place of each.
+        """
+        host = jax.local_devices(backend="cpu")[0]
+        wholes = (whole(array) for array in arrays)
+        return [jax.device_put(array, host) for array in wholes] if self.writes else [None for _ in wholes]
 
     def describe(self) -> str:
         """For a person: `"cpu:0 (cpu)"`, or `"8 devices (TPU v5e): data=8, the batch by data"`."""
@@ -264,86 +240,9 @@ class Placement:
         rule = "" if self.rule is replicate else f", parameters by {getattr(self.rule, '__name__', self.rule)}"
         return f"{self.mesh.size} devices ({self.device.device_kind}): {axes}; {by}{rule}"
 
+    def _has(self, leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array) and self.holds(leaf)
+
     @functools.cached_property
     def _devices(self) -> set[Device]:
         return set(self.mesh.devices.flat)
-
-
-@jax.jit
-def _copied(leaf: jax.Array) -> jax.Array:
-    return jnp.copy(leaf)
-
-
-@functools.lru_cache(maxsize=256)
-def _copied_to(shardings: tuple[jax.sharding.Sharding, ...]) -> Any:
-    """The program that copies arrays to where they shall lie, on the devices that have them."""
-
-    def copy(leaves: list[jax.Array]) -> list[jax.Array]:
-        return list(map(jnp.copy, leaves))
-
-    return jax.jit(copy, out_shardings=list(shardings))
-
-
-def _is_whole_here(leaf: Any) -> bool:
-    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
-
-
-def default_device() -> Device:
-    """JAX's own default: what `jax.default_device` or `jax_default_device` names, else the first device of the backend.
-
-    Starts the backend.
-    """
-    chosen: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue] made at run time
-    if chosen is None:
-        return jax.local_devices()[0]
-    return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
-
-
-def _devices(platform: str | None = None) -> list[Device]:
-    """The devices of a platform; of JAX's own choice where none is named."""
-    return jax.devices(platform)
-
-
-#: What names a placement, see `resolve`.
-On = Placement | Device | str | None
-
-
-def resolve(on: On) -> Placement:
-    """The placement that `on` means. Starts the backend.
-
-    Args:
-      on: a placement; a device; a platform such as `"cpu"`, `"gpu"` or `"tpu"`, which means its first device; one of
-        its devices, as `"cpu:3"`; or `None`. That means one device on a CPU; all devices of a GPU or TPU, data
-        parallel; and all devices of all processes, if there are several. What `jax.default_device` names is
-        taken if it is set.
-
-    Raises:
-      ValueError: there is no such platform or device here; the message lists what there is.
-      TypeError: `on` is something else.
-    """
-    if on is None:
-        return _default()
-    if isinstance(on, Placement):
-        return on
-    if isinstance(on, Device):
-        return Placement(on)
-    if not isinstance(on, str):
-        raise TypeError(
-            f"on: expected a device, a platform name or None, got {on!r}. For several devices "
-            "give a jaxloop.Placement, such as jaxloop.data_parallel(devices)."
-        )
-    platform, _, index = on.partition(":")
-    try:
-        found = jax.local_devices(backend=platform or "none") if not index else _devices(platform or "none")
-        return Placement(found[0] if not index else {str(device.id): device for device in found}[index])
-    except (RuntimeError, KeyError) as error:
-        known = ", ".join(f"{device.platform}:{device.id}" for device in _devices())
-        raise ValueError(f"on: there is no device {on!r} here; there are: {known}.") from error
-
-
-def _default() -> Placement:
-    device = default_device()
-    chosen: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue] made at run time
-    if chosen is not None or (device.platform == "cpu" and jax.process_count() == 1):
-        return Placement(device)
-    return Placement(Mesh(np.array(_devices()), ("data",)))
