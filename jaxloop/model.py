@@ -227,8 +227,7 @@ def as_model(given: Any, beginning: Callable[[], tuple[jax.Array, Any]] | None =
       TypeError: it is not a kind of model that is known.
       ValueError: it has no variables, and there is nothing to make them from; or a parameter has no gradient.
     """
-    model = _adapted(given)
-    _check_params(model.params)
+    model = adapted(given)
     initialize = getattr(model.apply, "initialize", None)
     if initialize is None or model.params is not None:
         return model
@@ -239,6 +238,13 @@ def as_model(given: Any, beginning: Callable[[], tuple[jax.Array, Any]] | None =
         )
     params, state = initialize(*beginning())
     return model.replace(params=params, state=state)
+
+
+def adapted(given: Any) -> Model:
+    """As `as_model`, except that the params of a linen module without variables are None."""
+    model = _adapted(given)
+    _check_params(model.params)
+    return model
 
 
 def _check_params(params: Any) -> None:
@@ -255,9 +261,9 @@ def _check_params(params: Any) -> None:
 def _adapted(given: Any) -> Model:
     if isinstance(given, Model):
         return given
-    if _is_module(given, "flax.nnx"):
+    if is_module(given, "flax.nnx"):
         return Model.from_nnx(given)
-    if _is_module(given, "flax.linen"):
+    if is_module(given, "flax.linen"):
         return Model.from_linen(given)
     if callables.has_trainable(given):
         return Model.from_callable(given)
@@ -269,6 +275,6 @@ def _adapted(given: Any) -> Model:
     )
 
 
-def _is_module(given: Any, package: str) -> bool:
+def is_module(given: Any, package: str) -> bool:
     """Whether `given` is a module of this package. It imports nothing: a caller with such a module has done so."""
     return any(kind.__name__ == "Module" and kind.__module__.startswith(package) for kind in type(given).__mro__)

@@ -11,10 +11,10 @@ PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
     {"precision", "whole_number"},
     {"adapters", "compile_cache", "data", "durable", "errors", "events", "file_lock", "kinds", "long_work", "losses"}
-    | {"masks", "measured", "optimizer", "schedules", "telling"},
+    | {"masks", "measured", "optimizer", "schedules", "telling", "tracers"},
     {"model", "metrics", "placement", "plots"},
-    {"loop"},
-    {"callback", "shardings", "views"},
+    {"loop", "partitioning"},
+    {"births", "callback", "shardings", "views"},
     {"asking", "lying", "step_spec"},
     {"forward"},
     {"gradient"},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import jax
+from jax.sharding import PartitionSpec
 
 from jaxloop.adapters.by_value import ByValue
 from jaxloop.adapters.modes import Modes, missing_of, modes_of
@@ -205,6 +206,28 @@ class LinenApply:
 
     def __repr__(self) -> str:
         return f"<forward pass of {type(self.module.value).__name__}>"
+
+
+def is_box(part: Any) -> bool:
+    """Whether `part` is a box of flax that says how its value is divided, such as `flax.linen.Partitioned`."""
+    return hasattr(type(part), "get_partition_spec") and hasattr(type(part), "unbox")
+
+
+def spec_of(box: Any) -> PartitionSpec:
+    """What a box says of its value, by its own logical axis rules, else by flax's rules of now.
+
+    Where there are no rules at all, logical names stay as they are: whoever knows the mesh finds that it lacks them.
+    """
+    spec = box.get_partition_spec()
+    if not hasattr(box, "rules"):
+        return spec
+    from flax import linen
+
+    rules = linen.get_logical_axis_rules() if box.rules is None else box.rules
+    if not rules:
+        return spec
+    translated: Any = linen.logical_to_mesh_axes(spec, rules)  # pyright: ignore[reportPrivateImportUsage] it is public
+    return translated
 
 
 def _is_sown(value: Any) -> bool:

@@ -1,15 +1,24 @@
 """The adapter of flax nnx modules."""
 
+import contextlib
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxloop.adapters.by_value import ByValue
 from jaxloop.adapters.modes import Modes, Told, modes_of, speaks
 from jaxloop.adapters.selection import is_trainable
 
 _WHERE = "Model.from_nnx"
+#: Names of metadata of axes, of flax's versions.
+_AXES = ("out_sharding", "sharding_names", "sharding")
+#: Whether `placed_later` holds back what flax would do by itself.
+_held_back: ContextVar[bool] = ContextVar("_held_back", default=False)
 
 
 def split(module: Any, *, trained: Any = None, modes: Any = None) -> tuple["NNXApply", Any, Any]:
@@ -23,6 +32,8 @@ def split(module: Any, *, trained: Any = None, modes: Any = None) -> tuple["NNXA
     told = modes_of(modes, module if callable(module) else None, _WHERE)
     module = nnx.merge(*nnx.split(module))  # a copy: `pop` changes it
     nnx.pop(module, nnx.Intermediate)  # what an earlier call has sown is not state
+    if _held_back.get():
+        _as_if_placed(module)
     chosen = nnx.All(nnx.Param if trained is None else trained, _can_be_trained)
     training, params, state = nnx.split(_in_mode(module, training=True), chosen, ...)
     if trained is not None and not nnx.to_flat_state(params):
@@ -34,6 +45,35 @@ def split(module: Any, *, trained: Any = None, modes: Any = None) -> tuple["NNXA
     graphs = ByValue((inference, training))  # in the order of False and True: `training` is their index
     apply = NNXApply(graphs, in_params, in_state, told, type(module).__name__)
     return apply, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
+
+
+@contextlib.contextmanager
+def placed_later() -> Iterator[None]:
+    """Variables that are made in it keep their partitioning metadata, and flax places none of them.
+
+    Flax places a variable that has such metadata as soon as it is made. It needs `jax.set_mesh` for that, and raises
+    without it. In a program whose outputs have shardings nothing is left for it to do. Imports nothing: what makes
+    variables has done so.
+    """
+    nnx: Any = sys.modules.get("flax.nnx")
+    if nnx is None or not nnx.using_eager_sharding():
+        yield
+        return
+    token = _held_back.set(True)
+    try:
+        with nnx.use_eager_sharding(False):
+            yield
+    finally:
+        _held_back.reset(token)
+
+
+def _as_if_placed(module: Any) -> None:
+    """Tells the variables that flax has placed them, as it does elsewhere: what they say of it is part of the graph."""
+    from flax import nnx
+
+    for _, variable in nnx.iter_graph(module):
+        if isinstance(variable, nnx.Variable) and not variable.get_metadata("eager_sharding", True):
+            variable.set_metadata(eager_sharding=True)
 
 
 def _can_be_trained(path: Any, variable: Any) -> bool:
@@ -137,6 +177,13 @@ class NNXApply:
 
         return nnx.merge(self.graphs.value[training], params, state, copy=True)
 
+    def partitioned(self, params: Any, state: Any) -> dict[tuple[Any, ...], PartitionSpec]:
+        """The specification of each variable that has one, by its path; with flax's logical axis rules of now."""
+        from flax import nnx
+
+        variables = nnx.to_flat_state(nnx.state(self.restore(params, state, training=False)))
+        return {path: _spec(one) for path, one in variables if _named(one) is not None}
+
     def _state_of(self, module: Any, before: Any) -> Any:
         """The state after a pass: everything except the parameters and what was sown.
 
@@ -160,6 +207,22 @@ class NNXApply:
 
     def __repr__(self) -> str:
         return f"<forward pass of {self.name}>"
+
+
+def _named(variable: Any) -> tuple[str, Any] | None:
+    """What the metadata of a variable say of its axes, with the name that this version of flax has for it."""
+    metadata = variable.get_metadata()
+    return next(((name, metadata[name]) for name in _AXES if metadata.get(name) is not None), None)
+
+
+def _spec(variable: Any) -> PartitionSpec:
+    from flax import nnx
+
+    name, axes = _named(variable) or ("", None)
+    axes = getattr(axes, "sharding", axes)  # a `jax.experimental.layout.Format` has one
+    if isinstance(axes, NamedSharding):
+        variable = variable.replace(**{name: axes.spec})
+    return nnx.get_partition_spec(variable).get_value() or PartitionSpec()
 
 
 def _kept(old: Any, new: Any) -> Any:

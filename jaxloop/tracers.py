@@ -1,0 +1,62 @@
+"""Tracers in what is static: values of a program that is being traced, held where they would outlive it."""
+
+import functools
+import inspect
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+#: What holds no tracer, or leads to all of Python.
+_CLOSED = (str, bytes, int, float, complex, type(None), type, ModuleType, np.ndarray, np.dtype, jax.Array)
+_MOST_PARTS = 100_000
+
+
+def tracers_in(value: Any) -> Iterator[tuple[str, Tracer]]:
+    """The tracers in `value`, each with the path to it: `(".args[0]", tracer)`.
+
+    Closures, attributes and containers are followed, also those in the structure of a pytree. Globals are not, since
+    they lead to all of Python. After 100,000 parts it gives up.
+    """
+    seen: set[int] = set()
+    ahead = [("", value)]
+    while ahead and len(seen) < _MOST_PARTS:
+        path, part = ahead.pop()
+        if isinstance(part, Tracer):
+            yield path, part
+        elif not isinstance(part, _CLOSED) and id(part) not in seen:
+            seen.add(id(part))
+            ahead.extend((path + name, below) for name, below in _parts(part))
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value holds, with how Python reaches it."""
+    if isinstance(value, dict):
+        yield from ((f"[{key!r}]", part) for key, part in list(value.items()))
+    elif isinstance(value, (tuple, list, set, frozenset)):
+        yield from ((f"[{index}]", part) for index, part in enumerate(list(value)))
+    elif isinstance(value, jax.tree_util.PyTreeDef):
+        yield from ((f"[{index}]", part) for index, part in enumerate((value.node_data(), *value.children())))
+    elif isinstance(value, functools.partial):
+        yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
+    elif inspect.ismethod(value):
+        yield from ((".__self__", value.__self__), (".__func__", value.__func__))
+    elif inspect.isfunction(value):
+        yield from zip(
+            map(".{}".format, value.__code__.co_freevars), map(_content, value.__closure__ or ()), strict=True
+        )
+        yield from ((".__defaults__", value.__defaults__), (".__kwdefaults__", value.__kwdefaults__))
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if name != "__weakref__"]
+    yield from ((f".{name}", getattr(value, name)) for name in slots if hasattr(value, name))
+    yield from ((f".{name}", part) for name, part in list(getattr(value, "__dict__", {}).items()))
+
+
+def _content(cell: Any) -> Any:
+    """What a cell of a closure holds; None if it is still empty."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
