@@ -82,14 +82,13 @@ def birth(factory: Callable[[], Any], beginning: Beginning | None = None) -> Bir
       TypeError: the factory gives no model; or it leaves an array where it outlives the program that makes the model.
     """
     model, make = _traced(lambda: _model_of(factory), _name(factory))
-    if model.params is not None or beginning is None:
+    initialize: Any = getattr(model.apply, "initialize", None)
+    if initialize is None or model.params is not None or beginning is None:
         return Birth(as_model(model), make, ())  # which refuses a linen module that nothing initializes
-    apply: Any = model.apply
     given, tree = jax.tree.flatten(beginning())
 
     def initialized(*leaves: Any) -> Model:
-        params, state = apply.initialize(*jax.tree.unflatten(tree, leaves))
-        return as_model(model.replace(params=params, state=state))
+        return as_model(model, lambda: jax.tree.unflatten(tree, leaves))
 
     return Birth(*_traced(initialized, _name(factory), *given), tuple(given))
 

@@ -151,6 +151,13 @@ def test_a_factory_is_called_once():
     assert len(calls) == 1
 
 
+def test_a_model_without_params_is_born_without_a_beginning():
+    state = {"scale": np.arange(3.0)}
+    model = born(lambda: Model(scaling, None, state), beginning)
+    assert (model.params, model.apply) == (None, scaling)
+    np.testing.assert_array_equal(model.state["scale"], state["scale"])
+
+
 def test_what_is_abstract_of_the_first_input_is_zeros():
     model = born(lambda: Layers(), lambda: (jax.random.key(7), jax.ShapeDtypeStruct((5, 3), np.float32)))
     expected = as_model(Layers(), beginning)

@@ -42,6 +42,26 @@ class Deep(nnx.Module):
         return self.layers[1](self.layers[0](input))
 
 
+class Stacked(nnx.Module):
+    """Two equal layers of flax nnx that are scanned over."""
+
+    def __init__(self, rngs):
+        @nnx.split_rngs(splits=2)
+        @nnx.vmap(in_axes=(0,), out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
+        def layers(rngs):
+            init = nnx.with_partitioning(nnx.initializers.lecun_normal(), (None, "y"))
+            return nnx.Linear(4, 4, rngs=rngs, kernel_init=init)
+
+        self.layers = layers(rngs)
+
+    def __call__(self, input):
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry, transform_metadata={nnx.PARTITION_NAME: "layers"})
+        def over_layers(hidden, layer):
+            return layer(hidden)
+
+        return over_layers(input, self.layers)
+
+
 class Boxed(linen.Module):
     """Layers of flax linen with boxes of both kinds, in the params and in the state."""
 
@@ -113,6 +133,16 @@ def test_variables_are_found_in_lists_where_they_are_shared_and_where_they_hold_
         ("state", (DictKey("pair"), SequenceKey(0))): PartitionSpec("x"),
         ("state", (DictKey("pair"), SequenceKey(1))): PartitionSpec("x"),
     }
+
+
+def test_layers_that_are_scanned_over_have_the_axis_of_the_layers_and_need_no_mesh():
+    with placed_later():
+        model = Model.from_nnx(Stacked(nnx.Rngs(0)))
+    where = ("params", (DictKey("layers"), DictKey("kernel")))
+    assert partitioning(model) == {where: PartitionSpec("layers", None, "y")}
+    kernels, biases = model.params["layers"]["kernel"], model.params["layers"]["bias"]
+    expected = (INPUT @ kernels[0] + biases[0]) @ kernels[1] + biases[1]
+    np.testing.assert_allclose(model(INPUT), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_each_key_is_the_path_of_a_leaf():

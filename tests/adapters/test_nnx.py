@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxloop.adapters.nnx import placed_later
 from jaxloop.model import Model
 
 INPUT = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -215,3 +216,33 @@ def test_modules_can_be_mapped_over():
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
     outputs = jax.vmap(lambda model: model(INPUT))(stacked)
     np.testing.assert_allclose(outputs, np.stack([model(INPUT) for model in models]), rtol=1e-5, atol=1e-6)
+
+
+def annotated():
+    return nnx.Linear(3, 4, rngs=nnx.Rngs(0), kernel_metadata={"out_sharding": ("x", "y")})
+
+
+def test_a_variable_with_partitioning_metadata_needs_a_mesh_unless_it_is_placed_later():
+    with placed_later():
+        layer = annotated()
+    assert layer.kernel.get_metadata("out_sharding") == ("x", "y")
+    with pytest.raises(ValueError, match="mesh context"):
+        annotated()
+
+
+def test_what_is_placed_later_has_the_graph_of_what_flax_has_placed():
+    with placed_later():
+        later = Model.from_nnx(annotated())
+    with jax.set_mesh(jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("x", "y"))):
+        at_once = Model.from_nnx(annotated())
+    assert later.apply == at_once.apply
+    assert later.unwrap().kernel.get_metadata() == at_once.unwrap().kernel.get_metadata()
+
+
+def test_where_flax_places_nothing_anyway_placing_later_changes_nothing():
+    with nnx.use_eager_sharding(False):
+        with placed_later():
+            later = Model.from_nnx(annotated())
+        assert later.apply == Model.from_nnx(annotated()).apply
+        assert not nnx.using_eager_sharding()
+    assert nnx.using_eager_sharding()
