@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec, Sharding
+from jax.sharding import Sharding
 
 from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.model import Model
+from jaxloop.partitioning import partitioning
 from jaxloop.placement import Placement
 from jaxloop.placement.divisions import check_axes, check_divides
 
@@ -18,6 +19,7 @@ Path = tuple[Any, ...]
 #: From a leaf's path and the leaf to where it lies.
 Place = Callable[[Path, Any], Sharding]
 #: The fields of a loop whose leaves belong to parameters, by their path and shape.
+_RULES = "Map it to one of them by `flax.linen.logical_axis_rules`, around the fit"
 _FOLLOW = ("opt_state", "callback_state", "gradient")
 
 
@@ -53,7 +55,7 @@ def shardings_of_model(placement: Placement, model: Model) -> Model:
     """Where each array of a model lies, as a model of shardings; see `shardings_of`."""
     if placement.single:
         return jax.tree.map(lambda _: placement.sharding, model)
-    given: dict[tuple[str, Path], PartitionSpec] = {}
+    given = partitioning(model)
 
     def placed(field: str) -> Any:
         def place(path: Path, leaf: Any) -> Sharding:
@@ -61,8 +63,8 @@ def shardings_of_model(placement: Placement, model: Model) -> Model:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             by = "rule" if spec is None else "partitioning metadata"
             spec = placement.rule(name, leaf) if spec is None else spec
-            where = f"{by}: {field} {name!r}"
-            check_axes(where, spec, placement.mesh)
+            where = f"{by} of {field} {name!r}"
+            check_axes(where, spec, placement.mesh, fix=_RULES if by != "rule" else "Use one of them")
             check_divides(where, spec, leaf.shape, placement.mesh)
             return placement.sharded(spec)
 

@@ -175,11 +175,13 @@ class TrainingLoop:
         """Trains for `epochs` epochs, with validation after each. The given model or loop stays as it was.
 
         Args:
-          model_or_loop: a model, or a loop. Of a loop, `step`, `epoch`, key, model and optimizer go on; position,
-            statistics and what callbacks remember begin again, except what they keep on purpose.
+          model_or_loop: a model; a function that makes one, which is then born where it is to lie; or a loop. Of that,
+            `step`, `epoch`, key, model and optimizer go on; position, statistics and what callbacks remember begin
+            again, except what they keep on purpose.
           epochs: how many more, at least 1.
           callbacks: only for this fit, after those of the training loop. Programs are kept for the next fit with them.
-          on: a device, a platform such as `"gpu"`, or None for JAX's default device.
+          on: a device, a platform, or a `Placement`, such as `data_parallel()`. None for one CPU, or for all GPUs or
+            TPUs, data parallel; for all devices of all processes, if there are several.
           seed: of the run's key. A loop brings its own key.
           limit_batches: at most this many batches in each phase, to try things out.
           optimizer: whose state a loop goes on with. `"loop"`: its own, with its hyperparameters, such as the rate; the

@@ -46,7 +46,8 @@ ROOMS = {
     "data": [{"collate", "loaders", "samples"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],
     "engine": [
         {"agreement", "arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger", "place"},
-        {"boundary", "host", "opening", "session"},
+        {"boundary", "host", "sameness", "session"},
+        {"opening"},
         {"phase_steps", "prediction", "rehearsal", "resuming", "saving"},
         {"dispatch", "stepwise"},
         {"run"},

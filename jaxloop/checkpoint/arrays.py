@@ -99,7 +99,12 @@ def _check_metadata(folder: Path, wanted: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _checkpointer(ocp: Any) -> Iterator[Any]:
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False))
+    process = jax.process_index()  # each process works by itself: Orbax would wait for the others
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False, multiprocessing_options=alone)
+    checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
     try:
         yield checkpointer
     finally:

@@ -6,8 +6,10 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxloop.births import birth, is_factory
 from jaxloop.engine.arguments import check_seed
 from jaxloop.engine.going_on import check_opt_state, hyperparameters_of, kept_hyperparameters
+from jaxloop.engine.sameness import check_same_model
 from jaxloop.feeding.feed import Feed
 from jaxloop.kinds import strong
 from jaxloop.loop import Loop, new_loop
@@ -40,15 +42,25 @@ class Opening:
     def loop(self, given: Any, seed: int, feed: Feed) -> Loop:
         """The loop for a model or a loop, which stays the user's.
 
-        A model without parameters yet is initialized from the first batch of `feed`, as the step will see it.
+        A model without parameters yet is initialized from the first batch of `feed`, as the step will see it. One that
+        a function makes is born where it is to lie.
         """
         if isinstance(given, Loop):
             return own_copy(between_steps(given, None), self.placement)
         check_seed(seed)
         key = self._key(seed)
-        model = as_model(given, lambda: (key, shown(self.programs, feed, feed.first())[0]))
-        model = jax.tree.map(strong, model)
-        model = self.placement.copies(model, shardings_of_model(self.placement, model))
+
+        def beginning() -> tuple[jax.Array, Any]:
+            return key, shown(self.programs, feed, feed.first())[0]
+
+        if is_factory(given):
+            coming = birth(given, beginning)
+            place = shardings_of_model(self.placement, coming.model)
+            model = Program("born", coming.make, out_shardings=place)(*coming.arguments)
+        else:
+            model = jax.tree.map(strong, as_model(given, beginning))
+            check_same_model(self.placement, model)
+            model = self.placement.copies(model, shardings_of_model(self.placement, model))
         loop = with_host_scalars(new_loop(model, self._begun(model), key))
         self.memo.get("hyperparameters", lambda: jax.tree.map(np.array, hyperparameters_of(loop.opt_state)))
         return loop
@@ -70,7 +82,7 @@ class Opening:
             return with_parameters(placement, model, jax.tree.map(strong, init(model.params)))
 
         key, options = ("begin", placement), {"out_shardings": placement.sharding} if placement.single else {}
-        return self.programs.get(key, lambda: Program("begin", begun, **options))(model.replace(state={}))
+        return self.programs.get(key, lambda: Program("begin", begun, **options))(model)
 
     def _hyperparameters(self, params: Any) -> Any:
         """What `hyperparameters_of` finds in the state that the optimizer begins with."""

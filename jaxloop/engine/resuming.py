@@ -11,11 +11,13 @@ from jaxloop.callbacks.checkpoint import checkpoints_among
 from jaxloop.checkpoint.leaves import abstract, differences, rebuilt
 from jaxloop.checkpoint.plain import filled
 from jaxloop.checkpoint.store import Saved, Store
+from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.place import Origin, Place
 from jaxloop.engine.session import Session
 from jaxloop.errors import CheckpointError, CorruptCheckpointError, StateMismatchError
 from jaxloop.feeding.identity import differences as data_differences
 from jaxloop.loop import Loop
+from jaxloop.placement import Placement
 from jaxloop.programs.fit_trace import Moment
 from jaxloop.shardings import shardings_of
 from jaxloop.telling import warn
@@ -29,6 +31,8 @@ def resumed(session: Session, directory: str | Path) -> Session:
       StateMismatchError: the newest is that of another run. The message lists what differs.
     """
     saved = Store(directory).checkpoints()
+    agreement = Agreement(session.placement)
+    agreement.same("fit", {"the checkpoints that it sees in `resume_from`": [each.ordinal for each in saved]})
     if not saved:
         _warn_of_another_folder(session, Path(directory))
         return dataclasses.replace(session, notices=(*session.notices, f"Nothing was saved in {directory} yet"))
@@ -40,6 +44,7 @@ def resumed(session: Session, directory: str | Path) -> Session:
             failures.append(error)
             warn(f"fit: {not_used(checkpoint, error)}", stacklevel=3)
             continue
+        agreement.same("fit", {"the checkpoint that it goes on from": checkpoint.ordinal})
         where = checkpoint.manifest()["about"]["where"]
         goes_on = "Takes" if place.finished else "Goes on from"
         notice = f"{goes_on} checkpoint {checkpoint.ordinal} in {directory}: {where}"
@@ -131,7 +136,7 @@ def _loaded(session: Session, checkpoint: Saved, identity: Mapping[str, Any] | N
         )
     shardings = jax.tree_util.tree_leaves_with_path(shardings_of(session.placement, template))
     by_path = {jax.tree_util.keystr(path): sharding for path, sharding in shardings}
-    arrays = checkpoint.arrays([by_path[leaf["path"]] for leaf in leaves if "array" in leaf])
+    arrays = _read(session.placement, checkpoint, [by_path[leaf["path"]] for leaf in leaves if "array" in leaf])
     loop: Loop = rebuilt(leaves, arrays, template)
     static = about["static"]
     loop = loop.replace(lasting=frozenset(static["lasting"]), evaluated=frozenset(static["evaluated"]))
@@ -140,6 +145,14 @@ def _loaded(session: Session, checkpoint: Saved, identity: Mapping[str, Any] | N
     journals = {name: (size, crc) for name, (size, crc) in manifest["journals"].items()}
     origin = Origin(checkpoint.path.parent.resolve(), checkpoint.ordinal, journals)
     return loop, dataclasses.replace(place, origin=origin, journals=checkpoint.journals())
+
+
+def _read(placement: Placement, checkpoint: Saved, shardings: Sequence[Any]) -> list[jax.Array]:
+    """The arrays where they are to lie. Each of several processes reads all, and keeps what is its own."""
+    if not placement.several_processes:
+        return checkpoint.arrays(shardings)
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    return placement.copies(checkpoint.arrays([host] * len(shardings)), list(shardings))
 
 
 def _template(session: Session, moment: Moment, leaves: Sequence[Mapping[str, Any]], memory: Mapping[str, Any]) -> Loop:

@@ -19,6 +19,7 @@ from jaxloop.engine.opening import Opening, shown
 from jaxloop.engine.rehearsal import Seen, kept_contract, look_into, rehearsed
 from jaxloop.engine.resuming import resumed
 from jaxloop.engine.run import Run
+from jaxloop.engine.sameness import check_same_run
 from jaxloop.engine.session import Progress, Session
 from jaxloop.events import Phase, Plan
 from jaxloop.feeding.checks import check_batches, check_epoch
@@ -102,13 +103,16 @@ class Setup:
             None if validation is None else validation.feed,
         )
         session = self._session(sorted_out, plan, place, source, feeds, loop, notices)
+        own = None if isinstance(given, Loop) else int(seed)
+        identity = functools.partial(self._identity, session, limit, own, training)
         if resume_from is not None or checkpoints_among(sorted_out.host):
             source.watched()
             if validation is not None:
                 validation.feed.batches.watched()
-            own = None if isinstance(given, Loop) else int(seed)
-            identity = functools.partial(self._identity, session, limit, own, training)
             session = replace(session, identity=identity)
+        if place.several_processes:
+            first = {"training": batches.batches, "validation": self.validation}
+            check_same_run(place, {**identity(), "training": identity_of(self.training)}, first)
         session = self._begun(session, training, validation)
         return session if resume_from is None else resumed(session, resume_from)
 

@@ -26,18 +26,21 @@ def said(names: Any) -> str:
     return " and ".join(axes_of(names)) or "no axis"
 
 
-def check_axes(where: str, spec: Any, mesh: Mesh) -> None:
-    """Refuses a specification that is none, or that names an axis that the mesh does not have.
+def check_axes(where: str, spec: Any, mesh: Mesh, fix: str = "Use one of them") -> None:
+    """Refuses a specification that is none, that names an axis that the mesh does not have, or one axis twice.
 
     Raises:
-      TypeError, ValueError: as said; the message begins with `where`.
+      TypeError, ValueError: as said; the message begins with `where`, and ends with `fix` if the mesh has other axes.
     """
     if not isinstance(spec, PartitionSpec):
         raise TypeError(f"{where}: expected a jax.sharding.PartitionSpec, got {spec!r}.")
-    for name in (name for entry in spec for name in axes_of(entry)):
+    names = [name for entry in spec for name in axes_of(entry)]
+    for name in names:
         if name not in mesh.axis_names:
             known = ", ".join(map(repr, mesh.axis_names))
-            raise ValueError(f"{where}: {spec} names the axis {name!r}, but the mesh has {known}. Use one of them.")
+            raise ValueError(f"{where}: {spec} names the axis {name!r}, but the mesh has {known}. {fix}.")
+        if names.count(name) > 1:
+            raise ValueError(f"{where}: {spec} names the axis {name!r} twice. Divide one axis of the array by it.")
 
 
 def check_divides(where: str, spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> None:

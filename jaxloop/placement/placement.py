@@ -197,7 +197,7 @@ class Placement:
             return copied_to_device(leaf, self.device)
         if self._has(leaf):
             return copied_within([leaf], [place])[0]
-        return copied_to(leaf, place, directly=not self.is_cpu)
+        return copied_to(leaf, place, directly=not self.is_cpu and not self.several_processes)
 
     def put_batch(self, batch: Any, rows: int | None, *, stacked: bool = False) -> Any:
         """A batch on its way to the devices. Its transfer starts now. On a CPU programs take NumPy's arrays in place.
@@ -208,6 +208,8 @@ class Placement:
             return batch if self.is_cpu else jax.device_put(batch, self.device)
 
         def put(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
+            if self.several_processes:
+                return jax.make_array_from_callback(leaf.shape, sharding, lambda part: leaf[part])
             return leaf if self.is_cpu and not isinstance(leaf, jax.Array) else jax.device_put(leaf, sharding)
 
         return jax.tree.map(put, batch, self.batch_shardings(batch, rows, stacked=stacked))
