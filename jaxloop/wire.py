@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxloop.events import Phase
 from jaxloop.loop import COUNTERS, Loop
+from jaxloop.placement.moving import placed
 from jaxloop.views import Columns
 
 Wire = tuple[Any, list[Any]]
@@ -162,7 +163,7 @@ class WireLayout:
             if slot is None:
                 return _typed(next(rest), kind)
             words = seen_as[kind.word][slot : slot + kind.places]
-            return words[0] if kind.key is None else _typed(jax.device_put(words, place), kind)
+            return words[0] if kind.key is None else _typed(placed(words, place), kind)
 
         return jax.tree.unflatten(self.tree, map(leaf, self.slots, self.kinds))
 

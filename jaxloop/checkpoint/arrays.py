@@ -33,7 +33,9 @@ def save(folder: Path, arrays: Sequence[jax.Array]) -> None:
     Raises:
       Exception: whatever Orbax and TensorStore raise; for a full disk that is a `ValueError`.
     """
-    kept = {str(place): _carried(array) for place, array in enumerate(arrays) if array.size}
+    kept: dict[str, Any] = {str(place): _carried(array) for place, array in enumerate(arrays) if array.size}
+    if jax.process_count() > 1:  # Orbax takes no array there that only one process has
+        kept = jax.tree.map(np.asarray, kept)
     if not kept:  # Orbax takes neither an empty tree nor an empty array
         folder.mkdir()
         return
@@ -77,8 +79,13 @@ def _found(folder: Path, wanted: dict[str, Any], shardings: Sequence[jax.shardin
         dtype, sharding = jnp.dtype(_CARRIED.get(dtype.name, dtype.name)), shardings[int(name)]
         item[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
         arguments[name] = ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype, global_shape=shape, strict=True)
+    several = jax.process_count() > 1
+    if several:
+        item = {name: np.empty(kind.shape, kind.dtype) for name, kind in item.items()}
+        arguments = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in item}
     with _quiet(), _checkpointer(ocp) as checkpointer:
-        return checkpointer.restore(folder.absolute(), ocp.args.PyTreeRestore(item, restore_args=arguments))
+        found = checkpointer.restore(folder.absolute(), ocp.args.PyTreeRestore(item, restore_args=arguments))
+    return {name: jax.device_put(array, shardings[int(name)]) for name, array in found.items()} if several else found
 
 
 def _check_metadata(folder: Path, wanted: dict[str, Any]) -> None:

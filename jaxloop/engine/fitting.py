@@ -34,8 +34,9 @@ def fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Loo
     ledger = progress.ledger
     ledger.since = began
     session, recorder = _with_recorder(session, progress)
-    shown = [callback for callback in (*consoles, *session.callbacks.host) if runs_here(callback, placement)]
-    elsewhere = [callback for callback in session.callbacks.host if not runs_here(callback, placement)]
+    everywhere = (*consoles, *session.callbacks.host)
+    shown = [callback for callback in everywhere if runs_here(callback, placement)]
+    elsewhere = [callback for callback in everywhere if not runs_here(callback, placement)]
     names = ("History", *map(name_of, shown))
     bound = bound_or_closed(shown, session.plan)
     host = Host((recorder, *bound), placement, ledger=ledger, names=names, elsewhere=elsewhere)

@@ -49,6 +49,13 @@ def from_host(array: np.ndarray, sharding: Sharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda part: np.array(array[part], dtype))
 
 
+def placed(array: np.ndarray, sharding: Sharding | None) -> jax.Array:
+    """An array of the host at a sharding, or on JAX's default device. It waits for no other process."""
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return from_host(array, sharding)  # `device_put` would compare it with what other processes have, and wait for them
+
+
 def copied_within(leaves: Sequence[jax.Array], shardings: Sequence[Sharding]) -> list[jax.Array]:
     """Copies at new shardings on the devices that have the arrays, by one program."""
     return _copies(tuple(shardings))(list(leaves)) if leaves else []
