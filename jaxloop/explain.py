@@ -15,6 +15,7 @@ from jaxloop.model import Model
 from jaxloop.placement import On
 from jaxloop.programs.fusing import Fusing
 from jaxloop.programs.programs import STEP_NAMES
+from jaxloop.step_spec import StepSpec
 from jaxloop.training_loop import TrainingLoop
 
 _ORDER = {
@@ -129,12 +130,21 @@ def _host_mark(callback: Any, event: Event) -> str:
 def _steps(run: Run, host: Host) -> Iterator[str]:
     """The programs of the steps, and those between them."""
     yield "Programs"
+    yield from _precision(run.session.spec)
     for phase, loop, steps in run.walk():
         cuts = host.cuts(phase)
         fusing = Fusing(1, "the host looks into each step") if cuts else steps.fusing(steps.layout.to_wire(loop))
         yield from _one_phase(phase, len(steps.feed), fusing, cuts)
     between = [event.name for event in _ORDER if event in run.session.trace.active]
     yield f"  between steps: {', '.join(between) or 'none; no compiled callback does anything there'}"
+
+
+def _precision(spec: StepSpec) -> Iterator[str]:
+    """How a batch is split, and in which dtype it goes through the model, if that was chosen."""
+    chosen = [f"a batch of training is taken as {spec.accumulate} microbatches"] if spec.accumulate > 1 else []
+    chosen += [] if spec.compute_dtype is None else [f"forward passes are computed in {spec.compute_dtype.name}"]
+    if chosen:
+        yield f"  {'; '.join(chosen)}"
 
 
 def _one_phase(phase: Phase, batch_count: int, fusing: Fusing, cuts: frozenset[Event]) -> Iterator[str]:

@@ -1,15 +1,17 @@
 """What an optimizer's update may ask for beside the gradient, computed again from the batch. No I/O."""
 
 import functools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxloop.forward import hold
-from jaxloop.gradient import Changes, Variables, changes_between, mean_loss, value_and_gradient, with_changes
+from jaxloop.gradient import Changes, changes_between, with_changes
 from jaxloop.loop import Loop
 from jaxloop.losses import weighted_mean
+from jaxloop.microbatches import gradient_at, loss_at
 from jaxloop.optimizer import asked_for, known_in_step
 from jaxloop.step_spec import StepSpec
 
@@ -52,33 +54,27 @@ def extra_args(spec: StepSpec, loop: Loop, saved: Saved | None) -> dict[str, Any
     again = with_changes(loop, saved.fields)
     value = weighted_mean(loop.loss, loop.weight)
 
-    def loss_at(params: Any) -> jax.Array:
-        return mean_loss(spec, Variables(params, {}), again)[0]
+    def loss(params: Any) -> jax.Array:
+        return loss_at(spec, params, again)
 
-    def gradient_at(params: Any) -> Any:
-        return _gradient(spec, params, again)
+    def gradient(params: Any) -> Any:
+        return gradient_at(spec, params, again)
 
-    return known_in_step(
-        value, saved.gradient, loss_at, gradient_at, functools.partial(_example_gradients, spec, again)
-    )
+    return known_in_step(value, saved.gradient, loss, gradient, functools.partial(_example_gradients, spec, again))
 
 
 def _example_gradients(spec: StepSpec, loop: Loop, params: Any) -> Any:
     """The gradient of each example by itself, as a batch of one under a key of its own: a leading axis of examples."""
+    alone = replace(spec, accumulate=1)
 
     def of_one(index: Any, batch: Any) -> Any:
         one = hold(loop, jax.tree.map(_as_batch, batch))
-        return _gradient(spec, params, one.replace(key=jax.random.fold_in(loop.key, index)))
+        return gradient_at(alone, params, one.replace(key=jax.random.fold_in(loop.key, index)))
 
     batch = (loop.input, loop.target, loop.weight)
     count = jax.tree.leaves(batch)[0].shape[0]
     indices = jnp.arange(count)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
     return jax.vmap(of_one)(indices, batch)
-
-
-def _gradient(spec: StepSpec, params: Any, loop: Loop) -> Any:
-    _, _, gradient = value_and_gradient(functools.partial(mean_loss, spec), Variables(params, {}), loop)
-    return gradient.params
 
 
 def _as_batch(example: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxloop.casting import in_dtype, narrowed, restored
 from jaxloop.events import Phase
 from jaxloop.loop import Loop
 from jaxloop.masks import with_stand_ins, without_wild
@@ -46,7 +47,19 @@ def forward(spec: StepSpec, model: Model, loop: Loop) -> Loop:
       loop: in a phase, with a batch at hand.
     """
     model = gathered(spec.placement, model)
-    return forward_pass(spec).to_output(model.replace(training=loop.phase is Phase.TRAINING), loop)
+    to_output = forward_pass(spec).to_output
+    model = model.replace(training=loop.phase is Phase.TRAINING)
+    if spec.compute_dtype is None:
+        return to_output(model, loop)
+    return _in_dtype(spec.compute_dtype, to_output, model, loop)
+
+
+def _in_dtype(dtype: Any, to_output: Callable[[Model, Loop], Loop], model: Model, loop: Loop) -> Loop:
+    """`to_output(model, loop)` with parameters and input as `dtype`. Output and loss are float32, at least."""
+    entering = loop.replace(input=narrowed(loop.input, dtype))
+    after = to_output(in_dtype(model, dtype), entering)
+    input = loop.input if after.input is entering.input else after.input
+    return after.replace(input=input, output=restored(after.output), loss=restored(after.loss))
 
 
 def with_loss(spec: StepSpec, loop: Loop) -> Loop:

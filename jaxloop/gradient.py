@@ -61,11 +61,16 @@ def value_and_gradient(
 
 def mean_loss(spec: StepSpec, variables: Variables, loop: Loop) -> tuple[jax.Array, Changes]:
     """The mean loss of the batch at hand in training, and what the forward pass changes in the loop."""
+    after = passed(spec, variables, loop)
+    return weighted_mean(after.loss, loop.weight), changes_between(loop, after)
+
+
+def passed(spec: StepSpec, variables: Variables, loop: Loop) -> Loop:
+    """The loop after forward pass and loss of the batch at hand in training, with these variables."""
     model = loop.model.replace(params=variables.params)
     if variables.overwritten:
         model = model.replace(state=model.state | variables.overwritten)
-    after = with_loss(spec, forward(spec, model, loop))
-    return weighted_mean(after.loss, loop.weight), changes_between(loop, after)
+    return with_loss(spec, forward(spec, model, loop))
 
 
 def changes_between(old: Loop, new: Loop) -> Changes:

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
+from jaxloop.carried import carried
 from jaxloop.events import Event, Phase, Scope, leave, should_run
 from jaxloop.extra_args import Saved, extra_args, save
 from jaxloop.forward import cleaned, hold, predict, with_loss, with_model_state
-from jaxloop.gradient import differentiate
-from jaxloop.kinds import Widening, kept, widenings
 from jaxloop.loop import STEP_FIELDS, Loop, find_hyperparameters
 from jaxloop.measured import unmeasured
+from jaxloop.microbatches import differentiated
 from jaxloop.optimizer import updated
 from jaxloop.step_spec import StepSpec, statistic_of
 
@@ -105,47 +105,14 @@ def output_of(spec: StepSpec, loop: Loop, batch: tuple[Any, ...], *, fresh: bool
     return loop.output
 
 
-#: What a step carries on, and who makes it.
-_MAKERS = {
-    "model": "what the model gives as its state",
-    "opt_state": "what the optimizer gives",
-    "metrics": "what the metric gives",
-    "callback_state": "what the callback remembers",
-    "key": "the key",
-}
-
-
 def _keeping_kinds(stage: Stage) -> Stage:
-    """`stage`, checked: what it carries on keeps its structure, shapes and dtypes.
-
-    The next step runs the same program, which would take the bits of another dtype for another number.
-
-    Raises:
-      TypeError: model, optimizer, metric or callback have changed a leaf's structure, shape or dtype.
-      Widening: they have made floats wider, and the run can begin with those.
-    """
+    """`stage`, checked by `carried`."""
 
     def keeping(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
         after, counted = stage(spec, loop, counted, untouched_stop)
-        changed = {name for name in _MAKERS if getattr(after, name) is not getattr(loop, name)}
-        _refuse_widening(loop, after, changed & {"model", "opt_state"})
-        fields = {name: _kept(name, getattr(loop, name), getattr(after, name)) for name in changed}
-        return after.replace(**fields) if fields else after, counted
+        return carried(loop, after), counted
 
     return keeping
-
-
-def _kept(name: str, old: Any, new: Any) -> Any:
-    fix = f"All steps share one program: begin with that kind, or convert {_MAKERS[name]}."
-    return kept(f"step: loop.{name}", old, new, structure_fix=fix, leaf_fix=fix)
-
-
-def _refuse_widening(before: Loop, after: Loop, names: set[str]) -> None:
-    wider: dict[str, Any] = {}
-    for name in names:
-        wider |= widenings(f".{name}", getattr(before, name), getattr(after, name))
-    if wider:
-        raise Widening(wider)
 
 
 def _begin(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
@@ -156,7 +123,7 @@ def _begin(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tup
 
 def _forward_and_gradient(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     before = loop
-    loop = differentiate(spec, loop)
+    loop = differentiated(spec, loop)
     middle = {"reached": _counts(loop, untouched_stop), "saved": save(spec, before, loop)}
     loop = _unless_cancelled(loop, untouched_stop, lambda loop: spec.fire(loop, Event.UPDATE_START))
     if loop.stop is not untouched_stop:

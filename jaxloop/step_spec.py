@@ -36,6 +36,8 @@ class StepSpec:
       callbacks: the compiled ones, bound to the plan.
       new_stats: whether callbacks may record names that are not in `loop.stats` yet.
       placement: the several devices that the steps run on; None for one.
+      accumulate: as how many microbatches a batch of training is taken.
+      compute_dtype: of the forward pass; None if nothing is cast.
     """
 
     optimizer: optax.GradientTransformation
@@ -45,6 +47,8 @@ class StepSpec:
     callbacks: tuple[Callback, ...] = ()
     new_stats: bool = False
     placement: Placement | None = None
+    accumulate: int = 1
+    compute_dtype: Any = None
 
     def fire(self, loop: Loop, event: Event) -> Loop:
         """What the compiled callbacks make of `loop` at `event`."""

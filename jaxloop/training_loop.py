@@ -10,7 +10,8 @@ import optax
 
 from jaxloop.callback import sort_out
 from jaxloop.callbacks import ProgressBar
-from jaxloop.engine.arguments import check_choice, check_data, check_fit, check_positive, check_step
+from jaxloop.casting import checked_dtype
+from jaxloop.engine.arguments import check_fit, check_options, check_parts, check_positive
 from jaxloop.engine.compiled import Compiled, compiled
 from jaxloop.engine.evaluation import evaluated
 from jaxloop.engine.fitting import fitted
@@ -19,7 +20,6 @@ from jaxloop.engine.prediction import predicted
 from jaxloop.engine.setup import Setup
 from jaxloop.engine.step_by_step import StepByStep
 from jaxloop.events import Event, Phase
-from jaxloop.feeding.checks import check_batches
 from jaxloop.feeding.contract import OnRecompile
 from jaxloop.feeding.inspection import Check
 from jaxloop.history import History
@@ -47,8 +47,7 @@ class TrainingLoop:
         any callback changed it; `value_fn` and `obj_fn`, the mean loss as a function of parameters; `grad_fn`, the
         gradient as such a function; `per_example_grad_fn`, the gradient of each example, as a batch of one under its
         own key, with a leading axis of examples. The functions run this batch again under the same key, mode, weight
-        and state. `optax.MultiSteps` averages the gradients of its batches with equal weight, however many examples or
-        tokens each has.
+        and state. `optax.MultiSteps` averages the gradients of its batches with equal weight; see `accumulate`.
       loss_fn: `loss_fn(output, target)`: one loss per example or token, or a scalar, which no weight can change.
       metrics: names or `Metric` objects. The loss is always measured.
       callbacks: compiled and host callbacks, called in this order.
@@ -68,6 +67,11 @@ class TrainingLoop:
       check: which data are checked for labels outside of the classes, NaN, integers beyond int32, and several classes
         where a metric takes one. `"first"`: the first batch of each phase. `"memory"`: first all arrays in memory that
         steps see as they are, once. `"all"`: also each batch as it is read, which takes time.
+      accumulate: as how many microbatches a training step takes its batch, one after the other, with the memory of one.
+        The gradient is that of the whole batch. Each has dropout and batch statistics of its own; state and memory run
+        through them in turn; what a `differentiable_step` records is their weighted mean.
+      compute_dtype: such as `"bfloat16"`, to which forward passes cast parameters and floats of the input. Output,
+        loss, state and gradient stay float32. Losses are not scaled, so `"float16"` may overflow.
 
     Raises:
       TypeError, ValueError: an argument is wrong; the message names it. An optimizer that requires more than a step
@@ -100,17 +104,13 @@ class TrainingLoop:
         differentiable_step: DifferentiableStep | None = None,
         on_recompile: OnRecompile = "raise",
         check: Check = "memory",
+        accumulate: int = 1,
+        compute_dtype: Any = None,
     ):
-        check_data(training)
-        check_batches(training, "training")
-        check_batches(validation, "validation")
-        check_step(optimizer, loss_fn, differentiable_step)
-        check_choice("report", report, ("batch", "epoch"))
-        check_choice("on_recompile", on_recompile, ("raise", "warn"))
-        check_choice("check", check, ("first", "memory", "all"))
-        if steps_per_dispatch != "auto":
-            check_positive("steps_per_dispatch", steps_per_dispatch)
+        check_parts(training, validation, optimizer, loss_fn, differentiable_step)
+        check_options(report, on_recompile, check, steps_per_dispatch, accumulate)
         sort_out(callbacks)
+        dtype = checked_dtype(compute_dtype)
         setup = Setup(
             training=training,
             validation=validation,
@@ -119,7 +119,7 @@ class TrainingLoop:
             report=report,
             steps_per_dispatch=steps_per_dispatch,
             on_recompile=on_recompile,
-            spec=StepSpec(optimizer, loss_fn, differentiable_step, resolve(metrics)),
+            spec=StepSpec(optimizer, loss_fn, differentiable_step, resolve(metrics), (), False, accumulate, dtype),
             check=check,
         )
         vars(self).update(_setup=setup, _progress=progress)

@@ -191,6 +191,10 @@ class LinenApply:
             )
         return {name: self._kept(value, new.get(name, value), (*path, name)) for name, value in old.items()}
 
+    def frozen(self, state: Any) -> Any:
+        """Whether each leaf of the state is a parameter that is not trained."""
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: path[0].key == "params", state)
+
     @property
     def overwritten(self) -> tuple[str, ...]:
         """The names of the entries of the state that are replaced by their gradients."""

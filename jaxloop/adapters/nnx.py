@@ -5,7 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jax.sharding import NamedSharding, PartitionSpec
@@ -43,7 +43,8 @@ def split(module: Any, *, trained: Any = None, modes: Any = None) -> tuple["NNXA
     inference = nnx.split(_in_mode(module, training=False))[0]
     in_params, in_state = (frozenset(path for path, _ in nnx.to_flat_state(part)) for part in (params, state))
     graphs = ByValue((inference, training))  # in the order of False and True: `training` is their index
-    apply = NNXApply(graphs, in_params, in_state, told, type(module).__name__)
+    frozen = frozenset(path for path, variable in nnx.to_flat_state(state) if isinstance(variable, nnx.Param))
+    apply = NNXApply(graphs, in_params, in_state, told, type(module).__name__, frozen)
     return apply, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
 
@@ -145,6 +146,8 @@ class NNXApply:
       params, state: the paths of the variables in each.
       modes: the arguments that say the mode, besides the attributes in the graphs.
       name: the name of its class.
+      not_trained: the paths of the parameters that are in the state.
+      dtype: in which batch norms compute that were not given another; see `computing_in`.
     """
 
     graphs: ByValue
@@ -152,6 +155,8 @@ class NNXApply:
     state: frozenset[tuple[Any, ...]]
     modes: Modes
     name: str = field(compare=False)
+    not_trained: frozenset[tuple[Any, ...]] = frozenset()
+    dtype: Any = None
 
     def __call__(self, params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
         module = self.restore(params, state, training)
@@ -175,7 +180,25 @@ class NNXApply:
         """The module with these values, in this mode."""
         from flax import nnx
 
-        return nnx.merge(self.graphs.value[training], params, state, copy=True)
+        module = nnx.merge(self.graphs.value[training], params, state, copy=True)
+        if self.dtype is not None:
+            for _, part in nnx.iter_modules(module):
+                if isinstance(part, nnx.BatchNorm) and part.dtype is None:
+                    part.dtype = self.dtype
+        return module
+
+    def computing_in(self, dtype: Any) -> "NNXApply":
+        """The same for narrow parameters and a wide state.
+
+        A batch norm would make its output as wide as its running averages, and all layers after it would compute so.
+        """
+        return replace(self, dtype=dtype)
+
+    def frozen(self, state: Any) -> Any:
+        """Whether each leaf of the state is a parameter that is not trained."""
+        from flax.traverse_util import flatten_dict, unflatten_dict
+
+        return unflatten_dict({path: path in self.not_trained for path in flatten_dict(state)})
 
     def partitioned(self, params: Any, state: Any) -> dict[tuple[Any, ...], PartitionSpec]:
         """The specification of each variable that has one, by its path; with flax's logical axis rules of now."""

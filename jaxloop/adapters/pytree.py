@@ -138,6 +138,10 @@ class PytreeApply:
         pytree = self._filled(params, state, training)
         return function(Told(pytree, self.modes, training) if speaks(type(pytree), self.modes) else pytree), state
 
+    def frozen(self, state: Any) -> Any:
+        """Whether each leaf of the state is a parameter that is not trained: all are, or are no floats."""
+        return jax.tree.map(lambda leaf: True, state)
+
     def restore(self, params: Any, state: Any, training: bool) -> Any:
         """The pytree with these values: in both modes the one that was given for training."""
         return self._filled(params, state, training=True)

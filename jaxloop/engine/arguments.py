@@ -6,7 +6,20 @@ from typing import Any
 import numpy as np
 
 from jaxloop.data import Batches
+from jaxloop.feeding.checks import check_batches
 from jaxloop.optimizer import check_update
+
+
+def check_parts(training: Any, validation: Any, optimizer: Any, loss_fn: Any, differentiable_step: Any) -> None:
+    """Refuses data, an optimizer or a loss of which no training can be made.
+
+    Raises:
+      TypeError, ValueError: one of them is wrong.
+    """
+    check_data(training)
+    check_batches(training, "training")
+    check_batches(validation, "validation")
+    check_step(optimizer, loss_fn, differentiable_step)
 
 
 def check_data(training: Any) -> None:
@@ -38,6 +51,20 @@ def check_step(optimizer: Any, loss_fn: Any, differentiable_step: Any) -> None:
         raise ValueError("TrainingLoop: give `loss_fn`, or `differentiable_step` in its place.")
     if loss_fn is not None and not callable(loss_fn):
         raise TypeError(f"TrainingLoop: `loss_fn` must be a function of (output, target), got {loss_fn!r}.")
+
+
+def check_options(report: Any, on_recompile: Any, check: Any, steps_per_dispatch: Any, accumulate: Any) -> None:
+    """Refuses choices and numbers that no training loop can have.
+
+    Raises:
+      ValueError: one of them is wrong.
+    """
+    check_choice("report", report, ("batch", "epoch"))
+    check_choice("on_recompile", on_recompile, ("raise", "warn"))
+    check_choice("check", check, ("first", "memory", "all"))
+    if steps_per_dispatch != "auto":
+        check_positive("steps_per_dispatch", steps_per_dispatch)
+    check_positive("accumulate", accumulate)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -22,6 +22,9 @@ from jaxloop.programs.fit_trace import Moment
 from jaxloop.shardings import shardings_of
 from jaxloop.telling import warn
 
+#: What a run had of which its checkpoint does not tell, since it was saved before there was a choice.
+_UNSAID = {"accumulate": 1}
+
 
 def resumed(session: Session, directory: str | Path) -> Session:
     """The session that goes on from the newest checkpoint of a folder that is whole; as it is if there is none yet.
@@ -189,7 +192,7 @@ def _by_name(leaves: Sequence[Mapping[str, Any]], field: str) -> dict[str, list[
 def _of_runs(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """What differs between the run of a checkpoint and this one, a line for each."""
     for name, value in now.items():
-        before = saved.get(name)
+        before = saved.get(name, _UNSAID.get(name))
         if name in ("training", "validation") and before is not None and value is not None:
             yield from (f"{name}: {line}" for line in data_differences(before, value))
         elif before != value:

@@ -205,6 +205,8 @@ class Setup:
             "report": plan.report,
             "metrics": list(plan.metrics),
             "steps_per_dispatch": self.steps_per_dispatch,
+            "accumulate": int(self.spec.accumulate),
+            "compute_dtype": None if self.spec.compute_dtype is None else self.spec.compute_dtype.name,
             "limit_batches": limit,
             "first_step": int(loop.step),
             "first_epoch": int(loop.epoch),
