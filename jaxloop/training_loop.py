@@ -70,8 +70,8 @@ class TrainingLoop:
       accumulate: as how many microbatches a training step takes its batch, one after the other, with the memory of one.
         The gradient is that of the whole batch. Each has dropout and batch statistics of its own; state and memory run
         through them in turn; what a `differentiable_step` records is their weighted mean.
-      compute_dtype: such as `"bfloat16"`, to which forward passes cast parameters and floats of the input. Output,
-        loss, state and gradient stay float32. Losses are not scaled, so `"float16"` may overflow.
+      compute_dtype: such as `"bfloat16"`, to which forward passes cast parameters and floats of the input. Layers with
+        a dtype of their own keep it. All else stays float32. Losses are not scaled, so `"float16"` may overflow.
 
     Raises:
       TypeError, ValueError: an argument is wrong; the message names it. An optimizer that requires more than a step

@@ -105,3 +105,9 @@ def test_a_checkpoint_is_shown_as_what_it_is(tmp_path) -> None:
     )
     assert "Checkpoint  saves the run after all others, every 100 steps" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_it_says_in_a_line_how_batches_are_split_and_in_what_they_are_computed() -> None:
+    text = explained(small.training_loop(accumulate=2, compute_dtype="bfloat16"), small.model())
+    assert "  a batch of training is taken as 2 microbatches; forward passes are computed in bfloat16\n" in text
+    assert "microbatches" not in explained(small.training_loop(), small.model())

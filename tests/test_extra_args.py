@@ -211,3 +211,37 @@ def test_what_has_changed_since_the_gradient_is_saved(spec: Any, loop: jl.Loop) 
     assert known.keys() == set(KNOWN)
     assert known["grad"] is after.gradient
     assert float(known["value"]) == 1
+
+
+@pytest.mark.parametrize("ways", ["fused", "apart"])
+def test_in_microbatches_too_the_functions_are_those_of_this_batch(ways: str) -> None:
+    training_loop = small.training_loop(
+        optimizer=watching(),
+        validation=None,
+        callbacks=[look_at_the_gradient] if ways == "apart" else [],
+        steps_per_dispatch=3 if ways == "fused" else 1,
+        accumulate=2,
+    )
+    loop, _ = training_loop.fit(network(), 2)
+    assert float(loop.opt_state["value"]) < 1e-6
+    assert float(loop.opt_state["grad"]) < 1e-6
+    assert float(loop.opt_state["examples"]) == 0
+
+
+def test_in_microbatches_a_line_search_takes_the_steps_that_it_takes_at_once() -> None:
+    for optimizer in (searching(), optax.lbfgs()):
+        whole, split = (
+            small.training_loop(optimizer=optimizer, validation=None, metrics=[], accumulate=n).fit(small.model(), 1)[0]
+            for n in (1, 2)
+        )
+        for leaf, other in zip(jax.tree.leaves(split.model.params), jax.tree.leaves(whole.model.params), strict=True):
+            np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-5)
+
+
+def test_in_microbatches_each_example_has_the_gradient_that_it_has_at_once() -> None:
+    aggregate = contrib.differentially_private_aggregate(l2_norm_clip=0.5, noise_multiplier=0.0, key=0)
+    optimizer = private(optax.chain(aggregate, optax.sgd(0.1)))
+    whole, split = (
+        small.training_loop(optimizer=optimizer, validation=None, accumulate=n).fit(small.model(), 1)[0] for n in (1, 2)
+    )
+    assert_close(split.model.params, whole.model.params)

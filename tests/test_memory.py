@@ -121,3 +121,37 @@ def test_no_tracer_outlives_its_trace_and_a_training_loop_that_was_used_can_be_c
         training_loop.end_epoch(stepped)
     again = copy.deepcopy(training_loop)
     assert again.evaluate(again.fit(small.model(), 1)[0], again.validation) == metrics
+
+
+def blocks(remat: bool) -> Any:
+    """A transformer's blocks as one scan over their stacked parameters: attention, then two dense layers."""
+
+    def block(input: jax.Array, params: Any) -> tuple[jax.Array, None]:
+        query, key, value = (input @ params[name] for name in ("query", "key", "value"))
+        scores = jax.nn.softmax(query @ key.swapaxes(1, 2) / query.shape[-1] ** 0.5)
+        input = input + scores @ value
+        return input + jax.nn.gelu(input @ params["expand"]) @ params["contract"], None
+
+    def apply(params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(jax.checkpoint(block) if remat else block, input, params)[0], state
+
+    return apply
+
+
+def test_blocks_that_are_scanned_and_run_again_need_a_fraction_of_the_memory() -> None:
+    depth, width, length, batch_size = 12, 64, 64, 32
+    random = np.random.default_rng(0)
+    shapes = dict.fromkeys(("query", "key", "value"), (width, width))
+    shapes |= {"expand": (width, 4 * width), "contract": (4 * width, width)}
+    params = {name: 0.05 * random.normal(size=(depth, *shape)).astype(np.float32) for name, shape in shapes.items()}
+    data = random.normal(size=(batch_size, length, width)).astype(np.float32)
+    training_loop = small.training_loop(
+        training=[[(data, data)]], validation=None, loss_fn=jl.losses.mean_squared_error, metrics=[]
+    )
+    temporaries, losses = [], []
+    for remat in (False, True):
+        model = jl.Model(blocks(remat), params)
+        temporaries.append(training_loop.compile(model).training.memory["temporaries"])
+        losses.append(training_loop.fit(model, 1)[0].stats["loss"])
+    assert temporaries[0] > 3 * temporaries[1], f"{temporaries[0] / 1e6:.0f} MB to {temporaries[1] / 1e6:.0f} MB"
+    np.testing.assert_allclose(*losses, rtol=1e-6)

@@ -400,3 +400,43 @@ def test_the_memory_is_that_of_one_microbatch() -> None:
 def test_a_spec_with_microbatches_is_another(spec: Any) -> None:
     assert replace(spec(), accumulate=2).accumulate == 2
     assert spec().accumulate == 1
+
+
+class Picture(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.convolution = nnx.Conv(1, 4, (3, 3), rngs=rngs)
+        self.head = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, input: jax.Array) -> jax.Array:
+        return self.head(nnx.relu(self.convolution(input)).mean(axis=(1, 2)))
+
+
+@pytest.mark.parametrize("callbacks", [[], [jl.on_host(jl.Event.UPDATE_START, reads="step")(lambda loop, event: None)]])
+def test_convolutions_stay_in_the_layout_that_a_cpu_runs_fast_in_a_loop(callbacks: Any, monkeypatch: Any) -> None:
+    """Each program of a step is traced by `canonical`, or holds what was."""
+    from jaxloop.engine import step_by_step
+    from jaxloop.programs import canonical, programs
+
+    seen: list[str] = []
+
+    def watched(function: Any) -> Any:
+        seen.append(getattr(function, "__name__", "partial"))
+        return canonical.canonical(function)
+
+    monkeypatch.setattr(programs, "canonical", watched)
+    monkeypatch.setattr(step_by_step, "canonical", watched)
+    input, target = small.samples(8, features=36)
+    input = input.reshape(8, 6, 6, 1)
+    made = [
+        small.training_loop(
+            training=[[(input, target)]], validation=None, metrics=[], accumulate=n, callbacks=callbacks
+        )
+        for n in (1, 2)
+    ]
+    model = jl.Model.from_nnx(Picture(nnx.Rngs(0)))
+    whole, split = (training_loop.fit(model, 1)[0] for training_loop in made)
+    small.assert_close(split.model.params, whole.model.params)
+    loop = made[1].begin_epoch(made[1].start(model, epochs=1))
+    small.assert_close(made[1].train_step(loop, (input, target)).model.params, whole.model.params)
+    assert "checked" in seen
+    assert ("run" in seen) == bool(callbacks)

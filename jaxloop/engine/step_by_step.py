@@ -16,6 +16,7 @@ from jaxloop.feeding.specification import parts_of, rows_of
 from jaxloop.loop import Loop
 from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_step
 from jaxloop.placement import Placement
+from jaxloop.programs.canonical import canonical
 from jaxloop.programs.programs import Program
 from jaxloop.shardings import pinned
 from jaxloop.step_spec import StepSpec
@@ -79,7 +80,11 @@ class StepByStep:
                 return function(spec, loop, *rest)
             return _kept(place, function(spec, loop, *_divided(place, rest, stacked=function is run_phase)))
 
-        return self.setup.programs.get((name, spec, place), lambda: Program(name, checked))
+        # A CPU runs convolutions inside a loop, such as that of microbatches, slowly, unless their axes are in order.
+        in_loop = spec.accumulate > 1 and jax.default_backend() == "cpu"
+        return self.setup.programs.get(
+            (name, spec, place), lambda: Program(name, canonical(checked) if in_loop else checked)
+        )
 
     def _spec_of(self, loop: Loop, place: Placement | None = None) -> StepSpec:
         return self.setup.spec_for(self.setup.sorted_out, loop.plan, place)

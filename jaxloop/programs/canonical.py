@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import (
     ClosedJaxpr,  # pyright: ignore[reportPrivateImportUsage] from JAX 0.12 on
     Jaxpr,
@@ -74,10 +75,17 @@ def canonical(function: Callable[..., Any]) -> Callable[..., Any]:
         if looks_into_values():
             return function(*arguments)
         closed, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        leaves = jaxpr_as_fun(rewritten(closed))(*jax.tree.leaves(arguments))
+        results = jaxpr_as_fun(rewritten(closed))(*jax.tree.leaves(arguments))
+        # A result that depends on no argument comes as a Python number. It gets the dtype that it had.
+        leaves = map(_as_traced, results, closed.out_avals)
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
     return call
+
+
+def _as_traced(leaf: Any, aval: Any) -> Any:
+    """A result of a jaxpr in the dtype that it had; a weakly typed number stays a number."""
+    return leaf if isinstance(leaf, jax.Array) or aval.weak_type else jnp.asarray(leaf, aval.dtype)
 
 
 def rewritten(closed: ClosedJaxpr) -> ClosedJaxpr:

@@ -259,13 +259,14 @@ def _stages(
     spec: StepSpec, phase: Phase, cuts: frozenset[Event], placement: Placement
 ) -> list[tuple[Program, Event | None]]:
     events = (Event.BATCH_START, phase.step_event, Event.BATCH_END, None)
+    form = canonical if placement.is_cpu and spec.accumulate > 1 else _as_it_is  # microbatches are a loop
     programs, group = [], []
     for stage, event in zip(stages(phase), events, strict=True):
         group.append(stage)
         if event is None or event in cuts:
             name = f"{STEP_NAMES[phase]} to {event.value if event else 'its end'}"
-            composed = _composed(spec, tuple(group), placement)
-            programs.append((Program(name, composed, **_everywhere(placement)), event))
+            run = form(_composed(spec, tuple(group), placement))
+            programs.append((Program(name, run, **_everywhere(placement)), event))
             group.clear()
     return programs
 

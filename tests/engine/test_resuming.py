@@ -125,6 +125,8 @@ def test_a_cancelled_run_stays_cancelled_and_goes_on_only_when_asked(tmp_path) -
         ({"callbacks": []}, 2, r"callbacks: the checkpoint's run had \['ema'\], this one has \[\]"),
         ({"callbacks": [jl.callbacks.ema(0.9), jl.callbacks.clip_by_global_norm(1.0)]}, 2, r"callbacks: "),
         ({"optimizer": optax.adam(0.1)}, 2, r"opt_state"),
+        ({"accumulate": 2}, 2, r"accumulate: the checkpoint's run had 1, this one has 2"),
+        ({"compute_dtype": "bfloat16"}, 2, r"compute_dtype: the checkpoint's run had None, this one has 'bfloat16'"),
     ],
 )
 def test_another_run_is_refused_by_the_name_of_what_differs(run, tmp_path, changes, epochs, what) -> None:
