@@ -57,8 +57,10 @@ def forward(spec: StepSpec, model: Model, loop: Loop) -> Loop:
 def _in_dtype(dtype: Any, to_output: Callable[[Model, Loop], Loop], model: Model, loop: Loop) -> Loop:
     """`to_output(model, loop)` with parameters and input as `dtype`. Output and loss are float32, at least."""
     entering = loop.replace(input=narrowed(loop.input, dtype))
+    if _spreads_wild(loop):  # what is finite may be infinite in narrow floats
+        entering = loop.replace(input=without_wild(entering.input, loop.weight))
     after = to_output(in_dtype(model, dtype), entering)
-    input = loop.input if after.input is entering.input else after.input
+    input = loop.input if after.input is entering.input else restored(after.input)
     return after.replace(input=input, output=restored(after.output), loss=restored(after.loss))
 
 
@@ -78,17 +80,22 @@ def hold(loop: Loop, batch: tuple[Any, ...]) -> Loop:
 
 
 def cleaned(spec: StepSpec, loop: Loop) -> Loop:
-    """The loop without what is not finite and weighs nothing, in whatever the model is given.
-
-    In evaluation nothing is differentiated, so a NaN stays in its own example, whose loss is masked: only the tokens
-    of an example reach each other there.
-    """
-    if loop.weight is None or (loop.phase is Phase.VALIDATION and jnp.ndim(loop.weight) < 2):
+    """The loop without what is not finite and weighs nothing, in whatever the model is given."""
+    if not _spreads_wild(loop):
         return loop
     loop = loop.replace(input=without_wild(loop.input, loop.weight))
     if not forward_pass(spec).takes_target:
         return loop
     return loop.replace(target=without_wild(loop.target, loop.weight))
+
+
+def _spreads_wild(loop: Loop) -> bool:
+    """Whether what is not finite and weighs nothing could reach the rest.
+
+    In evaluation nothing is differentiated, so a NaN stays in its own example, whose loss is masked: only the tokens
+    of an example reach each other there.
+    """
+    return loop.weight is not None and (loop.phase is not Phase.VALIDATION or jnp.ndim(loop.weight) >= 2)
 
 
 def with_model_state(loop: Loop, state: Any) -> Loop:

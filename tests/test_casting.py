@@ -278,3 +278,17 @@ def test_a_float16_that_overflows_is_not_hidden() -> None:
     model = model.replace(params=jax.tree.map(lambda leaf: leaf * np.float32(1e5), model.params))
     measured = small.training_loop(compute_dtype="float16").evaluate(model, jl.in_batches(small.samples(8), 4))
     assert not np.isfinite(measured["loss"])
+
+
+def test_what_weighs_nothing_has_no_effect_even_if_it_overflows_only_in_narrow_floats() -> None:
+    input, target = small.samples(4)
+    weight = np.array([1, 0, 1, 1], np.float32)
+    fits = []
+    for value in (1e6, 1.0):
+        input[1] = value
+        training_loop = small.training_loop(
+            training=[[(input.copy(), target, weight)]], validation=None, compute_dtype="float16"
+        )
+        fits.append(training_loop.fit(small.model(), 1)[0])
+    assert np.isfinite(fits[0].stats["loss"])
+    small.assert_trees_equal(*(loop.model.params for loop in fits))

@@ -143,6 +143,23 @@ def test_scales_of_8_bit_floats_are_overwritten_by_their_gradients_as_by_flax(
     assert np.count_nonzero(first["output_grad_amax_history"]) == BATCHES * EPOCHS
 
 
+def test_scales_of_8_bit_floats_run_through_microbatches_in_turn() -> None:
+    model = Model.from_linen(Narrow(), Narrow().init(jax.random.key(0), INPUT))
+    training_loop = jl.TrainingLoop(
+        [list(batches())[:2]],
+        optimizer=optax.sgd(0.0),
+        loss_fn=jl.losses.softmax_cross_entropy,
+        progress=False,
+        accumulate=2,
+    )
+    _, variables = training_loop.fit(model, 1)[0].model.unwrap()
+    first = variables[OVERWRITTEN]["first"]["Fp8DirectDotGeneralOp_0"]
+    assert np.count_nonzero(first["output_grad_amax_history"]) == 2 * 2
+    largest = [np.abs(input[part::2]).max() for input, _ in list(batches())[:2] for part in (0, 1)]
+    history = np.asarray(first["input_amax_history"])
+    np.testing.assert_allclose(np.sort(history[history != 0]), np.sort(largest), rtol=1e-6)
+
+
 def keys_of(step: int) -> dict[str, Any]:
     """The keys of the random streams in training, as `Model.from_linen` describes them."""
     at = new_loop(small.model(), None, jax.random.key(0)).replace(phase=jl.Phase.TRAINING, step=np.int32(step))
