@@ -53,13 +53,13 @@ def differentiated(spec: StepSpec, loop: Loop) -> Loop:
     split = _split(spec, loop)
     (turning, sums), (_, weights, rows, stats) = _scanned(split, loop.model.params)
     gradient = jax.tree.map(_in_dtype_of, sums, loop.model.params)
-    fields = with_changes(loop, turning).replace(gradient=gradient, **jax.tree.map(_whole, rows))
+    after = with_changes(loop, turning).replace(gradient=gradient, **jax.tree.map(_whole, rows))
     if stats:
-        fields = fields.replace(stats=loop.stats | {name: _mean(values, weights) for name, values in stats.items()})
+        after = after.replace(stats=loop.stats | {name: _mean(values, weights) for name, values in stats.items()})
     if spec.differentiable_step is None and loop.weight is not None:
         # A microbatch without any weight had no example whose loss could stand in.
-        fields = fields.replace(loss=with_stand_ins(fields.loss, loop.weight))
-    return fields
+        after = after.replace(loss=with_stand_ins(after.loss, loop.weight))
+    return after
 
 
 def loss_at(spec: StepSpec, params: Any, loop: Loop) -> jax.Array:
