@@ -12,6 +12,7 @@ import pytest
 import jaxloop as jl
 from jaxloop import Event
 from jaxloop.checkpoint.store import Store
+from jaxloop.engine import resuming
 from jaxloop.errors import CheckpointError, CorruptCheckpointError, StateMismatchError
 from jaxloop.placement import Placement
 from jaxloop.programs.fusing import Fusing
@@ -279,3 +280,19 @@ def test_steps_per_dispatch_stay_those_of_the_run(tmp_path, monkeypatch, elsewhe
             StateMismatchError, match="took 3 steps in a dispatch of training, and this one would take 2"
         ):
             small.training_loop(**options(steps_per_dispatch="auto")).fit(small.model(), 2, resume_from=directory)
+
+
+def test_a_run_in_microbatches_and_narrow_floats_goes_on_bit_for_bit(tmp_path) -> None:
+    changes: dict[str, Any] = {"accumulate": 2, "compute_dtype": "bfloat16"}
+    expected, _ = saved_run(tmp_path / "run", **changes)
+    directory = middle((tmp_path / "run", expected), tmp_path / "middle")
+    loop, _ = small.training_loop(**options(**changes)).fit(small.model(), 2, resume_from=directory)
+    small.assert_trees_equal(loop, expected)
+
+
+def test_a_run_that_was_saved_before_there_were_microbatches_had_none() -> None:
+    saved = {"seed": 0}
+    assert list(resuming._of_runs(saved, {"seed": 0, "accumulate": 1, "compute_dtype": None})) == []
+    assert list(resuming._of_runs(saved, {"seed": 0, "accumulate": 4})) == [
+        "accumulate: the checkpoint's run had 1, this one has 4"
+    ]
