@@ -25,6 +25,7 @@ from jaxloop.losses import spread_weight, weighted_sum
 from jaxloop.masks import with_stand_ins
 from jaxloop.model import overwritten_state
 from jaxloop.precision import wide_dtype, widened
+from jaxloop.shardings import with_parameters
 from jaxloop.step_spec import StepSpec
 
 #: What one microbatch leaves to the next; of the model its state.
@@ -53,6 +54,7 @@ def differentiated(spec: StepSpec, loop: Loop) -> Loop:
     split = _split(spec, loop)
     (turning, sums), (_, weights, rows, stats) = _scanned(split, loop.model.params)
     gradient = jax.tree.map(_in_dtype_of, sums, loop.model.params)
+    gradient = with_parameters(spec.placement, loop.model, gradient)
     after = with_changes(loop, turning).replace(gradient=gradient, **jax.tree.map(_whole, rows))
     if stats:
         after = after.replace(stats=loop.stats | {name: _mean(values, weights) for name, values in stats.items()})

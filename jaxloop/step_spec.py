@@ -35,9 +35,9 @@ class StepSpec:
       metrics: what is measured.
       callbacks: the compiled ones, bound to the plan.
       new_stats: whether callbacks may record names that are not in `loop.stats` yet.
-      placement: the several devices that the steps run on; None for one.
       accumulate: as how many microbatches a batch of training is taken.
       compute_dtype: of the forward pass; None if nothing is cast.
+      placement: the several devices that the steps run on; None for one.
     """
 
     optimizer: optax.GradientTransformation
@@ -46,9 +46,9 @@ class StepSpec:
     metrics: tuple[Metric, ...]
     callbacks: tuple[Callback, ...] = ()
     new_stats: bool = False
-    placement: Placement | None = None
     accumulate: int = 1
     compute_dtype: Any = None
+    placement: Placement | None = None
 
     def fire(self, loop: Loop, event: Event) -> Loop:
         """What the compiled callbacks make of `loop` at `event`."""
