@@ -35,7 +35,7 @@ def forward_pass(spec: StepSpec) -> ForwardPass:
     if spec.differentiable_step is not None:
         return ForwardPass(functools.partial(_own_output_and_loss, spec.differentiable_step), _unchanged, True)
     assert spec.loss_fn is not None
-    return ForwardPass(_model_output, functools.partial(_loss_of_output, spec.loss_fn), False)
+    return ForwardPass(_model_output, functools.partial(_loss_of_output, spec), False)
 
 
 def forward(spec: StepSpec, model: Model, loop: Loop) -> Loop:
@@ -117,11 +117,12 @@ def _model_output(model: Model, loop: Loop) -> Loop:
     return loop.replace(output=output, model=model)
 
 
-def _loss_of_output(loss_fn: LossFn, loop: Loop) -> Loop:
-    output, target = loop.output, loop.target
+def _loss_of_output(spec: StepSpec, loop: Loop) -> Loop:
+    output, target, loss_fn = loop.output, loop.target, spec.loss_fn
+    assert loss_fn is not None
     if loop.phase is Phase.TRAINING and loop.weight is not None and _is_per_example(loss_fn, output, target):
         # The gradient must know nothing of what weighs nothing. In evaluation masking the losses is enough.
-        output, target = with_stand_ins((output, target), loop.weight)
+        output, target = with_stand_ins((output, target), loop.weight, divided=spec.placement is not None)
     return loop.replace(loss=loss_fn(output, target))
 
 

@@ -25,7 +25,7 @@ def without_wild(tree: Any, weight: Any) -> Any:
     return jax.tree.map(clean, tree)
 
 
-def with_stand_ins(tree: Any, weight: Any) -> Any:
+def with_stand_ins(tree: Any, weight: Any, *, divided: bool = False) -> Any:
     """`tree` with a copy of an example (or token) that counts in place of each one of weight 0, as a constant.
 
     It is not enough to mask the losses. The gradient of a loss that is NaN or infinite is NaN or infinite too, and its
@@ -35,6 +35,7 @@ def with_stand_ins(tree: Any, weight: Any) -> Any:
     Args:
       tree: PyTree of arrays with the leading axes of the weight. Arrays with other axes stay as they are.
       weight: as in `without_wild`.
+      divided: whether the batch is divided over devices. To take an example by its index would gather all of them.
     """
 
     def stand_in(leaf: Any) -> Any:
@@ -44,10 +45,23 @@ def with_stand_ins(tree: Any, weight: Any) -> Any:
         axes = weight.ndim if leaf.shape[: weight.ndim] == weight.shape else 1
         first = jnp.argmin(nothing.reshape(-1))  # the first one that counts; if none does, it does not matter which
         flat = leaf.reshape(nothing.size, *leaf.shape[axes:])
-        one = jax.lax.stop_gradient(jax.lax.dynamic_index_in_dim(flat, first, keepdims=False))
+        take = _summed_up if divided else _indexed
+        one = jax.lax.stop_gradient(take(flat, first))
         return jnp.where(nothing, one, leaf)
 
     return jax.tree.map(stand_in, tree)
+
+
+def _indexed(flat: Any, index: Any) -> Any:
+    return jax.lax.dynamic_index_in_dim(flat, index, keepdims=False)
+
+
+def _summed_up(flat: Any, index: Any) -> Any:
+    """The same as a sum over all examples, of which all but one are 0: each device adds up its own."""
+    chosen = (jnp.arange(flat.shape[0]) == index).reshape(-1, *(1,) * (flat.ndim - 1))
+    if flat.dtype == bool:
+        return jnp.any(chosen & flat, axis=0)
+    return jnp.sum(jnp.where(chosen, flat, jnp.zeros((), flat.dtype)), axis=0, dtype=flat.dtype)
 
 
 def _weighs_nothing(leaf: Any, weight: Any) -> Any:

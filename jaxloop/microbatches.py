@@ -60,7 +60,7 @@ def differentiated(spec: StepSpec, loop: Loop) -> Loop:
         after = after.replace(stats=loop.stats | {name: _mean(values, weights) for name, values in stats.items()})
     if spec.differentiable_step is None and loop.weight is not None:
         # A microbatch without any weight had no example whose loss could stand in.
-        after = after.replace(loss=with_stand_ins(after.loss, loop.weight))
+        after = after.replace(loss=with_stand_ins(after.loss, loop.weight, divided=spec.placement is not None))
     return after
 
 
