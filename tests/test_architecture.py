@@ -63,6 +63,8 @@ ROOMS = {
         {"source"},
         {"checks", "packing", "prepare", "reading"},
         {"contract", "inspection", "slots"},
+        {"dividing", "grouping"},
+        {"gathering"},
         {"feed"},
     ],
     "files": [{"decimals", "png", "waiting"}, {"event_file", "line_file", "summaries"}, {"event_folder"}],

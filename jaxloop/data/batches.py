@@ -12,6 +12,8 @@ from jaxloop.data.collate import collate as stacked_samples
 from jaxloop.data.samples import OneByOne, Samples, checked, count_of, is_source
 
 Collate = Callable[[list[Any]], Any]
+#: Which rows of an array: a range of them, or each by its position.
+Rows = slice | np.ndarray
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # eq=False: the comparison of two arrays is not a bool
@@ -118,13 +120,34 @@ class Batches:
         shape = (count, self._batch_size)  # full neighbours are one range of rows: one gather, and a reshape
         return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), self._gather(rows))
 
+    def part(self, start: int, count: int, rows: Rows) -> Any:
+        """Some rows of batches `start` to `start + count`, stacked along a new leading axis, or of one as they are.
+
+        The other rows are not read. The batches must be such as can be gathered, and full.
+
+        Args:
+          start: the first batch.
+          count: how many.
+          rows: which rows of each.
+
+        Returns:
+          PyTree of (count, rows, ...), or of (rows, ...) for one batch.
+        """
+        chosen, size = self._range[start : start + count], self._batch_size
+        if count == 1 and isinstance(rows, slice):  # a slice of the samples is not copied if they have no order
+            begin, end, _ = rows.indices(size)
+            return self._gather(slice(chosen.start * size + begin, chosen.start * size + end))
+        positions = np.arange(chosen.start * size, chosen.stop * size).reshape(count, size)[:, rows]
+        shape = positions.shape if count > 1 else positions.shape[1:]
+        return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), self._gather(positions.ravel()))
+
     @property
     def full(self) -> bool:
         """Whether all batches have the same number of examples. If not, the last one has fewer."""
         ends = [self._span(index).stop for index in (*self._range[:1], *self._range[-1:])]
         return max(ends, default=0) <= self.sample_count
 
-    def rows(self) -> Iterator[slice | np.ndarray]:
+    def rows(self) -> Iterator[Rows]:
         """The positions of each batch's samples: a slice, or indices if the batches have an order of their own."""
         order = self.order
         for index in self._range:
@@ -141,7 +164,7 @@ class Batches:
         return None if self._make_order is None else self._make_order()
 
     @functools.cached_property
-    def _gather(self) -> Callable[[slice], Any]:
+    def _gather(self) -> Callable[[Any], Any]:
         """The function that reads the samples at given positions in the order, before any transform."""
         if isinstance(self._samples, _Indices):
             return self._samples.order.__getitem__
@@ -152,7 +175,7 @@ class Batches:
         if order is None:
             return lambda rows: tree.unflatten([leaf[rows] for leaf in leaves])
 
-        def gather(rows: slice) -> Any:
+        def gather(rows: Rows) -> Any:
             indices = order[rows]
             return tree.unflatten([leaf.take(indices, axis=0) for leaf in leaves])
 

@@ -51,7 +51,7 @@ class Opening:
         key = self._key(seed)
 
         def beginning() -> tuple[jax.Array, Any]:
-            return key, shown(self.programs, feed, feed.first())[0]
+            return key, shown(self.programs, feed, feed.probe())[0]
 
         if is_factory(given):
             coming = birth(given, beginning)

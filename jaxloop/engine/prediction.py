@@ -35,11 +35,11 @@ def predicted(session: Session, *, fresh: bool) -> Any:
     key = ("predict", spec, fresh, prepare, placement)
     program = session.programs.get(key, lambda: Program("predict", output, out_shardings=placement.sharding))
     outputs: list[Any] = []
-    ahead: tuple[int | None, Any] | None = None
+    ahead: tuple[slice | np.ndarray, Any] | None = None
 
-    def fetch(rows: int | None, output: Any) -> None:
+    def fetch(rows: slice | np.ndarray, output: Any) -> None:
         # Copies, since on a CPU NumPy's view of an array keeps that.
-        outputs.append(jax.tree.map(lambda leaf: np.array(leaf[:rows]), placement.fetch(output)))
+        outputs.append(jax.tree.map(lambda leaf: np.array(leaf[rows]), placement.fetch(output)))
 
     for rows, batch in feed.singles():
         if ahead is None:

@@ -5,7 +5,7 @@
 
 import functools
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -31,6 +31,9 @@ class Contract:
         weights and others none.
       lengths: the lengths that batches are padded to, if the data announce several.
       on_recompile: what happens to a batch that is not like the first: it is refused, or a warning is given.
+      parts: a batch that is filled up is filled to a multiple of these, since it is divided over as many devices.
+      shares: how many shares make a batch, each read by another process. Then none may be of another size, since the
+        others could not know. None where what is read is the whole batch.
       examples: how many examples a batch has by its loss; None if that is not known.
     """
 
@@ -41,11 +44,23 @@ class Contract:
     lengths: tuple[int, ...] = ()
     on_recompile: OnRecompile = "raise"
     examples: int | None = None
+    parts: int = 1
+    shares: int | None = None
 
     @property
     def batch_size(self) -> int:
-        """Examples in a full batch."""
-        return self.examples or self.first.batch_size
+        """Examples in a full batch, without those that fill it up."""
+        if self.examples is None or self.parts == 1:
+            return self.examples or self.first.batch_size
+        return self.examples * self.first.batch_size // self._divisible(self.first).batch_size
+
+    @functools.cached_property
+    def read(self) -> "Contract":
+        """The contract of what one process reads: its share, or the whole batch."""
+        if self.shares is None or self.shares == 1:
+            return self
+        first = self.first.resized(self.first.batch_size // self.shares)
+        return replace(self, first=first, parts=max(1, self.parts // self.shares), shares=1)
 
     @functools.cached_property
     def one_signature(self) -> bool:
@@ -54,7 +69,10 @@ class Contract:
 
     @functools.cached_property
     def ready(self) -> Specification:
-        """What a batch is like when it is ready for a program. If short batches are filled, all have weights."""
+        """What a batch is like when it is ready for a program. If short batches are filled, all have weights.
+
+        They are then filled to a size that divides over the devices, too.
+        """
         return self._weighted(self.first)
 
     @functools.cached_property
@@ -91,6 +109,12 @@ class Contract:
         self.check(found)
         ready = self.ready
         if not self._fits(found, ready):
+            if self.shares is not None:
+                raise ValueError(
+                    f"{self.where}: in several processes every batch of a loader must be like the first; "
+                    f"{difference(found, self.first, self.first)}. Give batches of one size, or TrainingEpochs or "
+                    "in_batches, of which each process reads the whole batch."
+                )
             ready = self._weighted(found)
         return jax.tree.leaves(batch), ready
 
@@ -114,7 +138,10 @@ class Contract:
             return
         message = f"{self.where}: every batch must be like the first; {difference(found, expected, first)}."
         if self.on_recompile == "raise":
-            raise ValueError(f"{message} To compile a program for each kind instead, give on_recompile='warn'.")
+            else_ = "To compile a program for each kind instead, give on_recompile='warn'."
+            if self.shares is not None:
+                else_ = "In several processes no batch of a loader may differ, since the others could not know of it."
+            raise ValueError(f"{message} {else_}")
         warnings.warn(f"{message} A program is compiled for it.", stacklevel=2)
 
     def _fits(self, found: Specification, place: Specification) -> bool:
@@ -132,9 +159,15 @@ class Contract:
 
     def _weighted(self, found: Specification) -> Specification:
         """`found` with a weight for each example, if short batches are filled and the examples can be counted."""
-        if self.short != "filled" or found.weight is not None or rows_of(found.abstract) is None:
+        if self.short != "filled" or rows_of(found.abstract) is None:
             return found
-        return found.with_weight((found.batch_size,), np.dtype(np.float32))
+        if found.weight is None:
+            found = found.with_weight((found.batch_size,), np.dtype(np.float32))
+        return self._divisible(found)
+
+    def _divisible(self, found: Specification) -> Specification:
+        """`found` with as many examples as divide over the devices."""
+        return found if self.parts == 1 else found.resized(-(-found.batch_size // self.parts) * self.parts)
 
     @functools.cached_property
     def _kinds(self) -> list[tuple[tuple[int, ...], np.dtype]]:

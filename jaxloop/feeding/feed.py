@@ -1,7 +1,7 @@
 """Feeding: the batches of a phase on their way from a user's data to the programs, as many at once as one takes."""
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,21 +10,23 @@ import jax
 import numpy as np
 
 from jaxloop.data import Batches
+from jaxloop.data.batches import Rows
+from jaxloop.data.steps import EmptyBatches
 from jaxloop.events import Phase
+from jaxloop.feeding.checksums import sampled
 from jaxloop.feeding.contract import Contract, contract_of
+from jaxloop.feeding.dividing import Sender, Share, check_divides, divided, share_of, spans_processes
+from jaxloop.feeding.gathering import Gathering, Watch, can_gather, gathered_kind
+from jaxloop.feeding.grouping import ALLOCATED, Chunks, Group
 from jaxloop.feeding.prefetch import prefetched
 from jaxloop.feeding.prepare import Preparation
 from jaxloop.feeding.reading import Position, Reader, check_ended, noting
-from jaxloop.feeding.slots import ChunkSpec, HostSlots, Slots, slots_for
-from jaxloop.feeding.source import Peekable, not_as_long
+from jaxloop.feeding.slots import ChunkSpec, slots_for
+from jaxloop.feeding.source import Peekable, look, not_as_long
 from jaxloop.feeding.specification import Batch, Specification, check_dtypes, of_lengths, rows_of, specification
 from jaxloop.placement import Placement
 
-Chunks = Generator[tuple[ChunkSpec, Any], None, None]
-#: Looks into batches as they are read: given the index of the first, how many, and the batch, or several stacked.
-Watch = Callable[[int, int, Any], None]
 _DEPTH = 2  # dispatches that are read ahead: one waits while the other is read
-_ALLOCATED = 32  # packed batches that share one piece of memory, since to ask for memory takes longer than to fill it
 
 
 @dataclass(frozen=True)
@@ -67,27 +69,69 @@ class Feed:
         No batch is read if the samples show what a batch is like.
 
         Raises:
-          ValueError: JAX cannot take an array; or as `first`.
+          ValueError: JAX cannot take an array; batches do not divide over the devices; or as `first`.
         """
-        where, lengths = self.reader.where, self.batches.lengths
+        where, lengths, shared = self.reader.where, self.batches.lengths, False
         if self.gathers:
-            contract = Contract(where, self._gathered_kind(), True, lengths=lengths, **options)
+            contract = Contract(
+                where, gathered_kind(self.batches.batches, self.reader), True, lengths=lengths, **options
+            )
         else:
-            contract = contract_of(self._peeked(), where, lengths=lengths, **options)
+            first = self._peeked()
+            shared = self.is_foreign and not any(map(spans_processes, jax.tree.leaves(first)))
+            contract = contract_of(first, where, lengths=lengths, **options)
         check_dtypes(contract.first, where)
-        return replace(self, contract=contract)
+        return replace(self, contract=divided(contract, self.placement, shared=shared))
 
     def agreeing(self, **changes: Any) -> "Feed":
-        """This feed with another contract."""
-        return replace(self, contract=replace(self.agreed, **changes))
+        """This feed with another contract.
+
+        Raises:
+          ValueError: no batch is filled up any more, so that those of several processes do not divide.
+        """
+        contract = replace(self.agreed, **changes)
+        if contract.shares is not None and contract.short != "filled":
+            check_divides(contract, self.placement, rows_of(contract.first.abstract))
+        return replace(self, contract=contract)
 
     def first(self) -> Batch:
-        """The first batch as it travels by itself, not packed. Reading still begins with it.
+        """The first batch as it travels by itself, not packed: what this process reads. Reading still begins with it.
 
         Raises:
           As `chunks`.
         """
-        return self._ready(self._peeked())
+        return self._ready(self._peeked())[1]
+
+    def probe(self) -> Batch:
+        """A batch like the first to make a model by. It is the same on all processes, so what is made of it is.
+
+        The first batch, but where each process reads other data: zeros of the shapes of the batch that all make.
+        """
+        if not self.is_foreign:
+            return self.first()
+        ready = self.agreed.ready
+        return ready.tree.unflatten(
+            np.zeros(shape, jax.dtypes.canonicalize_dtype(dtype)) for shape, dtype in ready.kinds
+        )
+
+    def agreement(self) -> dict[str, str]:
+        """What several processes must agree on, as text: for each key that several have, the same value."""
+        where, contract = self.reader.where, self.agreed
+        kinds = ", ".join(f"{path} {dtype.name}{list(shape)}" for path, shape, dtype in contract.ready.leaves)
+        found = {f"{where}: a batch": f"{kinds or 'nothing'}; of {contract.batch_size} examples"}
+        found[f"{where}: how many batches"] = str(len(self))
+        batches, share = self.batches.batches, self._share
+        if isinstance(batches, Batches):
+            found[f"{where}: samples and their order"] = str(look(batches, 0))
+        if share is not None and share.others_too:
+            parts = ", ".join(map(str, share.mine))
+            found[f"{where}: parts {parts} of the first batch"] = str(sampled(self.first()))
+        return found
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether each of several processes reads a loader of its own, whose batches are its share."""
+        return self.placement.several_processes and not isinstance(self.batches.batches, (Batches, EmptyBatches))
 
     def expected(self, steps: int) -> ChunkSpec:
         """What a dispatch of so many steps is given, if all batches are like the first."""
@@ -114,32 +158,70 @@ class Feed:
           Whatever the data raises, with a note of the batch.
         """
         chunks, placement = self._chunks(steps, start), self.placement
-        if placement.is_cpu and placement.single:
-            return chunks
-        put = ((spec, placement.put_batch(batch, spec.rows, stacked=spec.steps > 1)) for spec, batch in chunks)
-        return put if placement.is_cpu else prefetched(put, _DEPTH)
+        # Arrays of several processes may have to be moved by a program of theirs, which a thread must not start.
+        moves = placement.several_processes and not self.agreed.on_host
+        return chunks if placement.is_cpu or moves else prefetched(chunks, _DEPTH)
 
-    def singles(self) -> Iterator[tuple[int | None, Batch]]:
-        """Each batch, and how many examples it had before it was filled up, or None as `rows_of` gives it."""
+    def singles(self) -> Iterator[tuple[Rows, Batch]]:
+        """Each batch, and which of its rows are examples that were read here, and do not only fill it up."""
         with self._noting(position := Position(0)):
-            rest = self.batches.begun_at(0)
+            send, rest = self._sender(self._share), self.batches.begun_at(0)
             for batch in itertools.islice(rest, len(self)):
                 parts = self.reader.parts(batch)
                 if not jax.tree.leaves(parts[0]):
                     raise ValueError(
                         f"{self.reader.where}: a batch holds no input to predict from. Write loop.model(None)."
                     )
-                ready = self._ready(parts)
-                yield rows_of(parts[:2]), self.placement.put_batch(ready, rows_of(ready))
+                spec, ready = self._ready(parts)
+                yield self._rows(rows_of(parts[:2]), spec), send(ChunkSpec(1, spec), ready)
                 position.index += 1
             check_ended(self.batches, rest, self.reader.where, position)
 
-    def _ready(self, parts: Batch) -> Batch:
-        """One batch as it travels by itself, not packed, in memory of its own."""
-        leaves, spec = self.agreed.fitted(parts)
-        slots = slots_for(spec, leaves, 1, self.placement, None)
+    def _rows(self, count: int | None, spec: Specification) -> Rows:
+        if self._share is None:
+            return slice(count)
+        rows = self._share.rows(spec.batch_size)
+        return np.arange(spec.batch_size)[rows][:count]
+
+    def _ready(self, parts: Batch) -> tuple[Specification, Batch]:
+        """One batch as it travels by itself, not packed, in memory of its own; and what it is like as a whole."""
+        leaves, found = self.agreed.read.fitted(parts)
+        slots = slots_for(found, leaves, 1, self.placement, None)
         slots.write(0, leaves)
-        return slots.batch(0)
+        return self._whole(found), slots.batch(0)
+
+    def _gathering(self) -> tuple[Gathering, Share | None]:
+        """The batches as they are gathered, and the share of them that is gathered here; None if it is all."""
+        contract = self.agreed
+        share = share_of(self.placement)
+        if share is not None and contract.ready.batch_size % share.parts:
+            share = None  # a batch that does not divide lies whole on each device
+        rows = None if share is None else share.rows(contract.ready.batch_size)
+        batches: Batches = self.batches.batches
+        return Gathering(batches, self.reader, contract, self._packing, self.watch, rows), share
+
+    def _sent(self, chunks: Chunks, share: Share | None) -> Chunks:
+        if self.placement.is_cpu and self.placement.single:
+            return chunks
+        send = self._sender(share)
+        return ((spec, send(spec, batch)) for spec, batch in chunks)
+
+    def _sender(self, share: Share | None) -> Sender:
+        return Sender(self.placement, share, only_global=self.is_foreign and share is None)
+
+    @property
+    def _share(self) -> Share | None:
+        """What is read here of a batch; None if it is all."""
+        return None if self.agreed.shares is None else share_of(self.placement)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the batches are our own, and can be drawn from arrays."""
+        return can_gather(self.batches.batches)
+
+    def _whole(self, found: Specification) -> Specification:
+        """What a batch is like of which `found` is what this process reads."""
+        return found if self._share is None else self.agreed.ready
 
     def _peeked(self) -> Batch:
         """The parts of the first batch."""
@@ -153,91 +235,23 @@ class Feed:
         return noting(self.reader.where, len(self), position)
 
     def _chunks(self, steps: int, start: int) -> Chunks:
-        gathered = self._gathered_until(start, steps)
-        if gathered == start:
-            return self._read(steps, start)
-        packs = steps == 1 and self._packing is not None
-        chunks = self._packed(start, gathered) if packs else self._gathered(steps, start, gathered)
-        return chunks if gathered == len(self) else _one_after_the_other(chunks, self._read(steps, gathered))
-
-    # --- gathered: our own batches, drawn from arrays at once
-
-    def _gathered_until(self, start: int, steps: int) -> int:
-        """The batch up to which whole dispatches can be gathered from `start` on."""
+        """The chunks, sent where that takes more than to give them."""
         if not self.gathers:
-            return start
-        if self.batches.batches.full:
-            one_is_left = steps > 1 and (len(self) - start) % steps == 1
-            return len(self) - (one_is_left and self._packing is not None)  # the one that is left is packed by `_read`
-        return start + max(0, len(self) - 1 - start) // steps * steps
-
-    def _gathered(self, steps: int, start: int, end: int) -> Chunks:
-        """The batches up to `end`. They are alike by construction, so only their kind is checked."""
-        with self._noting(position := Position(start)):
-            batches: Batches = self.batches.batches
-            ready, unweighted = self._kind_of_gathered()
-            spec = ChunkSpec(steps, ready)
-            while position.index < end:
-                count = min(steps, end - position.index)
-                spec = spec if count == spec.steps else ChunkSpec(count, ready)
-                batch = batches[position.index] if count == 1 else batches.stacked(position.index, count)
-                batch = self.reader.parts(batch)
-                if unweighted:
-                    shape, dtype = ready.kinds[-1]
-                    batch = *batch[:2], np.ones(shape if count == 1 else (count, *shape), dtype)
-                if self.watch is not None:
-                    self.watch(position.index, count, batch)
-                yield spec, batch
-                position.index += count
-
-    def _packed(self, start: int, end: int) -> Chunks:
-        """The batches one by one, each packed. Small steps take this way, so it calls nothing of ours in each."""
-        with self._noting(position := Position(start)):
-            batches, watch, packing = self.batches.batches, self.watch, self._packing
-            ready, _ = self._kind_of_gathered()
-            samples, spec = jax.tree.leaves(self.reader.parts(batches.samples)), ChunkSpec(1, ready, packing)
-            order, size = batches.order, batches.batch_size
-            row = batches.first_row + start * size
-            while position.index < end:
-                slots = HostSlots(ready, min(_ALLOCATED, end - position.index), packing)
-                pairs, words = list(zip(samples, slots.columns, strict=True)), slots.words
-                assert words is not None
-                for place in range(slots.count):
-                    rows = slice(row, row + size) if order is None else order[row : row + size]
-                    for leaf, column in pairs:
-                        if order is None or leaf.dtype != column.dtype:  # `take` does not convert into `out`
-                            column[place] = leaf[rows]
-                        else:  # with "raise", NumPy would write to an array of its own first, and then copy it
-                            leaf.take(rows, 0, column[place], "clip")
-                    if watch is not None:
-                        watch(position.index, 1, slots.batch(place))
-                    yield spec, words[place]
-                    row += size
-                    position.index += 1
-
-    def _kind_of_gathered(self) -> tuple[Specification, bool]:
-        """What gathered batches are like when they are ready, and whether weights are added to them."""
-        found = self._gathered_kind()
-        ready = self.agreed.accepted(found)
-        return ready, found.weight is None and ready.weight is not None
-
-    @property
-    def gathers(self) -> bool:
-        """Whether the batches are our own, and can be drawn from arrays."""
-        batches = self.batches.batches
-        return isinstance(batches, Batches) and batches.can_be_gathered
-
-    def _gathered_kind(self) -> Specification:
-        """What the first gathered batch is like, as the samples show."""
-        batches: Batches = self.batches.batches
-        size = min(batches.batch_size, batches.sample_count - batches.first_row)
-        return specification(self.reader.parts(batches.samples), self.reader.where).resized(size)
+            return self._sent(self._read(steps, start), self._share)
+        gathering, share = self._gathering()
+        end = gathering.until(start, steps)
+        if end == start:
+            return self._sent(self._read(steps, start), self._share)
+        chunks = self._sent(gathering.chunks(steps, start, end), share)
+        if end == len(self):
+            return chunks
+        return _one_after_the_other(chunks, self._sent(self._read(steps, end), self._share))
 
     # --- read: whatever can be iterated
 
     def _read(self, steps: int, start: int) -> Chunks:
         """The batches from `start` on, each written to its slot when it is read. Only equal kinds share a dispatch."""
-        contract, watch, group = self.agreed, self.watch, None
+        contract, watch, group = self.agreed.read, self.watch, None
         with self._noting(position := Position(start)):
             rest = self.batches.begun_at(start)
             for batch in itertools.islice(rest, len(self) - start):
@@ -261,51 +275,18 @@ class Feed:
                 yield from group.given(steps, mixes=contract.one_signature)
             check_ended(self.batches, rest, self.reader.where, position)
 
-    def _group(self, batch: Specification, leaves: Sequence[Any], count: int) -> "_Group":
+    def _group(self, batch: Specification, leaves: Sequence[Any], count: int) -> Group:
         """Room for `count` batches like this one, or for more if they travel one by one and packed."""
         packing = self._packing if count == 1 and batch is self.agreed.ready else None
         if packing is not None and any(isinstance(leaf, jax.Array) for leaf in leaves):
             packing = None  # it stays on its device, though the first batch was NumPy's and so is packed
-        places = count if packing is None else _ALLOCATED
+        places = count if packing is None else ALLOCATED
         slots = slots_for(batch, leaves, places, self.placement, packing)
-        return _Group(slots, batch, ChunkSpec(1, batch, packing), places)
+        return Group(slots, batch, ChunkSpec(1, self._whole(batch), packing), places)
 
     @property
     def _packing(self) -> Any:
         return self.agreed.packing if self.placement.is_cpu and self.placement.single else None
-
-
-@dataclass
-class _Group:
-    """Batches of one specification that were read but not yet given out.
-
-    Attributes:
-      slots: where they are.
-      batch: what each is like.
-      one: what a batch is like that travels by itself.
-      places: how many there can be.
-      held: how many there are.
-    """
-
-    slots: Slots
-    batch: Specification
-    one: ChunkSpec
-    places: int
-    held: int = 0
-
-    def given(self, steps: int, *, mixes: bool) -> Chunks:
-        """The batches, once no more come: together, or one by one if they are too few and others may be too.
-
-        So each signature needs two programs, and not one for every number of equal batches in a row.
-
-        Args:
-          steps: how many a full dispatch has.
-          mixes: whether all batches of the phase have one signature, so that only the last group is smaller.
-        """
-        if self.held == 1 or (self.held < steps and not mixes):
-            yield from ((self.one, self.slots.alone(place)) for place in range(self.held))
-        else:
-            yield ChunkSpec(self.held, self.batch), self.slots.together(self.held)
 
 
 def _one_after_the_other(*makers: Chunks) -> Chunks:

@@ -134,6 +134,10 @@ class DeviceSlots:
 
     def __init__(self, batch: Specification, placement: Placement):
         self._spec, self._placement = batch, placement
+        self._shardings: Any = None  # on several devices of one process: where each array goes
+        if not placement.single and not placement.several_processes:
+            shapes = batch.abstract
+            self._shardings = jax.tree.leaves(placement.batch_shardings(shapes, rows_of(shapes)))
         self._written: list[list[Any]] = []
 
     def write(self, place: int, leaves: Sequence[Any]) -> None:
@@ -146,6 +150,9 @@ class DeviceSlots:
         if rows < size:
             last = len(leaves) - 1
             leaves = [_filled(leaf, size, nothing=index == last) for index, leaf in enumerate(leaves)]
+        if self._shardings is not None:  # only now, since a short batch may not divide
+            pairs = zip(leaves, self._shardings, strict=True)
+            leaves = [jax.device_put(leaf, at) if isinstance(leaf, jax.Array) else leaf for leaf, at in pairs]
         self._written[place:] = [leaves]
 
     def batch(self, place: int) -> Batch:
@@ -161,9 +168,9 @@ class DeviceSlots:
     def _own(self, leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array):
             return np.array(leaf)  # a loader may write the next batch into the same memory
-        if self._placement.holds(leaf):
-            return leaf
-        return self._placement.put(leaf) if self._placement.single else np.array(leaf)
+        if self._placement.single:
+            return leaf if self._placement.holds(leaf) else self._placement.put(leaf)
+        return np.asarray(leaf) if self._placement.several_processes and leaf.is_fully_addressable else leaf
 
 
 def slots_for(

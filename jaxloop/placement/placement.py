@@ -199,21 +199,6 @@ class Placement:
             return copied_within([leaf], [place])[0]
         return copied_to(leaf, place, directly=not self.is_cpu and not self.several_processes)
 
-    def put_batch(self, batch: Any, rows: int | None, *, stacked: bool = False) -> Any:
-        """A batch on its way to the devices. Its transfer starts now. On a CPU programs take NumPy's arrays in place.
-
-        Args: as `batch_shardings` has them.
-        """
-        if self.single:
-            return batch if self.is_cpu else jax.device_put(batch, self.device)
-
-        def put(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
-            if self.several_processes:
-                return jax.make_array_from_callback(leaf.shape, sharding, lambda part: leaf[part])
-            return leaf if self.is_cpu and not isinstance(leaf, jax.Array) else jax.device_put(leaf, sharding)
-
-        return jax.tree.map(put, batch, self.batch_shardings(batch, rows, stacked=stacked))
-
     def holds(self, array: jax.Array) -> bool:
         """Whether the array lies on just these devices."""
         return array.sharding.device_set == self._devices

@@ -143,3 +143,26 @@ def test_a_map_in_python_after_one_that_is_compiled_is_refused_with_the_fix():
 def test_a_map_in_python_of_resident_samples_is_refused_with_the_fix():
     with pytest.raises(ValueError, match=r"samples that are on the device.*compiled=True"):
         TrainingEpochs(numbered(4), 2, resident=True)[0].map(abs)
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["in order", "shuffled"])
+def test_some_rows_of_batches_are_those_of_the_whole_batches(ordered):
+    samples = np.arange(40).reshape(20, 2), np.arange(20)
+    batches = in_batches(samples, 4) if ordered else TrainingEpochs(samples, 4, seed=1)[0]
+    for rows in (slice(1, 3), slice(2, None), np.array([0, 3])):
+        assert batches.part(1, 1, rows)[1].tolist() == batches[1][1][rows].tolist()
+        stacked = batches.part(1, 3, rows)
+        assert [leaf.shape[:2] for leaf in stacked] == [(3, 2), (3, 2)]
+        for index in range(3):
+            assert stacked[1][index].tolist() == batches[1 + index][1][rows].tolist()
+            assert stacked[0][index].tolist() == batches[1 + index][0][rows].tolist()
+
+
+def test_some_rows_of_a_part_of_the_batches_are_counted_from_its_first():
+    batches = in_batches(np.arange(20), 4)[2:]
+    assert batches.part(0, 2, slice(0, 2)).tolist() == [[8, 9], [12, 13]]
+
+
+def test_some_rows_of_resident_samples_are_their_indices():
+    batches = TrainingEpochs(np.arange(20.0), 4, resident=True)[0].uncompiled()
+    assert batches.part(1, 1, slice(0, 2)).tolist() == batches[1][:2].tolist()
