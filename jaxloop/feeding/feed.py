@@ -125,7 +125,7 @@ class Feed:
             found[f"{where}: samples and their order"] = str(look(batches, 0))
         if share is not None and share.others_too:
             parts = ", ".join(map(str, share.mine))
-            found[f"{where}: parts {parts} of the first batch"] = str(sampled(self.first()))
+            found[f"{where}: part{'s' * (len(share.mine) > 1)} {parts} of the first batch"] = str(sampled(self.first()))
         return found
 
     @property
