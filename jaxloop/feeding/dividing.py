@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec, Sharding
 
 from jaxloop.data.batches import Rows
 from jaxloop.feeding.contract import Contract
-from jaxloop.feeding.slots import ChunkSpec
+from jaxloop.feeding.slots import ChunkSpec, shardings_of_chunk
 from jaxloop.feeding.specification import rows_of
 from jaxloop.placement import Placement
 
@@ -26,11 +26,13 @@ class Share:
       parts: into how many parts of one size the rows are divided.
       mine: which parts they are, in order.
       others_too: whether other processes have some of them too, as where a model is divided over processes.
+      even: whether all processes have as many.
     """
 
     parts: int
     mine: tuple[int, ...]
     others_too: bool = False
+    even: bool = True
 
     @property
     def shares(self) -> int:
@@ -61,15 +63,18 @@ def share_of(placement: Placement) -> Share | None:
         return None
     assert placement.batch_spec is not None
     sharding = placement.sharded(PartitionSpec(*placement.batch_spec[:1]))
-    here, mine, others = jax.process_index(), set[int](), set[int]()
+    here, found = jax.process_index(), dict[int, set[int]]()
     for device, index in sharding.devices_indices_map((placement.parts,)).items():
-        (mine if device.process_index == here else others).add((index or (slice(0),))[0].start or 0)
-    if not mine:
+        assert index is not None
+        found.setdefault(device.process_index, set()).add(index[0].start or 0)
+    mine = found.get(here)
+    if mine is None:
         raise ValueError(
             f"on: process {here} has no device in the mesh, {placement.describe()}. Every process that "
             "runs the script must have one: make the mesh of jax.devices()."
         )
-    return Share(placement.parts, tuple(sorted(mine)), not mine.isdisjoint(others))
+    others_too = any(not mine.isdisjoint(others) for process, others in found.items() if process != here)
+    return Share(placement.parts, tuple(sorted(mine)), others_too, len(set(map(len, found.values()))) == 1)
 
 
 def divided(contract: Contract, placement: Placement, *, shared: bool) -> Contract:
@@ -122,11 +127,11 @@ def _of_all(contract: Contract, placement: Placement, rows: int | None) -> Contr
     """The contract of the batches that the shares of all processes make, from that of one share."""
     share, where = share_of(placement), contract.where
     assert share is not None
-    if share.parts % len(share.mine):
+    if not share.even or share.parts % len(share.mine):
         raise ValueError(
-            f"{where}: this process has {len(share.mine)} of the {share.parts} parts of a batch, so its batches are no "
-            "whole fraction of all. Make a mesh with as many devices of each process, or give TrainingEpochs or "
-            "in_batches, which know the whole batch."
+            f"{where}: the batches of a loader are shares of one size, but this process has {len(share.mine)} of the "
+            f"{share.parts} parts of a batch, and others have more or fewer. Make a mesh with as many devices of each "
+            "process, or give TrainingEpochs or in_batches, of which each process reads the whole batch."
         )
     if rows is None:
         raise ValueError(
@@ -163,9 +168,8 @@ class Sender:
         if placement.single:
             return batch if placement.is_cpu else jax.device_put(batch, placement.device)
         if spec is not self._spec and spec != self._spec:
-            abstract = jax.tree.leaves(spec.abstract)
-            shardings = placement.batch_shardings(abstract, spec.rows, stacked=spec.steps > 1)
-            self._places = [(leaf.shape, sharding) for leaf, sharding in zip(abstract, shardings, strict=True)]
+            shapes = (leaf.shape for leaf in jax.tree.leaves(spec.abstract))
+            self._places = list(zip(shapes, shardings_of_chunk(placement, spec), strict=True))
             self._spec = spec
         leaves, tree = jax.tree.flatten(batch)
         axis = 1 if spec.steps > 1 else 0

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from jaxloop.feeding.packing import Packing
 from jaxloop.feeding.specification import Batch, Specification, Weak, rows_of, stacked
@@ -50,6 +51,13 @@ class ChunkSpec:
     def abstract(self) -> Any:
         """Shapes and dtypes, as the program takes them."""
         return stacked(self.batch.abstract, self.steps) if self.packing is None else self.packing.abstract
+
+
+@functools.lru_cache(maxsize=128)
+def shardings_of_chunk(placement: Placement, chunk: ChunkSpec) -> tuple[Sharding, ...]:
+    """Where each array of a chunk lies on several devices. Kept, since to make shardings takes longer than a batch."""
+    shardings = placement.batch_shardings(chunk.abstract, chunk.rows, stacked=chunk.steps > 1)
+    return tuple(jax.tree.leaves(shardings))
 
 
 class Slots(Protocol):
@@ -134,10 +142,9 @@ class DeviceSlots:
 
     def __init__(self, batch: Specification, placement: Placement):
         self._spec, self._placement = batch, placement
-        self._shardings: Any = None  # on several devices of one process: where each array goes
+        self._shardings: tuple[Sharding, ...] | None = None
         if not placement.single and not placement.several_processes:
-            shapes = batch.abstract
-            self._shardings = jax.tree.leaves(placement.batch_shardings(shapes, rows_of(shapes)))
+            self._shardings = shardings_of_chunk(placement, ChunkSpec(1, batch))
         self._written: list[list[Any]] = []
 
     def write(self, place: int, leaves: Sequence[Any]) -> None:

@@ -173,6 +173,8 @@ def refusals() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "input was float32[8, 4] there, now it is float32[4, 4]. In several", all_of(local(8, 4))
     yield "In several processes no batch of a loader may differ", all_of(local(8, 4), on_recompile="warn")
     yield "every batch of a loader must be like the first", all_of(local(7, 9), short="filled")
+    uneven = Placement(Mesh(np.array([jax.devices()[index] for index in (0, 1, 4)]), ("data",)))
+    yield "of the 3 parts of a batch, and others have more or fewer", lambda: feed(local(4), uneven)
     yield "the lengths (4, 8)", all_of(Announced(local(8)))
     yield (
         "7 = 4 x 1 + 3",

@@ -97,6 +97,26 @@ loop = small.training_loop(validation=None)
 for kind, make in {"own": mesh_cases.BATCHES["own"], "loader": lambda: local(small.samples(50, seed=1), 10)}.items():
     found["evaluated " + kind] = sorted(loop.evaluate(small.model(), make(), on=on).values())
     found["predicted " + kind] = loop.predict(small.model(), make(), on=on).tolist()
+
+import flax.linen as nn
+
+class Net(nn.Module):
+    # It has no parameters until it has seen a batch: they must be the same in each process.
+    @nn.compact
+    def __call__(self, input, training=False):
+        return nn.Dense(3)(nn.BatchNorm(use_running_average=not training)(nn.Dense(8)(input)))
+
+validation = local(small.samples(50, seed=1), 10)
+loop = small.training_loop(training=epochs["loader"](), validation=validation, steps_per_dispatch=2)
+history = loop.fit(Net(), epochs=2, on=on)[1]
+found["linen"] = [*history.batches["loss"].tolist(), *history.epochs["validation_loss"].tolist()]
+
+def mean(output, target):
+    return ((output - jax.nn.one_hot(target, 3)) ** 2).mean()
+
+loop = small.training_loop(validation=None, loss_fn=mean, metrics=[])
+found["one number"] = loop.evaluate(small.model(), mesh_cases.BATCHES["own"](), on=on)["loss"]
+found["one number of a loader"] = loop.evaluate(small.model(), local(small.samples(48), 16), on=on)["loss"]
 print(json.dumps(found))
 """
 
