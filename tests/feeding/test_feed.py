@@ -327,3 +327,28 @@ def test_a_short_batch_in_training_is_refused(kind, steps):
 def test_a_weight_that_comes_later_is_refused(steps):
     with pytest.raises(ValueError, match=r"training: every batch must be like the first; its structure was"):
         list(feed([pairs(2), (*pairs(2), np.ones(2, np.float32))]).chunks(steps))
+
+
+def test_in_one_process_a_model_is_made_by_the_first_batch():
+    one = feed(Loader(3))
+    assert [leaf.tolist() for leaf in jax.tree.leaves(one.probe())] == [
+        leaf.tolist() for leaf in jax.tree.leaves(one.first())
+    ]
+
+
+def test_single_batches_tell_which_rows_are_examples():
+    one = feed(in_batches(pairs(5), 2), padded=True)
+    assert [(rows, batch[1][rows].tolist()) for rows, batch in one.singles()] == [
+        (slice(2), [0, 1]),
+        (slice(2), [2, 3]),
+        (slice(1), [4]),
+    ]
+
+
+def test_what_processes_must_agree_on_is_told_as_text():
+    found = feed(in_batches(pairs(6), 2)).agreement()
+    assert found["training: a batch"] == "input float32[2, 2], target int32[2]; of 2 examples"
+    assert found["training: how many batches"] == "3"
+    other = feed(in_batches((pairs(6)[0], pairs(6)[1] + 1), 2)).agreement()
+    assert {key for key in found if found[key] != other[key]} == {"training: samples and their order"}
+    assert set(feed(Loader(3)).agreement()) == {"training: a batch", "training: how many batches"}

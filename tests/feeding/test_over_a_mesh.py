@@ -204,3 +204,34 @@ for accelerator in (False, True):
 
 def test_an_error_in_a_batch_that_shares_a_dispatch_names_its_batch() -> None:
     on_eight_devices(NAMED)
+
+
+ELSEWHERE = """
+elsewhere = lambda batch: jax.device_put(batch, jax.devices()[6])
+some = jl.data_parallel(jax.devices()[:4])
+for steps in (1, 3):
+    found = cases.losses(cases.in_16(elsewhere), some, steps)
+    np.testing.assert_allclose(found, cases.losses(cases.EPOCHS["loader"](), "cpu:0", steps), rtol=0, atol=1e-5)
+"""
+
+
+def test_arrays_on_a_device_that_is_not_in_the_mesh_are_moved() -> None:
+    on_eight_devices(ELSEWHERE)
+
+
+WARNED = """
+import warnings
+
+batches = [*jl.in_batches(small.samples(32), 16), *jl.in_batches(small.samples(5, seed=2), 5)]
+found = []
+for on in ("cpu:0", jl.data_parallel()):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found.append(cases.losses([batches] * 2, on, 1, on_recompile="warn"))
+    assert any("A program is compiled for it" in str(one.message) for one in told)
+np.testing.assert_allclose(*found, rtol=0, atol=1e-5)
+"""
+
+
+def test_a_training_batch_of_another_size_that_is_only_warned_of_lies_whole_on_each_device() -> None:
+    on_eight_devices(WARNED)
