@@ -115,15 +115,19 @@ class Feed:
         )
 
     def agreement(self) -> dict[str, str]:
-        """What several processes must agree on, as text: for each key that several have, the same value."""
+        """What several processes must agree on, as text: for each key that several have, the same value.
+
+        If processes have the same rows, as where a model is divided over them, that they read the same is seen in the
+        first batch.
+        """
         where, contract = self.reader.where, self.agreed
         kinds = ", ".join(f"{path} {dtype.name}{list(shape)}" for path, shape, dtype in contract.ready.leaves)
         found = {f"{where}: a batch": f"{kinds or 'nothing'}; of {contract.batch_size} examples"}
         found[f"{where}: how many batches"] = str(len(self))
-        batches, share = self.batches.batches, self._share
+        batches, share = self.batches.batches, share_of(self.placement)
         if isinstance(batches, Batches):
             found[f"{where}: samples and their order"] = str(look(batches, 0))
-        if share is not None and share.others_too:
+        if share is not None and share.others_too and not self.gathers:
             parts = ", ".join(map(str, share.mine))
             found[f"{where}: part{'s' * (len(share.mine) > 1)} {parts} of the first batch"] = str(sampled(self.first()))
         return found

@@ -56,7 +56,8 @@ for name, (on, shares) in cases.placements().items():
     other = cases.feed(jl.in_batches(cases.pairs(64, jax.process_index()), 16), on).agreement()
     first = cases.OTHER * jax.process_index()
     loader = cases.feed(list(jl.in_batches(cases.pairs(4 * 16 // shares, first), 16 // shares)), on).agreement()
-    found[name] = own, other, loader
+    mapped = jl.in_batches(cases.pairs(64), 16).map(lambda batch: (batch[0], batch[1] + jax.process_index()))
+    found[name] = own, other, loader, cases.feed(mapped, on).agreement()
 print(json.dumps(found))
 """
 
@@ -64,7 +65,7 @@ print(json.dumps(found))
 def test_processes_tell_what_must_be_equal() -> None:
     one, two = (json.loads(text.splitlines()[-1]) for text in on_two_processes(AGREEMENTS))
     for name in one:
-        (own, other, loader), (own_too, other_too, loader_too) = one[name], two[name]
+        (own, other, loader, mapped), (own_too, other_too, loader_too, mapped_too) = one[name], two[name]
         assert own == own_too
         assert {key for key in other if other[key] != other_too[key]} == {"training: samples and their order"}
         assert loader["training: a batch"] == "input float32[16, 4], target int64[16]; of 16 examples"
@@ -74,6 +75,7 @@ def test_processes_tell_what_must_be_equal() -> None:
             "none": {"training: part 0 of the first batch"},
         }
         assert differ == shared.get(name, set()), "who has the same rows must read the same"
+        assert {key for key in mapped if key in mapped_too and mapped[key] != mapped_too[key]} == differ
 
 
 FITS = """
