@@ -43,22 +43,24 @@ def with_stand_ins(tree: Any, weight: Any, *, divided: bool = False) -> Any:
         if nothing is None:
             return leaf
         axes = weight.ndim if leaf.shape[: weight.ndim] == weight.shape else 1
-        first = jnp.argmin(nothing.reshape(-1))  # the first one that counts; if none does, it does not matter which
+        first_of = _first_of_divided if divided else _first
         flat = leaf.reshape(nothing.size, *leaf.shape[axes:])
-        take = _summed_up if divided else _indexed
-        one = jax.lax.stop_gradient(take(flat, first))
+        one = jax.lax.stop_gradient(first_of(flat, nothing.reshape(-1)))
         return jnp.where(nothing, one, leaf)
 
     return jax.tree.map(stand_in, tree)
 
 
-def _indexed(flat: Any, index: Any) -> Any:
-    return jax.lax.dynamic_index_in_dim(flat, index, keepdims=False)
+def _first(flat: Any, nothing: Any) -> Any:
+    """The first example that counts; if none does, it does not matter which."""
+    return jax.lax.dynamic_index_in_dim(flat, jnp.argmin(nothing), keepdims=False)
 
 
-def _summed_up(flat: Any, index: Any) -> Any:
-    """The same as a sum over all examples, of which all but one are 0: each device adds up its own."""
-    chosen = (jnp.arange(flat.shape[0]) == index).reshape(-1, *(1,) * (flat.ndim - 1))
+def _first_of_divided(flat: Any, nothing: Any) -> Any:
+    """The same as a minimum and a sum over all examples, of which all but one are 0: each device takes its own."""
+    places = jnp.arange(nothing.size)
+    first = jnp.minimum(jnp.min(jnp.where(nothing, nothing.size, places)), nothing.size - 1)
+    chosen = (places == first).reshape(-1, *(1,) * (flat.ndim - 1))
     if flat.dtype == bool:
         return jnp.any(chosen & flat, axis=0)
     return jnp.sum(jnp.where(chosen, flat, jnp.zeros((), flat.dtype)), axis=0, dtype=flat.dtype)
