@@ -10,9 +10,9 @@ import jaxloop
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
     {"precision", "whole_number"},
-    {"adapters", "compile_cache", "data", "durable", "errors", "events", "file_lock", "kinds", "long_work", "losses"}
-    | {"masks", "measured", "optimizer", "schedules", "telling", "tracers"},
-    {"model", "metrics", "placement", "plots"},
+    {"adapters", "chips", "compile_cache", "data", "durable", "errors", "events", "file_lock", "kinds", "long_work"}
+    | {"losses", "masks", "measured", "optimizer", "schedules", "telling", "tracers"},
+    {"model", "metrics", "placement", "plots", "topology"},
     {"casting", "loop", "partitioning"},
     {"births", "callback", "carried", "shardings", "views"},
     {"asking", "lying", "step_spec"},
@@ -69,7 +69,11 @@ ROOMS = {
     ],
     "files": [{"decimals", "png", "waiting"}, {"event_file", "line_file", "summaries"}, {"event_folder"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
-    "programs": [{"canonical", "flops", "fusing", "memo"}, {"step_trace"}, {"fit_trace", "programs"}],
+    "programs": [
+        {"canonical", "collectives", "cost", "flops", "fusing", "memo"},
+        {"step_trace"},
+        {"fit_trace", "programs"},
+    ],
     "testing": [
         {"folders", "keeping", "making", "training"},
         {"outcome", "tracing"},
