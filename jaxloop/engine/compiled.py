@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+import numpy as np
+
 from jaxloop.engine.phase_steps import PhaseSteps
 from jaxloop.engine.run import Run
 from jaxloop.events import Phase
 from jaxloop.loop import Loop
+from jaxloop.programs.collectives import Collective, collectives_of
+from jaxloop.programs.cost import Estimate, bytes_on_one_device, estimate
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,11 @@ class CompiledStep:
       memory: bytes by what they hold while the program runs: `"arguments"`, `"outputs"`, `"aliased"` (outputs in the
         place of arguments), `"temporaries"`, `"code"`; empty if the backend does not tell.
       hlo: the optimized program as text.
+      device_kind: of the devices that it was compiled for, as `jax.devices()[0].device_kind`.
+      arguments: bytes on one device of what the program is given, by what it is: `"parameters"`, `"optimizer"`,
+        `"other state"`, `"batch"`, `"resident samples"`. What a TPU's layout adds to them is not counted.
+      seconds: XLA's own estimate of the time of one step; None if it makes none. The backends of TPUs do.
+      collectives: what the devices send each other in one step.
     """
 
     name: str
@@ -35,6 +45,24 @@ class CompiledStep:
     bytes_accessed: float
     memory: dict[str, int]
     hlo: str = field(repr=False)
+    device_kind: str = ""
+    arguments: dict[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+    collectives: tuple[Collective, ...] = ()
+
+    @property
+    def peak(self) -> int | None:
+        """The most bytes that one device needs at once; None if the backend does not tell."""
+        return self._of_one_device.peak
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether a device has so much memory; None if that is not known, as for a CPU."""
+        return self._of_one_device.fits
+
+    @property
+    def _of_one_device(self) -> Estimate:
+        return Estimate(self.device_kind, self.memory)
 
     @property
     def arithmetic_intensity(self) -> float:
@@ -42,15 +70,32 @@ class CompiledStep:
         return self.flops / self.bytes_accessed if self.bytes_accessed else float("nan")
 
     def __str__(self) -> str:
-        memory = ", ".join(f"{name} {size / 1e6:.3g} MB" for name, size in self.memory.items()) or "not told"
-        return "\n".join(
-            [
-                f"{self.name}: compiled in {self.compile_seconds:.2f} s; {self.steps} steps a dispatch ({self.why})",
-                f"  a step: {self.flops:.4g} FLOPs, {self.bytes_accessed:.4g} bytes, "
-                f"{self.arithmetic_intensity:.3g} FLOPs per byte",
-                f"  memory: {memory}",
-            ]
-        )
+        lines = [
+            f"{self.name}: compiled in {self.compile_seconds:.2f} s; {self.steps} steps a dispatch ({self.why})",
+            f"  a step: {self.flops:.4g} FLOPs, {self.bytes_accessed:.4g} bytes, "
+            f"{self.arithmetic_intensity:.3g} FLOPs per byte",
+            *self._memory_lines(),
+            *(f"  a step sends: {collective}" for collective in self.collectives),
+        ]
+        if self.seconds is not None:
+            lines.append(f"  XLA's estimate: {self.seconds:.3g} s a step")
+        return "\n".join(lines)
+
+    def _memory_lines(self) -> Iterator[str]:
+        """A table of what a device holds; its rows add up to the peak."""
+        if self.peak is None:
+            yield "  memory: not told"
+            return
+        capacity, fits = self._of_one_device.capacity, self.fits
+        where = f" of {capacity / 1e6:.4g} MB: it {'fits' if fits else 'does NOT fit'}" if capacity else ""
+        yield f"  memory of one device ({self.device_kind}): {self.peak / 1e6:.4g} MB{where}"
+        taken = self.memory.get("arguments", 0)
+        rows = self.arguments | {"padding": max(0, taken - sum(self.arguments.values()))}
+        rows["outputs"] = self.memory.get("outputs", 0) - self.memory.get("aliased", 0)
+        rows |= {name: self.memory.get(name, 0) for name in ("temporaries", "code")}
+        for name, size in rows.items():
+            if size:
+                yield f"    {name:16} {size / 1e6:10.4g} MB"
 
 
 @dataclass(frozen=True)
@@ -84,24 +129,41 @@ def _compiled_step(loop: Loop, steps: PhaseSteps) -> CompiledStep:
     if program.compiled is None:
         program.compile(wire, chunk.abstract, steps.given)
     assert program.compiled is not None
-    counts = program.compiled.cost_analysis() or {}
+    found = estimate(program.compiled)
+    hlo = program.compiled.as_text()
     return CompiledStep(
         name=program.name,
         steps=fusing.steps,
         why=fusing.why,
         compile_seconds=program.compile_seconds or 0.0,
         flops=flops,
-        bytes_accessed=counts.get("bytes accessed", float("nan")),
-        memory=dict(_memory(program.compiled)),
-        hlo=program.compiled.as_text(),
+        bytes_accessed=found.bytes_accessed,
+        memory=found.memory,
+        hlo=hlo,
+        device_kind=found.device_kind,
+        arguments=_arguments(loop, steps, chunk.abstract, program.compiled),
+        seconds=found.seconds,
+        collectives=collectives_of(hlo, fusing.steps),
     )
 
 
-def _memory(compiled: Any) -> Iterator[tuple[str, int]]:
-    analysis = compiled.memory_analysis()
-    names = {"arguments": "argument", "outputs": "output", "aliased": "alias", "temporaries": "temp"}
-    names["code"] = "generated_code"
-    for name, source in names.items():
-        size = getattr(analysis, f"{source}_size_in_bytes", None)
-        if size is not None:
-            yield name, int(size)
+def _arguments(loop: Loop, steps: PhaseSteps, batch: Any, compiled: Any) -> dict[str, int]:
+    """The bytes of the program's arguments on one device, by what they are."""
+    (vector, others), *shardings = compiled.input_shardings[0]
+    paths = jax.tree_util.tree_leaves_with_path(loop)
+    leaves = [pair for slot, pair in zip(steps.layout.slots, paths, strict=True) if slot is None]
+    scalars = bytes_on_one_device(jax.ShapeDtypeStruct((steps.layout.size,), np.int32), vector)
+    held = {"parameters": 0, "optimizer": 0, "other state": scalars}
+    for (path, leaf), place in zip(leaves, others, strict=True):
+        held[_holder(path)] += bytes_on_one_device(leaf, place)
+    given = {"batch": batch, "resident samples": steps.feed.resident}
+    sizes = [bytes_on_one_device(tree, place) for tree, place in zip(given.values(), shardings, strict=True)]
+    return held | dict(zip(given, sizes, strict=True))
+
+
+def _holder(path: Any) -> str:
+    """What a leaf of the loop belongs to."""
+    names = [getattr(entry, "name", "") for entry in path[:2]]
+    if names == ["model", "params"]:
+        return "parameters"
+    return "optimizer" if names[0] == "opt_state" else "other state"

@@ -2,9 +2,12 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import jaxloop as jl
+from jaxloop.engine.compiled import CompiledStep
+from jaxloop.programs.collectives import Collective
 from tests import small
 from tests.compiling import counted_compiles, steps_in
 
@@ -55,3 +58,61 @@ def test_without_validation_there_is_none():
 def test_a_number_of_epochs_below_one_is_refused():
     with pytest.raises(ValueError, match="epochs: it must be a whole number of at least 1, got 0"):
         small.training_loop().compile(small.model(), epochs=0)
+
+
+def test_the_arguments_are_told_by_what_they_are_and_add_up():
+    """AdamW holds two arrays for each parameter, and an average of the weights one more."""
+    data = small.samples(16, features=64)
+    training_loop = small.training_loop(
+        training=jl.TrainingEpochs(data, 4),
+        validation=None,
+        optimizer=optax.adamw(1e-3),
+        callbacks=[jl.callbacks.ema(0.9)],
+        steps_per_dispatch=2,
+    )
+    step = training_loop.compile(small.model(features=64)).training
+    parameters = 4 * (64 * 3 + 3)
+    assert step.arguments["parameters"] == parameters
+    assert step.arguments["optimizer"] == 2 * parameters
+    assert parameters <= step.arguments["other state"] < parameters + 500  # and the scalars
+    assert step.arguments["batch"] == 2 * 4 * (64 * 4 + 4)
+    assert step.arguments["resident samples"] == 0
+    assert sum(step.arguments.values()) == step.memory["arguments"]
+    assert step.collectives == ()
+    assert step.fits is None
+    text = str(step)
+    assert f"  memory of one device (cpu): {step.peak / 1e6:.4g} MB\n" in text
+    rows = [line.split() for line in text.splitlines() if line.startswith("    ")]
+    assert [row[0] for row in rows][:2] == ["parameters", "optimizer"]
+    assert sum(float(row[-2]) for row in rows) == pytest.approx(step.peak / 1e6, rel=1e-3)
+
+
+def test_resident_samples_are_told_apart():
+    samples = small.samples(64)
+    epochs = jl.TrainingEpochs(samples, 4, resident=True)
+    step = small.training_loop(training=epochs, validation=None).compile(small.model()).training
+    assert step.arguments["resident samples"] == sum(leaf.nbytes for leaf in samples)
+    assert step.arguments["batch"] == 4 * 4  # indices
+
+
+def test_what_it_sends_and_whether_it_fits_are_said():
+    step = CompiledStep(
+        name="training_step x2",
+        steps=2,
+        why="as given",
+        compile_seconds=1.0,
+        flops=1e9,
+        bytes_accessed=1e6,
+        memory={"arguments": 17 * 2**30, "outputs": 2**20, "aliased": 2**20, "temporaries": 2**30, "code": 0},
+        hlo="",
+        device_kind="TPU v5 lite",
+        arguments={"parameters": 16 * 2**30, "optimizer": 2**30},
+        seconds=0.0025,
+        collectives=(Collective("all-reduce", 1, 4e6),),
+    )
+    assert step.peak == 18 * 2**30
+    assert not step.fits
+    text = str(step)
+    assert "memory of one device (TPU v5 lite): 1.933e+04 MB of 1.718e+04 MB: it does NOT fit" in text
+    assert "a step sends: 1 all-reduce of 4 MB" in text
+    assert "XLA's estimate: 0.0025 s a step" in text
