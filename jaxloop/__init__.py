@@ -24,6 +24,7 @@ from jaxloop.events import Plan as Plan
 from jaxloop.events import Scope as Scope
 from jaxloop.explain import explain as explain
 from jaxloop.history import History as History
+from jaxloop.largest_batch import largest_batch as largest_batch
 from jaxloop.learning_rate_finder import LearningRateTest as LearningRateTest
 from jaxloop.learning_rate_finder import find_learning_rate as find_learning_rate
 from jaxloop.loop import Loop as Loop

@@ -12,7 +12,7 @@ FLOORS = [
     {"precision", "whole_number"},
     {"adapters", "chips", "compile_cache", "data", "durable", "errors", "events", "file_lock", "kinds", "long_work"}
     | {"losses", "masks", "measured", "optimizer", "schedules", "telling", "tracers"},
-    {"model", "metrics", "placement", "plots", "topology"},
+    {"memory_limits", "model", "metrics", "placement", "plots", "topology"},
     {"casting", "loop", "partitioning"},
     {"births", "callback", "carried", "shardings", "views"},
     {"asking", "lying", "step_spec"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"callbacks", "ownership", "programs"},
     {"engine"},
     {"training_loop"},
-    {"benchmarking", "explain", "learning_rate_finder", "restoring", "testing"},
+    {"benchmarking", "explain", "largest_batch", "learning_rate_finder", "restoring", "testing"},
     {"benchmark"},
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
@@ -53,7 +53,7 @@ ROOMS = {
         {"dispatch", "stepwise"},
         {"run"},
         {"compiled", "evaluation", "fitting", "setup"},
-        {"step_by_step"},
+        {"abstract", "step_by_step"},
     ],
     "placement": [{"divisions", "moving"}, {"placement"}, {"naming", "parallel"}],
     "feeding": [

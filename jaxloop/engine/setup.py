@@ -180,6 +180,10 @@ class Setup:
         )
         return replace(self, training=training, validation=None, callbacks=callbacks, **changes)
 
+    def training_feed(self, batches: Peekable, place: Placement) -> Feed:
+        """The feed of an epoch of training, before its first batch was seen."""
+        return self._feed(batches, "training", place)
+
     @functools.cached_property
     def sorted_out(self) -> Callbacks:
         """The callbacks, the compiled apart from those on the host."""
