@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -58,6 +59,7 @@ _CARDS = {
         "NVIDIA A100-SXM4-80GB", (8, 0), 108, 64, 167936, 166912, 41943040, 2039040 * 10**6, 1.41, 85100068864
     ),
 }
+_LOCK = threading.Lock()
 _PER_HOST = 8  # cards in a machine
 _PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 
@@ -82,7 +84,9 @@ def topology_devices(name: str) -> list[Any]:
       >>> devices[0].device_kind
       'TPU v5 lite'
     """
-    return list(_devices(_checked(name)))
+    checked = _checked(name)
+    with _LOCK:  # two threads that ask at once are given the same devices
+        return list(_devices(checked))
 
 
 @functools.cache
