@@ -57,7 +57,8 @@ def test_a_fit_is_that_of_a_loop_which_casts_parameters_and_input(dtype: Any) ->
 
 
 @pytest.mark.parametrize("changes", [{"steps_per_dispatch": 3}, {"steps_per_dispatch": "auto"},
-                                     {"callbacks": [looking]}, {"accumulate": 2}], ids=str)  # fmt: skip
+                                     {"callbacks": [looking]}, {"accumulate": 2}],
+                         ids=["three steps", "auto", "apart", "accumulate"])  # fmt: skip
 def test_it_is_the_same_however_steps_are_dispatched_and_batches_split(changes: Any) -> None:
     loop, history = small.training_loop(compute_dtype="bfloat16", **changes).fit(small.model(), 2)
     tolerance = 2e-3 if "accumulate" in changes else 1e-6  # the products of the gradient are rounded for each part

@@ -102,7 +102,7 @@ class Agreement:
         return [row[:length].tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
 
     def same(self, where: str, values: Mapping[str, Any]) -> None:
-        """Refuses to go on if a value is not the same on every process. Waits for all of them.
+        """Refuses to go on if a value is not the same on every process that has it. Waits for all of them.
 
         Args:
           where: what is begun, for the message.
@@ -114,11 +114,10 @@ class Agreement:
         if not self.several:
             return
         everywhere = [json.loads(text) for text in self.texts(json.dumps(values))]
-        names = dict.fromkeys(itertools.chain.from_iterable(everywhere))
-        for name in names:
-            found = [each.get(name) for each in everywhere]
-            if any(value != found[0] for value in found):
-                each = "; ".join(f"process {index} has {value!r:.200}" for index, value in enumerate(found))
+        for name in dict.fromkeys(itertools.chain.from_iterable(everywhere)):
+            found = {index: values[name] for index, values in enumerate(everywhere) if name in values}
+            if len(set(map(repr, found.values()))) > 1:
+                each = "; ".join(f"process {index} has {value!r:.200}" for index, value in found.items())
                 raise ValueError(
                     f"{where}: {name} must be the same on every process: {each}. Give each process the same "
                     "arguments, and only its own share of a loader's data."

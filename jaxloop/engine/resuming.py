@@ -128,6 +128,7 @@ def _loaded(session: Session, checkpoint: Saved, identity: Mapping[str, Any] | N
     different = [] if identity is None else list(_of_runs(about["run"], identity))
     elsewhere = about["placement"] != session.placement.describe()
     place = Place.of(about["place"], elsewhere=elsewhere)
+    place = dataclasses.replace(place, marks=_marks_here(place.marks))
     template = _template(session, place.moment, leaves, about["static"]["memory"])
     different += differences(leaves, template)
     if different:
@@ -148,6 +149,19 @@ def _loaded(session: Session, checkpoint: Saved, identity: Mapping[str, Any] | N
     journals = {name: (size, crc) for name, (size, crc) in manifest["journals"].items()}
     origin = Origin(checkpoint.path.parent.resolve(), checkpoint.ordinal, journals)
     return loop, dataclasses.replace(place, origin=origin, journals=checkpoint.journals())
+
+
+def _marks_here(marks: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The marks of this process, if each process has read a loader of its own."""
+    everywhere: Sequence[Any] | None = marks.get("processes")
+    if everywhere is None:
+        return marks
+    if len(everywhere) != jax.process_count():
+        raise StateMismatchError(
+            f"fit: the run had {len(everywhere)} processes, each with a loader of its own, and this one has "
+            f"{jax.process_count()}. What each has read cannot be divided otherwise. Run as many."
+        )
+    return everywhere[jax.process_index()]
 
 
 def _read(placement: Placement, checkpoint: Saved, shardings: Sequence[Any]) -> list[jax.Array]:

@@ -4,35 +4,34 @@
 # JAX leaves types open here; all else is checked strictly.
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloop.data import Batches
 from jaxloop.engine.agreement import Agreement
+from jaxloop.feeding.feed import Feed
 from jaxloop.model import Model
 from jaxloop.placement import Placement
 
-_ROWS = 1024  # so many of the samples are compared: all of them may be too many to read
 
-
-def check_same_run(placement: Placement, identity: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+def check_same_run(placement: Placement, where: str, identity: Mapping[str, Any], feeds: Iterable[Feed]) -> None:
     """Refuses a run that is not the same on every process. Waits for all of them, if there are several.
 
     Args:
       placement: where the run lives.
+      where: what is begun, for messages.
       identity: what makes it the same run, for JSON.
-      data: by name, batches that all processes draw from the same samples, or loaders of which each has its share.
+      feeds: of its phases.
 
     Raises:
       ValueError: on every process, with the name of what differs.
     """
     if placement.several_processes:
-        samples = {f"the {name} data": _sampled(batches) for name, batches in data.items()}
-        Agreement(placement).same("fit", {**identity, **samples})
+        of_feeds = {name: text for feed in feeds for name, text in feed.agreement().items()}
+        Agreement(placement).same(where, {**identity, **of_feeds})
 
 
 def check_same_model(placement: Placement, model: Model) -> None:
@@ -41,20 +40,6 @@ def check_same_model(placement: Placement, model: Model) -> None:
         leaves = jax.tree_util.tree_leaves_with_path(model)
         digests = {f"model{jax.tree_util.keystr(path)}": _digest(leaf) for path, leaf in leaves if _is_local(leaf)}
         Agreement(placement).same("fit", digests)
-
-
-def _sampled(batches: Any) -> int | None:
-    """A checksum of samples that all processes share; None if each has its own."""
-    if not isinstance(batches, Batches):
-        return None
-    if not batches.can_be_gathered:
-        return _digest_of(batches[0]) if len(batches) else None
-    stride = max(1, batches.sample_count // _ROWS)
-    return _digest_of(jax.tree.map(lambda leaf: np.asarray(leaf[::stride]), batches.samples))
-
-
-def _digest_of(tree: Any) -> int:
-    return zlib.crc32(repr([_digest(leaf) for leaf in jax.tree.leaves(tree)]).encode())
 
 
 def _digest(leaf: Any) -> int:

@@ -111,8 +111,8 @@ class Setup:
                 validation.feed.batches.watched()
             session = replace(session, identity=identity)
         if place.several_processes:
-            first = {"training": batches.batches, "validation": self.validation}
-            check_same_run(place, {**identity(), "training": identity_of(self.training)}, first)
+            feeds = [seen.feed for seen in (training, validation) if seen is not None]
+            check_same_run(place, "fit", {**identity(), "training": identity_of(self.training)}, feeds)
         session = self._begun(session, training, validation)
         return session if resume_from is None else resumed(session, resume_from)
 
@@ -199,7 +199,9 @@ class Setup:
         """What a run must have in common with a checkpoint to go on from it, besides the form of its loop."""
         plan, loop = session.plan, session.loop
         data = identity_of(self.training)
-        if not can_begin_at(training.feed.batches.batches):  # which data come next, only they can tell
+        if (
+            not can_begin_at(training.feed.batches.batches) and not training.feed.is_foreign
+        ):  # which data come next, only they can tell
             data = data | {"first_batch": first_batch_mark(training.first())}
         identity = {
             "seed": seed,
@@ -266,6 +268,7 @@ class Setup:
         peekable = Peekable(one_epoch(batches, "batches"))
         feed = self._feed(peekable, "batches", place, inputs_alone=inputs_alone)
         seen = self._seen(feed, [peekable.batches], evaluates=True)
+        check_same_run(place, "evaluate" if not inputs_alone else "predict", {}, [seen.feed])
         loop = Opening(self.spec, self.programs, self.memo, place).loop(given, 0, seen.feed)
         loop = loop.replace(stop=np.int32(0))
         plan = loop.plan or self._plan(1, len(feed), len(feed))
