@@ -46,6 +46,11 @@ def from_host(array: np.ndarray, sharding: Sharding) -> jax.Array:
     `device_put` may give one piece of the host memory to several devices. Each would write over it once it is donated.
     """
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    devices = sharding.addressable_devices
+    if sharding.is_fully_replicated and all(device.platform == "cpu" for device in devices):
+        # Here `make_array_from_callback` asks for one piece, and CPUs read it in place, all of them.
+        pieces = [jax.device_put(np.array(array, dtype), device) for device in devices]
+        return jax.make_array_from_single_device_arrays(array.shape, sharding, pieces)
     return jax.make_array_from_callback(array.shape, sharding, lambda part: np.array(array[part], dtype))
 
 
