@@ -46,22 +46,22 @@ def _lies_so(placement: Placement, place: NamedSharding, model: Model) -> bool:
 
 
 def _found(place: NamedSharding, model: Model) -> Placement:
-    specs: dict[str, PartitionSpec] = {}
+    specs: dict[tuple[str, tuple[int, ...]], PartitionSpec] = {}
     for tree in (model.params, model.state):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            specs[jax.tree_util.keystr(path, simple=True, separator="/")] = leaf.sharding.spec
+            specs[jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape] = leaf.sharding.spec
     used = {name for spec in specs.values() for entry in spec for name in axes_of(entry)}
     return Placement(place.mesh, _AsItLies(tuple(sorted(specs.items()))), gather=place.mesh.axis_names[0] in used)
 
 
 @dataclass(frozen=True)
 class _AsItLies:
-    """The rule by which each array stays where it is."""
+    """The rule by which each array stays where it is; by its shape too, since params and state share names."""
 
-    specs: tuple[tuple[str, PartitionSpec], ...]
+    specs: tuple[tuple[tuple[str, tuple[int, ...]], PartitionSpec], ...]
 
     def __call__(self, path: str, leaf: Any) -> PartitionSpec:
-        return dict(self.specs).get(path, PartitionSpec())
+        return dict(self.specs).get((path, tuple(leaf.shape)), PartitionSpec())
 
     def __str__(self) -> str:
         return "where they lie"
