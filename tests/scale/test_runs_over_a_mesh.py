@@ -24,6 +24,34 @@ def test_a_run_of_any_kind_equals_that_of_one_device(name: str) -> None:
     run_on_devices(BEGIN + f"cases.check(cases.CASES[{name!r}], said={name!r})", 8, timeout=900)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MLP", "transformer"])
+@pytest.mark.parametrize("steps", [1, 8, "auto"])
+def test_a_hundred_steps_equal_those_of_one_device_however_many_a_dispatch_takes(name: str, steps: int | str) -> None:
+    run_on_devices(BEGIN + f"cases.check(cases.CASES[{name!r}], dispatches=[{steps!r}])", 8, timeout=900)
+
+
+TOKENS = """
+import jax, numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+import jaxloop as jl
+
+# In another order of devices, by another axis than the first, and by tokens too.
+mesh = Mesh(np.array(jax.devices())[::-1].reshape(4, 2), ("x", "y"))
+for name in ("transformer", "weights of tokens"):
+    case = cases.CASES[name]._replace(epochs=2)
+    expected = cases.run(case, "cpu:0", steps_per_dispatch=3)
+    for spec in (P("x", "y"), P("y"), P(("y", "x"))):
+        found = cases.run(case, jl.Placement(mesh, batch_spec=spec), steps_per_dispatch=3)
+        cases.check_equal(expected, found, case.tolerance, f"{name}, {spec}")
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_divided_by_tokens_or_by_another_axis_gives_the_losses_of_one_device() -> None:
+    run_on_devices(BEGIN + TOKENS, 8, timeout=900)
+
+
 DRAWN = """
 import hypothesis, jax, numpy as np, optax
 from hypothesis import strategies as some
