@@ -3,19 +3,20 @@
 import argparse
 from datetime import timedelta
 
+import jax
 import optax
 from command_line import checkpoints, fit_options, make_parser
 from datasets.byte_pairs import load_byte_pairs
 from datasets.wikitext2 import load_wikitext2
 from flax import nnx
-from jax import numpy as jnp
 from models.gpt2 import CONFIGURATIONS, GPT2, load_checkpoint
 from models.sampling import sample
 
 import jaxloop as jl
 
 EPOCHS = 10
-BATCH_SIZES = {"tiny": 4, "small": 2, "medium": 2}
+BATCH_SIZES = {"tiny": 4, "small": 2, "medium": 2}  # for each device and microbatch
+MESHES = {"data": jl.data_parallel, "fully-sharded": jl.fully_sharded}
 LEARNING_RATE = 0.001
 CSV = "run/gpt2_wikitext2/log.csv"
 SAVE_EVERY = timedelta(minutes=5)
@@ -29,20 +30,33 @@ def parse_arguments() -> argparse.Namespace:
         "--config", choices=CONFIGURATIONS, default="tiny", help="the size of the model; tiny is for a CPU"
     )
     parser.add_argument("--checkpoint", help="a .safetensors file of the published GPT-2 of that size, to start from")
+    parser.add_argument(
+        "--mesh", choices=MESHES, help="all devices: each with the whole model (data), or with a part (fully-sharded)"
+    )
+    parser.add_argument("--accumulate", type=int, default=1, help="as how many microbatches a step takes its batch")
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16; weights stay float32")
     parser.add_argument("--tensorboard", default=TENSORBOARD, help="the folder for TensorBoard's files")
     arguments = parser.parse_args()
+    if arguments.mesh and arguments.device:
+        parser.error("--mesh takes all devices, and --device one: give one of the two")
     if arguments.batch_size is None:
-        arguments.batch_size = BATCH_SIZES[arguments.config]
+        all_devices = arguments.mesh or (arguments.device is None and jax.default_backend() != "cpu")
+        parts = arguments.accumulate * (jax.device_count() if all_devices else 1)
+        arguments.batch_size = BATCH_SIZES[arguments.config] * parts
     return arguments
 
 
 def main() -> None:
     arguments = parse_arguments()
     configuration = CONFIGURATIONS[arguments.config]
-    dtype = jnp.bfloat16 if arguments.bfloat16 else jnp.float32
-    model = GPT2(configuration, dtype=dtype, rngs=nnx.Rngs(arguments.seed))
+    on = MESHES[arguments.mesh]() if arguments.mesh else arguments.device
+
+    def make_model() -> GPT2:
+        return GPT2(configuration, rngs=nnx.Rngs(arguments.seed))
+
+    model = make_model  # `fit` calls it, so that each device makes only its own part
     if arguments.checkpoint:
+        model = make_model()
         load_checkpoint(model, arguments.checkpoint)
 
     tokenizer = load_byte_pairs(arguments.data_dir)
@@ -67,18 +81,20 @@ def main() -> None:
             *checkpoints(arguments.checkpoint_dir, SAVE_EVERY),
         ],
         steps_per_dispatch=arguments.steps_per_dispatch,
+        accumulate=arguments.accumulate,
+        compute_dtype="bfloat16" if arguments.bfloat16 else None,
     )
 
     if arguments.explain:
-        jl.explain(training_loop, model, epochs=arguments.epochs, on=arguments.device)
+        jl.explain(training_loop, model, epochs=arguments.epochs, on=on)
         return
 
-    loop, history = training_loop.fit(model, arguments.epochs, **fit_options(arguments))
+    loop, history = training_loop.fit(model, arguments.epochs, **fit_options(arguments) | {"on": on})
     if history.stopped == "preempted":
         return
     if arguments.plot:
         history.plot(arguments.plot)
-    print(jl.benchmark(training_loop, loop, calls=4, rounds=3, warmup=1, on=arguments.device))
+    print(jl.benchmark(training_loop, loop, calls=4, rounds=3, warmup=1, on=on))
     print(f"Validation perplexity: {history.epochs['validation_perplexity'][-1]:.1f}")
 
 

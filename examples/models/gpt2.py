@@ -58,11 +58,12 @@ class GPT2(nnx.Module):
 
     Args:
       configuration: its sizes.
-      dtype: the dtype of its computations. Weights and logits are float32.
+      dtype: the dtype of its computations; None for that of the weights it has, which `compute_dtype` of a training
+        loop casts. Weights are made in float32, and logits are float32.
       rngs: the random numbers of the first weights.
     """
 
-    def __init__(self, configuration: Configuration, *, dtype: jax.typing.DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, configuration: Configuration, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
         self.configuration = configuration
         self.dtype = dtype
         embed = functools.partial(nnx.Embed, features=configuration.width, embedding_init=_normal(0.02), rngs=rngs)
@@ -87,7 +88,8 @@ class GPT2(nnx.Module):
                 f"GPT2: the context has {self.configuration.context_length} tokens, got {length}. Cut the sequences, "
                 "or take a larger configuration."
             )
-        x = (self.tokens(tokens) + self.positions(jnp.arange(length))).astype(self.dtype)
+        x = self.tokens(tokens) + self.positions(jnp.arange(length))
+        x = x if self.dtype is None else x.astype(self.dtype)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -101,7 +103,7 @@ class GPT2(nnx.Module):
 class Block(nnx.Module):
     """Attention, then two dense layers. The input of each is normalized first, and its output is added."""
 
-    def __init__(self, configuration: Configuration, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, configuration: Configuration, *, dtype: jax.typing.DTypeLike | None, rngs: nnx.Rngs):
         width = configuration.width
         dense = functools.partial(nnx.Linear, dtype=dtype, rngs=rngs)
         self.attention_norm = _norm(width, dtype, rngs)
@@ -119,7 +121,7 @@ class Block(nnx.Module):
 class CausalSelfAttention(nnx.Module):
     """Attention of several heads, in which each position attends to itself and the positions before it."""
 
-    def __init__(self, configuration: Configuration, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, configuration: Configuration, *, dtype: jax.typing.DTypeLike | None, rngs: nnx.Rngs):
         width = configuration.width
         dense = functools.partial(nnx.Linear, dtype=dtype, rngs=rngs)
         self.heads = configuration.heads
@@ -168,7 +170,7 @@ def _weight_name(name: str) -> str:
     return _NAMES.get(name, name)
 
 
-def _norm(width: int, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def _norm(width: int, dtype: jax.typing.DTypeLike | None, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
 

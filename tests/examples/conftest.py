@@ -19,11 +19,18 @@ GoesOn = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def run_example() -> RunExample:
-    """Runs a script of examples/ in a folder of its own choice and gives back what it printed."""
+    """Runs a script of examples/ in a folder of its own choice and gives back what it printed.
 
-    def run(script: str, *flags: str, folder: Path, fails: bool = False) -> str:
+    With `devices` a CPU stands for as many.
+    """
+
+    def run(script: str, *flags: str, folder: Path, fails: bool = False, devices: int = 1) -> str:
         command = [sys.executable, "-W", "error", str(EXAMPLES / script), *flags]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+        several = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        environment = os.environ | (several if devices > 1 else {})
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+        )
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stderr if fails else done.stdout
 

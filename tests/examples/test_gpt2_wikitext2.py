@@ -19,6 +19,9 @@ pytestmark = pytest.mark.slow  # trains examples or times contestants, for minut
 SIZES = Configuration(layers=1, heads=2, width=8, context_length=6, vocabulary_size=11)
 
 
+BATCHES_OF_16 = ["--epochs=1", "--limit-batches=2", "--batch-size=16", "--csv=log.csv"]
+
+
 def training_loop(tokens, **options) -> jl.TrainingLoop:
     """The example's, on other tokens."""
     return jl.TrainingLoop(
@@ -97,3 +100,51 @@ def test_two_steps_in_a_dispatch_learn_what_single_steps_do():
 def test_a_vocabulary_that_does_not_fit_the_model_is_told_before_the_first_step():
     with pytest.raises(ValueError, match=r"labels go from 0 to 10"):
         training_loop([1, 2, 3, 11] * 10).fit(GPT2(SIZES, rngs=nnx.Rngs(0)), epochs=1)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(run_example, text_dir, tmp_path_factory):
+    """The rows of two batches of 16 on one device, in float32."""
+    folder = tmp_path_factory.mktemp("one")
+    run_example("gpt2_wikitext2.py", f"--data-dir={text_dir}", *BATCHES_OF_16, folder=folder)
+    return pd.read_csv(folder / "log.csv")
+
+
+@pytest.mark.parametrize(
+    ("flags", "tolerance", "placed"),
+    [
+        (["--mesh=data", "--accumulate=2"], 1e-4, "data=8; the batch by data"),
+        (["--mesh=fully-sharded", "--bfloat16"], 0.02, "the batch by data, parameters by their largest axis"),
+    ],
+    ids=["data parallel in microbatches", "fully sharded in bfloat16"],
+)
+def test_eight_devices_have_the_perplexity_of_one(
+    run_example, on_one_device, text_dir, tmp_path, flags, tolerance, placed
+):
+    flags = [f"--data-dir={text_dir}", *BATCHES_OF_16, *flags]
+    printed = run_example("gpt2_wikitext2.py", *flags, folder=tmp_path, devices=8)
+    assert placed in printed.splitlines()[0]
+    rows = pd.read_csv(tmp_path / "log.csv")
+    assert len(rows) == 4
+    np.testing.assert_allclose(rows["perplexity"], on_one_device["perplexity"], rtol=tolerance)
+
+
+def test_without_a_batch_size_each_device_and_microbatch_has_the_default(run_example, text_dir, tmp_path):
+    flags = [f"--data-dir={text_dir}", "--explain", "--mesh=data", "--accumulate=2", "--limit-batches=1"]
+    assert "training_step: 298 steps" in run_example("gpt2_wikitext2.py", *flags, folder=tmp_path, devices=8)
+
+
+def test_a_mesh_and_a_device_are_refused_together(run_example, tmp_path):
+    complaint = run_example("gpt2_wikitext2.py", "--mesh=data", "--device=cpu:0", folder=tmp_path, fails=True)
+    assert "--mesh takes all devices, and --device one" in complaint
+
+
+def test_bfloat16_learns_what_float32_does():
+    tokens = np.random.default_rng(0).integers(0, 11, 100).tolist()
+    curves = [
+        training_loop(tokens, compute_dtype=dtype).fit(lambda: GPT2(SIZES, rngs=nnx.Rngs(0)), epochs=3)[1]
+        for dtype in (None, "bfloat16")
+    ]
+    plain, half = (curve.batches["perplexity"] for curve in curves)
+    assert (plain != half).any()
+    np.testing.assert_allclose(half, plain, rtol=0.02)
