@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 
-def run_on_devices(script: str, count: int, *, timeout: int = 300) -> None:
-    """Runs `script` where JAX sees `count` CPU devices; what it raises there fails the test."""
+def run_on_devices(script: str, count: int, *, timeout: int = 300) -> str:
+    """What `script` prints where JAX sees `count` CPU devices; what it raises there fails the test."""
     root = Path(__file__).parents[1]
     flags = f"--xla_force_host_platform_device_count={count}"
     run = subprocess.run(
@@ -20,3 +20,4 @@ def run_on_devices(script: str, count: int, *, timeout: int = 300) -> None:
         cwd=root,
     )
     assert run.returncode == 0, run.stderr
+    return run.stdout
