@@ -70,7 +70,8 @@ def main() -> None:
         sys.exit(start_processes(arguments.processes, arguments.devices))
     join_the_others(arguments)
     writes = "writes the files" if jax.process_index() == 0 else "writes nothing"
-    print(f"Process {jax.process_index()} of {jax.process_count()}: {jax.local_device_count()} devices, {writes}")
+    known = f"Process {jax.process_index()} of {jax.process_count()}: {jax.local_device_count()} devices, {writes}"
+    print(known, flush=True)
 
     training, validation = load_digits()  # all samples on each process, which reads only its rows of each batch
     training_loop = jl.TrainingLoop(
