@@ -159,7 +159,8 @@ def _marks_here(marks: Mapping[str, Any]) -> Mapping[str, Any]:
     if len(everywhere) != jax.process_count():
         raise StateMismatchError(
             f"fit: the run had {len(everywhere)} processes, each with a loader of its own, and this one has "
-            f"{jax.process_count()}. What each has read cannot be divided otherwise. Run as many."
+            f"{jax.process_count()}. What each has read cannot be divided in another way. Run as many, "
+            "or give TrainingEpochs."
         )
     return everywhere[jax.process_index()]
 

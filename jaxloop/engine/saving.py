@@ -1,10 +1,9 @@
-"""Saving: when a run is due to be saved, and what a checkpoint of it holds besides the loop."""
+"""Saving: the moments at which a run is saved, and what a checkpoint of it holds besides the loop."""
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import jax
@@ -12,19 +11,16 @@ import numpy as np
 
 from jaxloop.asking import Ask
 from jaxloop.callbacks.checkpoint import Checkpoint
-from jaxloop.checkpoint.leaves import Flat, flattened
+from jaxloop.checkpoint.leaves import flattened
 from jaxloop.checkpoint.plain import plain
-from jaxloop.checkpoint.retention import best
-from jaxloop.checkpoint.writer import Writer
-from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.boundary import Boundary
 from jaxloop.engine.host import Host
 from jaxloop.engine.place import Place
+from jaxloop.engine.saver import Saver
 from jaxloop.engine.session import Progress, Session
 from jaxloop.events import Event, Phase
 from jaxloop.history import Recorder
 from jaxloop.loop import Loop
-from jaxloop.measured import as_number, is_measured
 from jaxloop.programs.fit_trace import Moment
 from jaxloop.wire import WireLayout
 
@@ -65,11 +61,11 @@ class Saves:
         self._names: Sequence[str] = ()
         self._done = 0  # training steps of the fit before the phase at hand
         self._phase = Phase.TRAINING
-        self._savers: list[_Saver] = []
+        self._savers: list[Saver] = []
         try:
             for checkpoint in checkpoints:
                 _check_best(checkpoint, session)
-                self._savers.append(_Saver(checkpoint, session, self._agreement))
+                self._savers.append(Saver(checkpoint, session, self._agreement))
             progress.due = self._due_by_clock
         except BaseException:
             self.close()
@@ -148,7 +144,7 @@ class Saves:
         """Whether this process writes, and its clock says that a checkpoint is due. The others must be told of it."""
         return any(saver.is_due_by_clock() for saver in self._savers if saver.writes)
 
-    def _is_due(self, saver: "_Saver", steps: int) -> bool:
+    def _is_due(self, saver: Saver, steps: int) -> bool:
         if saver.has_failed or saver.is_due(steps):
             return True
         if self._agreement.several:  # clocks differ, so what counts is what all have heard
@@ -170,7 +166,7 @@ class Saves:
             marks=self._marks(loop, moment, position),
         )
 
-    def _save(self, saver: "_Saver", loop: Loop, place: Place, value: float | None = None) -> None:
+    def _save(self, saver: Saver, loop: Loop, place: Place, value: float | None = None) -> None:
         saver.saved(int(loop.step) - int(loop.first_step))
         flat = flattened(loop)
         if self._agreement.several:
@@ -212,94 +208,6 @@ class Saves:
             marks["validation"] = validation.batches.mark(position if moment is Phase.VALIDATION else 0)
         everywhere = [json.loads(text) for text in self._agreement.texts(json.dumps(marks))]
         return marks if all(other == marks for other in everywhere) else {"processes": everywhere}
-
-
-class _Saver:
-    """When one checkpoint is due, and its writer, if this process writes."""
-
-    def __init__(self, checkpoint: Checkpoint, session: Session, agreement: Agreement):
-        origin = None if session.place is None else session.place.origin
-        here = origin if origin is not None and origin.directory == checkpoint.directory.resolve() else None
-        self._writer: Writer | None = None
-        if session.placement.writes:
-            self._writer = Writer(
-                checkpoint.directory,
-                keep=checkpoint.keep,
-                best=checkpoint.best,
-                journals=None if here is None else here.journals,
-                going_on_from=None if here is None else here.ordinal,
-            )
-        self.journaled = {} if here is None else {name: size for name, (size, _) in here.journals.items()}
-        every = checkpoint.every
-        self._every_epoch = every == "epoch"
-        self._steps = every if isinstance(every, int) else 0
-        self._seconds = every.total_seconds() if isinstance(every, timedelta) else 0.0
-        self._name, self._better = checkpoint.best or ("", None)
-        best_value = None if self._writer is None else self._writer.best_value
-        self._best: float | None = json.loads(agreement.texts(json.dumps(best_value))[0])
-        self.saved(int(session.loop.step) - int(session.loop.first_step) if session.place is not None else 0)
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process writes it."""
-        return self._writer is not None
-
-    @property
-    def by_clock(self) -> bool:
-        """Whether it is due after so much time."""
-        return self._seconds > 0
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether a save in the background has failed that was not told of."""
-        return self._writer is not None and self._writer.failed is not None
-
-    def expect(self, arrays: Sequence[jax.Array]) -> None:
-        """See `Writer.expect`."""
-        if self._writer is not None and all(array.is_fully_addressable for array in arrays):
-            self._writer.expect(arrays)
-
-    def write(self, flat: Flat, about: dict[str, Any], *, value: float | None, appended: Mapping[str, bytes]) -> None:
-        """Begins a save; see `Writer.write`."""
-        assert self._writer is not None
-        self._writer.write(flat, about, value=value, appended=appended, wait=False)
-        for name, content in appended.items():
-            self.journaled[name] = self.journaled.get(name, 0) + len(content)
-
-    def check(self) -> None:
-        """See `Writer.check`."""
-        if self._writer is not None:
-            self._writer.check()
-
-    def close(self) -> None:
-        """See `Writer.close`."""
-        if self._writer is not None:
-            self._writer.close()
-
-    def saved(self, steps: int) -> None:
-        """Counts from here on: `steps` of the fit are saved."""
-        self._next_step = (steps // self._steps + 1) * self._steps if self._steps else 0
-        self._next_time = time.monotonic() + self._seconds
-
-    def is_due(self, steps: int) -> bool:
-        """Whether it is due after `steps` training steps of the fit; 0 if it is not in training."""
-        return bool(self._steps) and steps >= self._next_step
-
-    def is_due_by_clock(self) -> bool:
-        """Whether so much time has passed since the last one."""
-        return self._seconds > 0 and time.monotonic() >= self._next_time
-
-    def is_due_after_epoch(self, value: float | None) -> bool:
-        """Whether it is due between two epochs, of which the last had this value of the statistic that decides."""
-        improved = best({0: self._best, 1: value}, self._better) == 1
-        if improved:
-            self._best = value
-        return improved or self._every_epoch
-
-    def value(self, loop: Loop) -> float | None:
-        """The statistic that decides what is best; None if it is not measured."""
-        statistic = loop.stats.get(self._name)
-        return None if statistic is None or not is_measured(statistic) else float(as_number(statistic))
 
 
 def _check_best(checkpoint: Checkpoint, session: Session) -> None:
