@@ -125,9 +125,7 @@ def _compiled_step(loop: Loop, steps: PhaseSteps) -> CompiledStep:
     fusing = steps.fusing(wire)
     chunk = steps.feed.expected(fusing.steps)
     flops = steps.flops(wire, chunk)
-    program = steps.program(chunk)
-    if program.compiled is None:
-        program.compile(wire, chunk.abstract, steps.given)
+    program = steps.compiled(chunk, wire, chunk.abstract, lambda program, what: None)
     assert program.compiled is not None
     found = estimate(program.compiled)
     hlo = program.compiled.as_text()
@@ -149,7 +147,8 @@ def _compiled_step(loop: Loop, steps: PhaseSteps) -> CompiledStep:
 
 def _arguments(loop: Loop, steps: PhaseSteps, batch: Any, compiled: Any) -> dict[str, int]:
     """The bytes of the program's arguments on one device, by what they are."""
-    (vector, others), *shardings = compiled.input_shardings[0]
+    (vector, others), of_batch, of_given = compiled.input_shardings[0]
+    of_samples = of_given[0] if steps.session.placement.several_processes else of_given
     paths = jax.tree_util.tree_leaves_with_path(loop)
     leaves = [pair for slot, pair in zip(steps.layout.slots, paths, strict=True) if slot is None]
     scalars = bytes_on_one_device(jax.ShapeDtypeStruct((steps.layout.size,), np.int32), vector)
@@ -157,7 +156,9 @@ def _arguments(loop: Loop, steps: PhaseSteps, batch: Any, compiled: Any) -> dict
     for (path, leaf), place in zip(leaves, others, strict=True):
         held[_holder(path)] += bytes_on_one_device(leaf, place)
     given = {"batch": batch, "resident samples": steps.feed.resident}
-    sizes = [bytes_on_one_device(tree, place) for tree, place in zip(given.values(), shardings, strict=True)]
+    sizes = [
+        bytes_on_one_device(tree, place) for tree, place in zip(given.values(), (of_batch, of_samples), strict=True)
+    ]
     return held | dict(zip(given, sizes, strict=True))
 
 
