@@ -46,8 +46,8 @@ ROOMS = {
     "console": [{"lines", "outlet", "times"}, {"screen"}, {"guarded"}],
     "data": [{"collate", "loaders", "samples"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],
     "engine": [
-        {"agreement", "arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger", "place"},
-        {"boundary", "host", "sameness", "session"},
+        {"agreement", "arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger"} | {"place"},
+        {"boundary", "host", "leaving", "sameness", "session"},
         {"opening", "saver"},
         {"phase_steps", "prediction", "rehearsal", "resuming", "saving"},
         {"dispatch", "stepwise"},

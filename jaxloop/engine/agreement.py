@@ -5,7 +5,8 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -13,8 +14,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxloop.asking import Ask, argument, asked_in
+from jaxloop.errors import CheckpointError, CorruptCheckpointError, StateMismatchError
 from jaxloop.loop import Loop
 from jaxloop.placement import Placement
+
+#: What the other processes raise, if one has raised it. They raise a RuntimeError for any other.
+_KINDS = {kind.__name__: kind for kind in (CheckpointError, CorruptCheckpointError, StateMismatchError)}
+_KINDS |= {kind.__name__: kind for kind in (ValueError, TypeError)}
 
 
 class Agreement:
@@ -91,15 +97,39 @@ class Agreement:
         self.heard = 0
 
     def texts(self, text: str) -> list[str]:
-        """A text of each process, in their order. Waits for all of them."""
+        """A text of each process, in their order. Waits for all of them.
+
+        Raises:
+          Exception: another process has failed where this one waits for it, see `together`.
+        """
         if not self.several:
             return [text]
-        words = np.frombuffer(text.encode(), np.uint8)
-        lengths = multihost_utils.process_allgather(np.int32(len(words))).reshape(-1)
-        padded = np.zeros(int(lengths.max()), np.uint8)
-        padded[: len(words)] = words
-        rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
-        return [row[:length].tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
+        found = _exchanged("+" + text)
+        for index, each in enumerate(found):
+            if each.startswith("-"):
+                kind, message = json.loads(each[1:])
+                error = _KINDS.get(kind, RuntimeError)(message)
+                error.add_note(f"jaxloop: process {index} has raised this {kind}, so this process stops too")
+                raise raised_everywhere(error)
+        return [each[1:] for each in found]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is done inside goes well on every process, or every process raises. Waits for all of them.
+
+        Inside, the processes may wait for each other by `texts` and `same`, but by no other means.
+        """
+        if not self.several:
+            yield
+            return
+        try:
+            yield
+        except Exception as error:
+            if not known_everywhere(error) and not isinstance(error, _LostError):
+                _exchanged("-" + json.dumps((type(error).__name__, str(error))))
+                raised_everywhere(error)
+            raise
+        self.texts("")
 
     def same(self, where: str, values: Mapping[str, Any]) -> None:
         """Refuses to go on if a value is not the same on every process that has it. Waits for all of them.
@@ -118,7 +148,36 @@ class Agreement:
             found = {index: values[name] for index, values in enumerate(everywhere) if name in values}
             if len(set(map(repr, found.values()))) > 1:
                 each = "; ".join(f"process {index} has {value!r:.200}" for index, value in found.items())
-                raise ValueError(
+                error = ValueError(
                     f"{where}: {name} must be the same on every process: {each}. Give each process the same "
                     "arguments, and only its own share of a loader's data."
                 )
+                raise raised_everywhere(error)
+
+
+def known_everywhere(error: BaseException) -> bool:
+    """Whether all processes raise it, or one like it, at the same place. Else the others wait for this process."""
+    return getattr(error, "everywhere", False)
+
+
+def raised_everywhere(error: BaseException) -> BaseException:
+    """The exception, once it says so of itself, see `known_everywhere`."""
+    error.everywhere = True  # type: ignore[attr-defined]
+    return error
+
+
+class _LostError(RuntimeError):
+    """Another process has ended."""
+
+
+def _exchanged(text: str) -> list[str]:
+    """A text of each process, in their order."""
+    words = np.frombuffer(text.encode(), np.uint8)
+    try:
+        lengths = multihost_utils.process_allgather(np.int32(len(words))).reshape(-1)
+        padded = np.zeros(int(lengths.max()), np.uint8)
+        padded[: len(words)] = words
+        rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
+    except (RuntimeError, ValueError) as error:  # as JAX has it
+        raise _LostError(f"jaxloop: another process of the run has ended, or cannot be reached: {error}") from error
+    return [row[:length].tobytes().decode() for row, length in zip(rows, lengths, strict=True)]

@@ -37,10 +37,12 @@ def dispatched(
       place: where the phase goes on, with the rows that were in flight there; None at its start.
     """
     wire = steps.layout.to_wire(loop)
-    if progress.agreement.several:
+    several = progress.agreement.several
+    if several:
         progress.agreement.begin_phase()
         wire = steps.session.placement.put(wire[0]), wire[1]
-    fused = prepared(steps, wire, tell, progress.interrupts)
+    # Of several processes, a signal on one must not keep it from what the others do.
+    fused = prepared(steps, wire, tell, None if several else progress.interrupts)
     delivery = _delivery(steps, host, progress, wire, fused)
     if place is not None:
         steps.check_fused(place, fused)

@@ -1,6 +1,7 @@
 """An evaluation: one phase of validation outside of a fit."""
 
 from jaxloop.engine.latest import note
+from jaxloop.engine.leaving import leaving
 from jaxloop.engine.run import Run
 from jaxloop.events import Event, Phase
 from jaxloop.measured import as_number
@@ -15,7 +16,8 @@ def evaluated(run: Run, *, fresh: bool) -> dict[str, float]:
     """
     loop, feed = run.session.loop, run.session.feeds.validation
     assert feed is not None
-    with run.progress.latest.told(lambda error: note(error, "jaxloop: while it evaluated `batches`")):
+    several = run.progress.agreement.several
+    with leaving(several), run.progress.latest.told(lambda error: note(error, "jaxloop: while it evaluated `batches`")):
         loop = run.event(loop, Event.FIT_START) if fresh else loop
         loop = run.phase(loop, Phase.VALIDATION, feed)
     names = [metric.name for metric in run.session.spec.metrics]  # the plan may be of another training loop's loop

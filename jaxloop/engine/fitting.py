@@ -10,6 +10,7 @@ from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.closing import bound_or_closed
 from jaxloop.engine.host import Host, runs_here
 from jaxloop.engine.interrupts import Interrupts
+from jaxloop.engine.leaving import leaving
 from jaxloop.engine.run import Preempted, Run
 from jaxloop.engine.saving import Saves
 from jaxloop.engine.session import Progress, Session
@@ -28,6 +29,11 @@ def fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Loo
       began: when setting up began, by `time.perf_counter`.
       consoles: host callbacks that come before those of the user.
     """
+    with leaving(session.placement.several_processes):
+        return _fitted(session, began, consoles)
+
+
+def _fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Loop, History]:
     checkpoints = checkpoints_among(session.callbacks.host)
     placement, place = session.placement, session.place
     progress = Progress(interrupts=Interrupts(terminates=bool(checkpoints)), agreement=Agreement(placement))
@@ -39,7 +45,8 @@ def fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Loo
     elsewhere = [callback for callback in everywhere if not runs_here(callback, placement)]
     names = ("History", *map(name_of, shown))
     bound = bound_or_closed(shown, session.plan)
-    host = Host((recorder, *bound), placement, ledger=ledger, names=names, elsewhere=elsewhere)
+    asks_at = frozenset(event for each in session.callbacks.host for event in each.host_declaration.events)
+    host = Host((recorder, *bound), placement, ledger=ledger, names=names, elsewhere=elsewhere, asks_at=asks_at)
     ledger.lap("setup")
     latest, saves = progress.latest, None
     try:
@@ -81,7 +88,7 @@ def _run(run: Run) -> tuple[Loop, Stopped]:
         loop = run.fit()
     except Preempted as preempted:
         assert run.saves is not None
-        run.saves.close()  # waits until it is on the disk
+        run.saves.end()
         run.progress.interrupts.handled()
         run.host.notice("SIGTERM has come: the run was saved, and stops here. The same command goes on from there")
         return preempted.loop, "preempted"

@@ -55,6 +55,7 @@ class Host:
       callbacks: bound, in list order.
       may_change_the_loop: whether one reads the loop, and so may give back another.
       requests: what observers have cancelled and `take_requests` has not taken.
+      asks_at: as given.
 
     Args:
       callbacks: bound.
@@ -62,6 +63,7 @@ class Host:
       ledger: where their time is put down to.
       names: what they are called there.
       elsewhere: those that run on another process only. Steps are cut for them here too.
+      asks_at: events at which one may cancel, on any process.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class Host:
         ledger: Ledger | None = None,
         names: tuple[str, ...] = (),
         elsewhere: Sequence[Any] = (),
+        asks_at: frozenset[Event] = frozenset(),
     ):
+        self.asks_at = asks_at
         self.callbacks = self._open = callbacks
         self.ledger = ledger or Ledger()
         self.requests = 0
@@ -85,10 +89,6 @@ class Host:
     def cuts(self, phase: Phase) -> frozenset[Event]:
         """The step events at which the step must come back to the host."""
         return frozenset().union(*[hosted.cuts[phase] for hosted in self._anywhere])
-
-    def hears(self, event: Event) -> bool:
-        """Whether one is called at this event between steps, on any process."""
-        return any(event in hosted.reads for hosted in self._anywhere)
 
     def fire(self, loop: Loop, event: Event, phase: Phase | None = None) -> Loop:
         """What the host callbacks make of `loop` at `event`; `loop` and the result are the engine's own.

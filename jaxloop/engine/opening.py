@@ -9,7 +9,7 @@ import numpy as np
 from jaxloop.births import birth, is_factory
 from jaxloop.engine.arguments import check_seed
 from jaxloop.engine.going_on import check_opt_state, hyperparameters_of, kept_hyperparameters
-from jaxloop.engine.sameness import check_same_model
+from jaxloop.engine.sameness import check_same_program, check_same_start
 from jaxloop.feeding.feed import Feed
 from jaxloop.kinds import strong
 from jaxloop.loop import Loop, new_loop
@@ -46,6 +46,7 @@ class Opening:
         a function makes is born where it is to lie.
         """
         if isinstance(given, Loop):
+            check_same_start(self.placement, "loop", given)
             return own_copy(between_steps(given, None), self.placement)
         check_seed(seed)
         key = self._key(seed)
@@ -54,12 +55,13 @@ class Opening:
             return key, shown(self.programs, feed, feed.probe())[0]
 
         if is_factory(given):
+            check_same_start(self.placement, "function", ())
             coming = birth(given, beginning)
             place = shardings_of_model(self.placement, coming.model)
-            model = Program("born", coming.make, out_shardings=place)(*coming.arguments)
+            model = self._made(Program("born", coming.make, out_shardings=place), *coming.arguments)
         else:
             model = jax.tree.map(strong, as_model(given, beginning))
-            check_same_model(self.placement, model)
+            check_same_start(self.placement, "model", model)
             model = self.placement.copies(model, shardings_of_model(self.placement, model))
         loop = with_host_scalars(new_loop(model, self._begun(model), key))
         self.memo.get("hyperparameters", lambda: jax.tree.map(np.array, hyperparameters_of(loop.opt_state)))
@@ -82,7 +84,14 @@ class Opening:
             return with_parameters(placement, model, jax.tree.map(strong, init(model.params)))
 
         key, options = ("begin", placement), {"out_shardings": placement.sharding} if placement.single else {}
-        return self.programs.get(key, lambda: Program("begin", begun, **options))(model)
+        return self._made(self.programs.get(key, lambda: Program("begin", begun, **options)), model)
+
+    def _made(self, program: Program, *arguments: Any) -> Any:
+        """What a program gives that has in it what the user's code has put there; the same on every process."""
+        if self.placement.several_processes and program.compile_seconds is None:
+            program.compile(*arguments)
+            check_same_program(self.placement, program)
+        return program(*arguments)
 
     def _hyperparameters(self, params: Any) -> Any:
         """What `hyperparameters_of` finds in the state that the optimizer begins with."""

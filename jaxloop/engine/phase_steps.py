@@ -9,6 +9,7 @@ import jax
 
 from jaxloop.asking import argument
 from jaxloop.engine.place import Place
+from jaxloop.engine.sameness import check_same_program
 from jaxloop.engine.session import Session
 from jaxloop.errors import StateMismatchError
 from jaxloop.events import Phase
@@ -125,6 +126,7 @@ class PhaseSteps:
         program = self.program(chunk)
         if program.compile_seconds is None:
             program.compile(wire, batches, self.given)
+            check_same_program(self.session.placement, program)
             shapes = ", ".join(map(kind_name, jax.tree.leaves(batches)))
             tell(program, f" for {shapes}" if announced else "")
         return program

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxloop.engine.leaving import leaving
 from jaxloop.engine.session import Session
 from jaxloop.feeding.specification import Batch, rows_of
 from jaxloop.loop import Loop
@@ -41,16 +42,17 @@ def predicted(session: Session, *, fresh: bool) -> Any:
         # Copies, since on a CPU NumPy's view of an array keeps that.
         outputs.append(jax.tree.map(lambda leaf: np.array(leaf[rows]), placement.fetch(output)))
 
-    for rows, batch in feed.singles():
-        if ahead is None:
-            _check(jax.eval_shape(program.jitted, session.loop, batch, feed.resident), rows_of(batch[:2]))
-            ahead = rows, program(session.loop, batch, feed.resident)
-            continue
-        sent = rows, program(session.loop, batch, feed.resident)
+    with leaving(placement.several_processes):
+        for rows, batch in feed.singles():
+            if ahead is None:
+                _check(jax.eval_shape(program.jitted, session.loop, batch, feed.resident), rows_of(batch[:2]))
+                ahead = rows, program(session.loop, batch, feed.resident)
+                continue
+            sent = rows, program(session.loop, batch, feed.resident)
+            fetch(*ahead)
+            ahead = sent
+        assert ahead is not None
         fetch(*ahead)
-        ahead = sent
-    assert ahead is not None
-    fetch(*ahead)
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *outputs)
 
 

@@ -33,8 +33,9 @@ def resumed(session: Session, directory: str | Path) -> Session:
       CorruptCheckpointError: there are checkpoints, and all are damaged.
       StateMismatchError: the newest is that of another run. The message lists what differs.
     """
-    saved = Store(directory).checkpoints()
     agreement = Agreement(session.placement)
+    with agreement.together():
+        saved = Store(directory).checkpoints()
     agreement.same("fit", {"the checkpoints that it sees in `resume_from`": [each.ordinal for each in saved]})
     if not saved:
         _warn_of_another_folder(session, Path(directory))
@@ -42,12 +43,12 @@ def resumed(session: Session, directory: str | Path) -> Session:
     failures: list[CorruptCheckpointError] = []
     for checkpoint in reversed(saved):
         try:
-            loop, place = _loaded(session, checkpoint, session.identity())
+            with agreement.together():  # what one process cannot read, none goes on from
+                loop, place = _loaded(session, checkpoint, session.identity())
         except CorruptCheckpointError as error:
             failures.append(error)
             warn(f"fit: {not_used(checkpoint, error)}", stacklevel=3)
             continue
-        agreement.same("fit", {"the checkpoint that it goes on from": checkpoint.ordinal})
         where = checkpoint.manifest()["about"]["where"]
         goes_on = "Takes" if place.finished else "Goes on from"
         notice = f"{goes_on} checkpoint {checkpoint.ordinal} in {directory}: {where}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxloop.asking import Ask
+from jaxloop.engine.agreement import raised_everywhere
 from jaxloop.engine.boundary import Boundaries, Boundary
 from jaxloop.engine.dispatch import dispatched
 from jaxloop.engine.host import Host
@@ -132,7 +133,7 @@ class Run:
         self.progress.latest.between(loop)
         self.progress.ledger.lap("events")
         loop = self.host.fire(loop, event)
-        if agreement.several and self.host.hears(event):
+        if agreement.several and event in self.host.asks_at:
             loop = agreement.stopped(loop)
         return loop.replace(stop=leave(loop.stop, Scope.BATCH))
 
@@ -203,6 +204,7 @@ class Run:
             if heard & Ask.INTERRUPT:
                 raise KeyboardInterrupt
         except KeyboardInterrupt as error:
+            raised_everywhere(error)  # all processes have heard of it
             if self.saves is not None:
                 error.add_note("jaxloop: the run was saved first; the same command goes on from there")
             raise

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxloop.callback import name_of
+from jaxloop.callbacks.checkpoint import Checkpoint
 from jaxloop.engine.agreement import Agreement
 from jaxloop.feeding.feed import Feed
-from jaxloop.model import Model
 from jaxloop.placement import Placement
+from jaxloop.programs.programs import Program
 
 
 def check_same_run(placement: Placement, where: str, identity: Mapping[str, Any], feeds: Iterable[Feed]) -> None:
@@ -34,12 +36,40 @@ def check_same_run(placement: Placement, where: str, identity: Mapping[str, Any]
         Agreement(placement).same(where, {**identity, **of_feeds})
 
 
-def check_same_model(placement: Placement, model: Model) -> None:
-    """Refuses a model that each process has made for itself, if it is not the same on all of them."""
+def said(callbacks: Iterable[Any]) -> list[str]:
+    """What processes must agree on of their host callbacks: at which events they wait for each other."""
+    found: list[str] = []
+    for callback in callbacks:
+        declaration = callback.host_declaration
+        events = sorted(f"{event.name} ({declaration.reads_at(event)})" for event in declaration.events)
+        every = f" every {callback.every!r}, best {callback.best!r}" if isinstance(callback, Checkpoint) else ""
+        found.append(f"{name_of(callback)}{every}{' at ' * bool(events)}{', '.join(events)}")
+    return found
+
+
+def check_same_start(placement: Placement, name: str, start: Any) -> None:
+    """Refuses a start that is not the same on every process, as far as each has made it for itself.
+
+    Args:
+      placement: where the run lives.
+      name: what the start is, such as a model or a loop.
+      start: PyTree of arrays.
+    """
     if placement.several_processes:
-        leaves = jax.tree_util.tree_leaves_with_path(model)
-        digests = {f"model{jax.tree_util.keystr(path)}": _digest(leaf) for path, leaf in leaves if _is_local(leaf)}
-        Agreement(placement).same("fit", digests)
+        leaves = jax.tree_util.tree_leaves_with_path(start)
+        digests = {f"{name}{jax.tree_util.keystr(path)}": _digest(leaf) for path, leaf in leaves if _is_local(leaf)}
+        Agreement(placement).same("fit", {"what it begins with": f"a {name}", **digests})
+
+
+def check_same_program(placement: Placement, program: Program) -> None:
+    """Refuses a program that was compiled just now, if each process has another: they would diverge in silence."""
+    if placement.several_processes:
+        what = f"the program {program.name}, with all numbers that code has put into it, such as a learning rate,"
+        try:
+            Agreement(placement).same("fit", {what: program.digest})
+        except Exception:
+            program.compile_seconds = None  # else the next run would take it unseen
+            raise
 
 
 def _digest(leaf: Any) -> int:

@@ -63,9 +63,10 @@ class Saves:
         self._phase = Phase.TRAINING
         self._savers: list[Saver] = []
         try:
-            for checkpoint in checkpoints:
-                _check_best(checkpoint, session)
-                self._savers.append(Saver(checkpoint, session, self._agreement))
+            with self._agreement.together():  # only one process opens the folders
+                for checkpoint in checkpoints:
+                    _check_best(checkpoint, session)
+                    self._savers.append(Saver(checkpoint, session, self._agreement))
             progress.due = self._due_by_clock
         except BaseException:
             self.close()
@@ -81,6 +82,8 @@ class Saves:
 
     def are_due(self, position: int) -> bool:
         """Whether a checkpoint is due at a boundary of the phase, or one has failed. It is asked at each boundary."""
+        if self._agreement.several and self._agreement.heard & Ask.SAVE:
+            return True
         steps = self._done + position if self._phase is Phase.TRAINING else 0
         return any(self._is_due(saver, steps) for saver in self._savers)
 
@@ -118,7 +121,12 @@ class Saves:
         place = self._place(loop, Event.FIT_END)
         for saver in self._savers:
             self._save(saver, loop, place)
-        self.close()
+        self.end()
+
+    def end(self) -> None:
+        """Waits until all that was saved is on the disk, as `close`. If a save has failed, all processes raise."""
+        with self._agreement.together():
+            self.close()
 
     def close(self) -> None:
         """Waits for what is being written, and lets others write to the folders.
@@ -137,24 +145,30 @@ class Saves:
             raise failure
 
     def _check(self) -> None:
-        for saver in self._savers:
-            saver.check()
+        with self._agreement.together():
+            for saver in self._savers:
+                saver.check()
 
     def _due_by_clock(self) -> bool:
-        """Whether this process writes, and its clock says that a checkpoint is due. The others must be told of it."""
-        return any(saver.is_due_by_clock() for saver in self._savers if saver.writes)
+        """Whether this process writes, and its clock says that a checkpoint is due, or a save has failed.
+
+        The others must be told of it.
+        """
+        return any(saver.has_failed or saver.is_due_by_clock() for saver in self._savers if saver.writes)
 
     def _is_due(self, saver: Saver, steps: int) -> bool:
-        if saver.has_failed or saver.is_due(steps):
+        if saver.is_due(steps):
             return True
         if self._agreement.several:  # clocks differ, so what counts is what all have heard
             return saver.by_clock and bool(self._agreement.heard & Ask.SAVE)
-        return saver.is_due_by_clock()
+        return saver.has_failed or saver.is_due_by_clock()
 
     def _place(self, loop: Loop, moment: Moment, position: int = 0, rows: Sequence[np.ndarray] = ()) -> Place:
         requests = self._agreement.all_of(self._host.requests)
         if self._agreement.several:
             rows = [np.concatenate([row[:1] & 1, row[1:]]) for row in rows]  # what was asked for is in `requests`
+        with self._agreement.together():  # only some processes have this callback, or that loader
+            states, marks = self._host.states(), self._marks(loop, moment, position)
         return Place(
             moment,
             position,
@@ -162,8 +176,8 @@ class Saves:
             names=self._names,
             requests=requests,
             fused=self._fused,
-            states=self._host.states(),
-            marks=self._marks(loop, moment, position),
+            states=states,
+            marks=marks,
         )
 
     def _save(self, saver: Saver, loop: Loop, place: Place, value: float | None = None) -> None:
@@ -171,9 +185,10 @@ class Saves:
         flat = flattened(loop)
         if self._agreement.several:
             flat = replace(flat, arrays=self._session.placement.on_first_process(flat.arrays))
-        if saver.writes:
-            appended = self._recorder.written(saver.journaled)
-            saver.write(flat, self._about(loop, place), value=value, appended=appended)
+        with self._agreement.together():
+            if saver.writes:
+                appended = self._recorder.written(saver.journaled)
+                saver.write(flat, self._about(loop, place), value=value, appended=appended)
         self._host.ledger.lap("save")
 
     def _about(self, loop: Loop, place: Place) -> dict[str, Any]:

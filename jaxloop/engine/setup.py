@@ -15,11 +15,12 @@ from jaxloop.callbacks.checkpoint import checkpoints_among
 from jaxloop.data import Batches, in_batches, one_epoch
 from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.host import Host
+from jaxloop.engine.leaving import leaving
 from jaxloop.engine.opening import Opening, shown
 from jaxloop.engine.rehearsal import Seen, kept_contract, look_into, rehearsed
 from jaxloop.engine.resuming import resumed
 from jaxloop.engine.run import Run
-from jaxloop.engine.sameness import check_same_run
+from jaxloop.engine.sameness import check_same_run, said
 from jaxloop.engine.session import Progress, Session
 from jaxloop.events import Phase, Plan
 from jaxloop.feeding.checks import check_batches, check_epoch
@@ -84,45 +85,49 @@ class Setup:
     ) -> Session:
         """The session of a fit of `epochs` epochs from a model or a loop, or from the checkpoints in a folder."""
         place = self._placed(on)
-        sorted_out = self.sorted_out if not callbacks else sort_out([*self.callbacks, *callbacks])
-        source = EpochSource(self.training, limit)
-        epoch = int(given.epoch) if isinstance(given, Loop) else 0
-        batches = source.at(epoch)
-        check_epoch(batches.batches)
-        make = functools.partial(self._feed, placement=place, where="training")
-        unseen = make(batches)
-        validation = self._validation(place, limit)  # seen first: training goes on from its first batch
-        training = self._seen(unseen, epochs_in_memory(self.training, batches.batches))
-        opening = Opening(self.spec, self.programs, self.memo, place)
-        loop = opening.loop(given, seed, training.feed)
-        loop, notices = opening.going_on(loop, optimizer) if isinstance(given, Loop) else (loop, ())
-        lengths = source.lengths(epoch, epochs)
-        plan = self._plan(epochs, len(batches), None if lengths is None else sum(lengths))
-        feeds = Feeds(
-            lambda batches: replace(make(batches), contract=training.feed.contract),
-            None if validation is None else validation.feed,
-        )
-        session = self._session(sorted_out, plan, place, source, feeds, loop, notices)
-        own = None if isinstance(given, Loop) else int(seed)
-        identity = functools.partial(self._identity, session, limit, own, training)
-        if resume_from is not None or checkpoints_among(sorted_out.host):
-            source.watched()
-            if validation is not None:
-                validation.feed.batches.watched()
-            session = replace(session, identity=identity)
-        if place.several_processes:
-            feeds = [seen.feed for seen in (training, validation) if seen is not None]
-            check_same_run(place, "fit", {**identity(), "training": identity_of(self.training)}, feeds)
-        session = self._begun(session, training, validation)
-        return session if resume_from is None else resumed(session, resume_from)
+        with leaving(place.several_processes), Agreement(place).together():
+            sorted_out = self.sorted_out if not callbacks else sort_out([*self.callbacks, *callbacks])
+            source = EpochSource(self.training, limit)
+            epoch = int(given.epoch) if isinstance(given, Loop) else 0
+            batches = source.at(epoch)
+            check_epoch(batches.batches)
+            make = functools.partial(self._feed, placement=place, where="training")
+            unseen = make(batches)
+            validation = self._validation(place, limit)  # seen first: training goes on from its first batch
+            training = self._seen(unseen, epochs_in_memory(self.training, batches.batches))
+            opening = Opening(self.spec, self.programs, self.memo, place)
+            loop = opening.loop(given, seed, training.feed)
+            loop, notices = opening.going_on(loop, optimizer) if isinstance(given, Loop) else (loop, ())
+            lengths = source.lengths(epoch, epochs)
+            plan = self._plan(epochs, len(batches), None if lengths is None else sum(lengths))
+            feeds = Feeds(
+                lambda batches: replace(make(batches), contract=training.feed.contract),
+                None if validation is None else validation.feed,
+            )
+            session = self._session(sorted_out, plan, place, source, feeds, loop, notices)
+            own = None if isinstance(given, Loop) else int(seed)
+            identity = functools.partial(self._identity, session, limit, own, training)
+            if resume_from is not None or checkpoints_among(sorted_out.host):
+                source.watched()
+                if validation is not None:
+                    validation.feed.batches.watched()
+                session = replace(session, identity=identity)
+            if place.several_processes:
+                feeds = [seen.feed for seen in (training, validation) if seen is not None]
+                same = identity() | {"training": identity_of(self.training), "host callbacks": said(sorted_out.host)}
+                check_same_run(place, "fit", same, feeds)
+            session = self._begun(session, training, validation)
+            return session if resume_from is None else resumed(session, resume_from)
 
     def evaluation(self, given: Any, batches: Any, *, on: Any = None) -> Session:
         """The session of an evaluation of a model or a loop; a loop stays in the fit that it is in."""
-        check_batches(batches, "evaluate")
-        session, seen = self._on_batches(given, batches, on)
-        if isinstance(given, Loop):
-            return rehearsed(session, self.inspection, None, seen)
-        return self._begun(session, None, seen)
+        place = self._place_for(given, on)
+        with leaving(place.several_processes), Agreement(place).together():
+            check_batches(batches, "evaluate")
+            session, seen = self._on_batches(given, batches, place)
+            if isinstance(given, Loop):
+                return rehearsed(session, self.inspection, None, seen)
+            return self._begun(session, None, seen)
 
     def prediction(self, given: Any, batches: Any, *, on: Any = None) -> Session:
         """The session of predictions of a model or a loop. Nothing is traced: there may be no target.
@@ -131,8 +136,10 @@ class Setup:
         """
         if hasattr(batches, "shape") or isinstance(batches, Mapping):
             batches = in_batches(batches, 256)
-        check_batches(batches, "predict", inputs_alone=True)
-        session, _ = self._on_batches(given, batches, on, inputs_alone=True)
+        place = self._place_for(given, on)
+        with leaving(place.several_processes), Agreement(place).together():
+            check_batches(batches, "predict", inputs_alone=True)
+            session, _ = self._on_batches(given, batches, place, inputs_alone=True)
         loop = session.loop if isinstance(given, Loop) else _in_new_fit(session)
         assert session.feeds.validation is not None
         loop = enter(session.spec, loop, Phase.VALIDATION, np.int32(len(session.feeds.validation)))
@@ -230,6 +237,11 @@ class Setup:
             self.placements.append(place)
         return place
 
+    def _place_for(self, given: Any, on: Any) -> Placement:
+        """The placement that `on` means; for None that of a loop which lies on several devices."""
+        there = self.placement_of(given) if on is None and isinstance(given, Loop) else None
+        return there or self._placed(on)
+
     def _plan(self, epochs: int, batch_count: int, total: int | None) -> Plan:
         metrics = tuple(metric.name for metric in self.spec.metrics)
         return Plan(epochs, batch_count, metrics, self.report, total or 0, total is None)
@@ -260,11 +272,9 @@ class Setup:
         )
 
     def _on_batches(
-        self, given: Any, batches: Any, on: Any, *, inputs_alone: bool = False
+        self, given: Any, batches: Any, place: Placement, *, inputs_alone: bool = False
     ) -> tuple[Session, Seen | None]:
         """A model or a loop, in no phase and with nothing cancelled, over the batches of one phase."""
-        there = self.placement_of(given) if on is None and isinstance(given, Loop) else None
-        place = there or self._placed(on)
         peekable = Peekable(one_epoch(batches, "batches"))
         feed = self._feed(peekable, "batches", place, inputs_alone=inputs_alone)
         seen = self._seen(feed, [peekable.batches], evaluates=True)

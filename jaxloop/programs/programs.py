@@ -3,6 +3,7 @@
 import functools
 import time
 import weakref
+import zlib
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -38,6 +39,7 @@ class Program:
       call: what to call: the function, or on several devices what `compile` has compiled.
       compile_seconds: the time of tracing and compiling; None before.
       compiled: what `compile` has compiled, for its report; None before.
+      digest: of what `compile` has compiled, where the devices belong to several processes; else 0.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], **jit_options: Any):
@@ -50,6 +52,7 @@ class Program:
         self.call: Any = self.jitted
         self.compile_seconds: float | None = None
         self.compiled: Any = None
+        self.digest = 0
         self._traced: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
@@ -73,9 +76,13 @@ class Program:
         start = time.perf_counter()
         self.jaxpr(*arguments)
         with long_work():
-            self.compiled = self._traced.lower().compile()
+            lowered = self._traced.lower()
+            self.compiled = lowered.compile()
         self._traced = None
-        if len(_devices_of(self.compiled)) > 1:  # there `jit` would compile again for what the first call gives back
+        devices = _devices_of(self.compiled)
+        if len({device.process_index for device in devices}) > 1:
+            self.digest = zlib.crc32(lowered.as_text().encode())
+        if len(devices) > 1:  # there `jit` would compile again for what the first call gives back
             self.call = self.compiled
         self.compile_seconds = time.perf_counter() - start
 
