@@ -39,6 +39,7 @@ from jaxloop.schedules import make_schedule as make_schedule
 from jaxloop.schedules import one_cycle as one_cycle
 from jaxloop.schedules import shapes as shapes
 from jaxloop.schedules import warmup_cosine as warmup_cosine
+from jaxloop.topology import topology as topology
 from jaxloop.training_loop import TrainingLoop as TrainingLoop
 from jaxloop.views import Columns as Columns
 from jaxloop.views import LoopView as LoopView

@@ -8,16 +8,24 @@ import jax
 
 from jaxloop.callback import Callbacks, name_of, sort_out
 from jaxloop.callbacks import Checkpoint
+from jaxloop.engine.ahead import look_ahead
+from jaxloop.engine.compiled import compiled_step
 from jaxloop.engine.host import Host, cuts_of
-from jaxloop.engine.run import Run
+from jaxloop.engine.phase_steps import Entered
+from jaxloop.engine.session import Session
 from jaxloop.events import Event, Phase
-from jaxloop.model import Model
-from jaxloop.placement import On
+from jaxloop.loop import Loop
+from jaxloop.placement import On, Placement
+from jaxloop.placement.divisions import axes_of
+from jaxloop.programs.cost import bytes_on_one_device
 from jaxloop.programs.fusing import Fusing
 from jaxloop.programs.programs import STEP_NAMES
+from jaxloop.shardings import shardings_of
 from jaxloop.step_spec import StepSpec
 from jaxloop.training_loop import TrainingLoop
 
+#: A name, and arrays, each with where it lies.
+_Row = tuple[str, Sequence[tuple[Any, Any]]]
 _ORDER = {
     Event.FIT_START: 0,
     Event.EPOCH_START: 1,
@@ -40,32 +48,36 @@ def explain(
     *,
     epochs: int = 1,
     on: On = None,
+    costs: bool = False,
     file: TextIO | None = None,
 ) -> None:
     """Prints what a fit would do: callback by event, compiled or on the host; the programs; steps per dispatch and why.
 
-    With a model it also says at which events each compiled callback does something, how the steps are fused, and how
-    large the model is. That takes an abstract trace; no step is compiled.
+    With a model it also says at which events each compiled callback does something, how the steps are fused, how large
+    model, optimizer and what callbacks remember are, and how they lie on several devices. That takes an abstract trace;
+    no step is compiled. Of steps that were compiled it also says what `TrainingLoop.compile` tells.
 
     Args:
       training_loop: what is explained.
       model_or_loop: as in `fit`; None for what can be told without.
       epochs: of the fit, for callbacks that depend on it.
-      on: as in `fit`.
+      on: as in `fit`; or a machine that is not there, see `topology`.
+      costs: whether to compile the steps, to say what they take of each device and what the devices send each other.
       file: where it is printed; standard output by default.
 
     Example:
       >>> jl.explain(training_loop, model)
+      >>> jl.explain(training_loop, model, on=jl.topology("v5e:2x4"), costs=True)
     """
     setup = training_loop.setup
     callbacks = sort_out(setup.callbacks)
     acts: frozenset[tuple[int, Event]] | None = None
     about_steps, about_model = ["Give a model to see the programs: explain(training_loop, model)."], []
     if model_or_loop is not None:
-        run = setup.run(setup.fit(model_or_loop, epochs, on=on))
-        acts = run.session.trace.acts
-        about_steps = list(_steps(run, Host(callbacks.host, run.session.placement)))
-        about_model = list(_model(run.session.loop.model))
+        session, walk = look_ahead(setup, model_or_loop, epochs, on)
+        acts, phases = session.trace.acts, list(walk)
+        about_steps = list(_steps(session, phases, Host(callbacks.host, session.placement), costs))
+        about_model = list(_model(session.placement, phases[0].loop))
     lines = [*_callbacks(callbacks), *_table(callbacks, acts), *about_steps, *about_model]
     print("\n".join(lines), file=file or sys.stdout)
 
@@ -127,15 +139,18 @@ def _host_mark(callback: Any, event: Event) -> str:
     return "|" if cut else "o"
 
 
-def _steps(run: Run, host: Host) -> Iterator[str]:
+def _steps(session: Session, phases: Sequence[Entered], host: Host, costs: bool) -> Iterator[str]:
     """The programs of the steps, and those between them."""
     yield "Programs"
-    yield from _precision(run.session.spec)
-    for phase, loop, steps in run.walk():
-        cuts = host.cuts(phase)
-        fusing = Fusing(1, "the host looks into each step") if cuts else steps.fusing(steps.layout.to_wire(loop))
-        yield from _one_phase(phase, len(steps.feed), fusing, cuts)
-    between = [event.name for event in _ORDER if event in run.session.trace.active]
+    yield f"  on {session.placement.describe()}"
+    yield from _precision(session.spec)
+    for entered in phases:
+        steps, cuts = entered.steps, host.cuts(entered.phase)
+        fusing = Fusing(1, "the host looks into each step") if cuts else steps.fusing(entered.wire)
+        yield from _one_phase(entered.phase, len(steps.feed), fusing, cuts)
+        if not cuts and (costs or steps.program(steps.feed.expected(fusing.steps)).compiled is not None):
+            yield from (f"    {line}" for line in str(compiled_step(entered)).splitlines())
+    between = [event.name for event in _ORDER if event in session.trace.active]
     yield f"  between steps: {', '.join(between) or 'none; no compiled callback does anything there'}"
 
 
@@ -155,24 +170,46 @@ def _one_phase(phase: Phase, batch_count: int, fusing: Fusing, cuts: frozenset[E
         yield f"    cut at {', '.join(event.name for event in _ORDER if event in cuts)}"
 
 
-def _model(model: Model) -> Iterator[str]:
-    """Parameters and state, by the first part of their path."""
+def _model(placement: Placement, loop: Loop) -> Iterator[str]:
+    """Parameters and state by the first part of their path, then the optimizer and what callbacks remember.
+
+    On several devices each row also says how the arrays are divided, and what a device has of them.
+    """
     yield "Model"
-    rows = [*_sizes("params", model.params), *_sizes("state", model.state)]
-    width = max((len(name) for name, *_ in rows), default=0)
-    for name, arrays, count, size in rows:
-        held = f"{count:>12,} numbers in {arrays:>3} array{'' if arrays == 1 else 's'}"
-        yield f"  {name:{width}}  {held}  {size / 1e6:>9.4g} MB"
-
-
-def _sizes(kind: str, tree: Any) -> Sequence[tuple[str, int, int, int]]:
-    """Name, arrays, numbers and bytes of each part, then of the whole."""
-    parts: dict[str, list[Any]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        parts.setdefault(kind + jax.tree_util.keystr(path[:1]), []).append(leaf)
-    everything = [leaf for leaves in parts.values() for leaf in leaves]
-    groups = [*parts.items(), (f"{kind}, all", everything)] if everything else []
-    return [
-        (name, len(leaves), sum(leaf.size for leaf in leaves), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
-        for name, leaves in groups
+    places = shardings_of(placement, loop)
+    rows = [
+        *_parts("params", loop.model.params, places.model.params),
+        *_parts("state", loop.model.state, places.model.state),
+        *_whole("optimizer", loop.opt_state, places.opt_state),
+        *_whole("callbacks remember", loop.callback_state, places.callback_state),
     ]
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, pairs in rows:
+        numbers, size = sum(leaf.size for leaf, _ in pairs), sum(leaf.size * leaf.dtype.itemsize for leaf, _ in pairs)
+        held = f"{numbers:>12,} numbers in {len(pairs):>3} array{' ' if len(pairs) == 1 else 's'}"
+        yield f"  {name:{width}}  {held}  {size / 1e6:>9.4g} MB" + ("" if placement.single else _divided(pairs))
+
+
+def _parts(kind: str, tree: Any, places: Any) -> Iterator[_Row]:
+    """A row for each part of a tree, then one for the whole."""
+    parts: dict[str, list[tuple[Any, Any]]] = {}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, leaf), place in zip(leaves, jax.tree.leaves(places), strict=True):
+        parts.setdefault(kind + jax.tree_util.keystr(path[:1]), []).append((leaf, place))
+    yield from parts.items()
+    yield from _whole(f"{kind}, all", tree, places)
+
+
+def _whole(name: str, tree: Any, places: Any) -> Iterator[_Row]:
+    pairs = list(zip(jax.tree.leaves(tree), jax.tree.leaves(places), strict=True))
+    if pairs:
+        yield name, pairs
+
+
+def _divided(pairs: Sequence[tuple[Any, Any]]) -> str:
+    """How arrays are divided, and the bytes that one device has of them."""
+    size = sum(bytes_on_one_device(leaf, place) for leaf, place in pairs)
+    axes = [{name for entry in place.spec for name in axes_of(entry)} for _, place in pairs]
+    divided = [found for found in axes if found]
+    by = f"{len(divided)} divided by {' and '.join(sorted(set().union(*divided)))}" if divided else "none divided"
+    return f", {size / 1e6:>9.4g} MB of each device: {by}"

@@ -1,4 +1,4 @@
-"""The devices of a machine that is not there, to compile for it: a TPU slice or GPU cards, by name."""
+"""A machine that is not there, to compile for it: a TPU slice or GPU cards, by name."""
 
 import functools
 import importlib
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
+
+from jaxloop.placement import Placement, data_parallel
 
 
 class _Slices(NamedTuple):
@@ -62,6 +64,23 @@ _CARDS = {
 _LOCK = threading.Lock()
 _PER_HOST = 8  # cards in a machine
 _PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
+
+
+def topology(name: str) -> Placement:
+    """The placement over a machine that is not there: data parallel over all its devices.
+
+    It is for `TrainingLoop.compile`, `explain` and `largest_batch`, which tell what a step takes of each chip, what the
+    chips send each other, and whether it fits. Nothing can be put on it. The devices are `mesh.devices.flat`, for other
+    placements over them. A slice of several hosts is compiled for as one process would.
+
+    Args and errors are those of `topology_devices`: `name` is as `"v5e:2x4"`, `"h100"` or `"h100:8"`.
+
+    Example:
+      >>> print(training_loop.compile(model, on=jl.topology("v5e:2x4")))
+      >>> slice = jl.topology("v5p:2x2x2").mesh.devices.flat
+      >>> jl.explain(training_loop, model, on=jl.fully_sharded(slice))
+    """
+    return data_parallel(topology_devices(name))
 
 
 def topology_devices(name: str) -> list[Any]:

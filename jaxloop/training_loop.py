@@ -11,6 +11,7 @@ import optax
 from jaxloop.callback import sort_out
 from jaxloop.callbacks import ProgressBar
 from jaxloop.casting import checked_dtype
+from jaxloop.engine.ahead import look_ahead
 from jaxloop.engine.arguments import check_fit, check_options, check_parts, check_positive
 from jaxloop.engine.compiled import Compiled, compiled
 from jaxloop.engine.evaluation import evaluated
@@ -265,16 +266,18 @@ class TrainingLoop:
         Args:
           model_or_loop: as in `fit`.
           epochs: of the fit to come; it matters only if a callback depends on the plan.
-          on: as in `fit`.
+          on: as in `fit`; or a machine that is not there, see `topology`. For that no array is made, and the numbers of
+            the data are not checked.
 
         Returns:
-          Of training and of validation: compile seconds, steps per dispatch and why, FLOPs, bytes, memory, HLO text.
+          Of training and validation: compile seconds, steps per dispatch and why, FLOPs, bytes, the memory of a device
+          and whether it is enough, what devices send each other, HLO text.
 
         Example:
-          >>> print(training_loop.compile(model))
+          >>> print(training_loop.compile(model, on=jl.topology("v5e:2x4")))
         """
         check_positive("epochs", epochs)
-        return compiled(self.setup.run(self.setup.fit(model_or_loop, epochs, on=on)))
+        return compiled(look_ahead(self.setup, model_or_loop, epochs, on)[1])
 
     def start(
         self,

@@ -12,8 +12,8 @@ FLOORS = [
     {"precision", "whole_number"},
     {"adapters", "chips", "compile_cache", "data", "durable", "errors", "events", "file_lock", "kinds", "long_work"}
     | {"losses", "masks", "measured", "optimizer", "schedules", "telling", "tracers"},
-    {"memory_limits", "model", "metrics", "placement", "plots", "topology"},
-    {"casting", "loop", "partitioning"},
+    {"memory_limits", "model", "metrics", "placement", "plots"},
+    {"casting", "loop", "partitioning", "topology"},
     {"births", "callback", "carried", "shardings", "views"},
     {"asking", "lying", "step_spec"},
     {"forward"},
@@ -54,6 +54,7 @@ ROOMS = {
         {"run"},
         {"compiled", "evaluation", "fitting", "setup"},
         {"abstract", "step_by_step"},
+        {"ahead"},
     ],
     "placement": [{"divisions", "moving"}, {"placement"}, {"naming", "parallel"}],
     "feeding": [

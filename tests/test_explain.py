@@ -3,12 +3,14 @@
 import io
 from typing import Any
 
+import jax
 import pytest
 
 import jaxloop as jl
 from jaxloop import Event
 from tests import small
 from tests.compiling import counted_compiles, steps_in
+from tests.devices import run_on_devices
 
 
 def explained(training_loop: jl.TrainingLoop, *arguments: Any, **options: Any) -> str:
@@ -111,3 +113,62 @@ def test_it_says_in_a_line_how_batches_are_split_and_in_what_they_are_computed()
     text = explained(small.training_loop(accumulate=2, compute_dtype="bfloat16"), small.model())
     assert "  a batch of training is taken as 2 microbatches; forward passes are computed in bfloat16\n" in text
     assert "microbatches" not in explained(small.training_loop(), small.model())
+
+
+def test_on_several_devices_it_says_what_lies_where_and_on_request_what_a_step_sends() -> None:
+    run_on_devices(
+        """
+import io, sys
+import numpy as np, optax
+import jaxloop as jl
+sys.path.insert(0, ".")
+from tests import small
+from tests.test_explain import explained
+
+def training_loop():
+    return small.training_loop(
+        training=jl.TrainingEpochs(small.samples(32, features=64, classes=32), 16),
+        validation=None, optimizer=optax.adamw(1e-3), callbacks=[jl.callbacks.ema(0.9)],
+    )
+
+model = small.model(features=64, classes=32)
+kernel, bias = 4 * 64 * 32, 4 * 32
+sharded = explained(training_loop(), model, on=jl.fully_sharded())
+assert "Programs\\n  on 8 devices (cpu): data=8; the batch by data, parameters by their largest axis" in sharded
+rows = {line.split("  ")[1]: line for line in sharded.split("Model\\n")[1].splitlines()}
+
+def held(name):
+    return float(rows[name].split("MB,")[1].split("MB")[0])
+
+assert held("params['kernel']") == round(kernel / 8 / 1e6, 6), rows
+assert rows["params['kernel']"].endswith("of each device: 1 divided by data"), rows
+assert rows["params['bias']"].endswith("of each device: none divided"), rows
+assert held("optimizer") == round((2 * (kernel / 8 + bias) + 4) / 1e6, 6), rows
+assert rows["optimizer"].endswith("of each device: 2 divided by data"), rows
+assert held("callbacks remember") < (kernel / 8 + bias + 100) / 1e6, rows
+assert "sends" not in sharded
+
+parallel = explained(training_loop(), model, on=jl.data_parallel(), costs=True)
+assert parallel.count("a step sends: 1 all-reduce of ") == parallel.count("a step sends: ") == 1, parallel
+assert f"{(kernel + bias) / 1e6:.4g} MB" in parallel, parallel
+""",
+        8,
+    )
+
+
+def test_of_what_was_compiled_it_tells_what_compile_tells() -> None:
+    training_loop = small.training_loop()
+    assert "memory of one device" not in explained(training_loop, small.model())
+    training_loop.compile(small.model())
+    with counted_compiles() as counts:
+        text = explained(training_loop, small.model())
+    assert steps_in(counts) == {}
+    assert text.count("memory of one device (cpu)") == 2
+
+
+def test_a_machine_that_is_not_there_is_explained_without_an_array(monkeypatch) -> None:
+    there = explained(small.training_loop(callbacks=[jl.callbacks.ema(0.9)]), small.model())
+    monkeypatch.setattr(jl.Placement, "is_there", False)
+    arrays = len(jax.live_arrays())
+    assert explained(small.training_loop(callbacks=[jl.callbacks.ema(0.9)]), small.model()) == there
+    assert len(jax.live_arrays()) == arrays

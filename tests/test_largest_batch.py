@@ -103,9 +103,9 @@ def wide(batch_size):
     )
 
 
-def told(training_loop):
+def told(training_loop, place=None):
     """What `compile` tells, with a batch that waits, and with what XLA does not tell."""
-    step = training_loop.compile(wide_model()).training
+    step = training_loop.compile(wide_model(), on=place).training
     taken = step.peak + step.arguments["batch"]
     return taken + int(taken * 0.15)
 
@@ -236,3 +236,23 @@ def test_where_memory_is_limited_nine_tenths_of_it_run_and_a_tenth_more_does_not
     assert less.returncode == 0, less.stderr
     assert more.returncode != 0
     assert "Out of memory" in more.stderr, more.stderr
+
+
+def test_over_several_devices_each_has_its_share_of_the_batch_and_of_what_is_divided():
+    run_on_devices(
+        """
+import sys
+import jaxloop as jl
+sys.path.insert(0, ".")
+from tests.test_largest_batch import told, wide, wide_model
+
+limit, found = 10**6, []
+for place in (jl.data_parallel(), jl.fully_sharded()):
+    size = jl.largest_batch(wide(64), wide_model(), on=place, limit=limit)
+    assert size % 8 == 0, size
+    assert told(wide(size), place) <= limit < told(wide(size + 8), place), size
+    found.append(size)
+assert jl.largest_batch(wide(64), wide_model(), on="cpu:0", limit=limit) < found[0] / 4 and found[0] < found[1], found
+""",
+        8,
+    )

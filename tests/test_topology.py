@@ -1,9 +1,13 @@
 """Machines that are not there, by name. What needs a compiler of theirs is skipped where that is not installed."""
 
+import jax
 import pytest
 
+import jaxloop as jl
 from jaxloop.topology import topology_devices
+from tests import small
 from tests.compilers import installed, run_compiling
+from tests.devices import run_on_devices
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,59 @@ def test_without_its_compiler_the_extra_to_install_is_named(name, extra):
         pytest.skip("the compiler is installed")
     with pytest.raises(ImportError, match=rf"(?s){name}.*is not installed. Write pip install \"jaxloop\[{extra}\]\""):
         topology_devices(name)
+
+
+def test_where_its_compiler_cannot_be_imported_the_extra_to_install_is_named():
+    run_on_devices(
+        """
+import sys
+for module in ("libtpu", "jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"):
+    sys.modules[module] = None  # an import of it fails
+import jaxloop as jl
+
+for name, extra in (("v5e:2x4", "tpu"), ("h100", "cuda")):
+    try:
+        jl.topology(name)
+    except ImportError as error:
+        assert f'pip install "jaxloop[{extra}]"' in str(error) and "Only compiling ahead" in str(error), error
+    else:
+        raise AssertionError(name)
+""",
+        1,
+    )
+
+
+@pytest.fixture
+def not_there(monkeypatch):
+    """Makes this machine say that it is not there."""
+    monkeypatch.setattr(jl.Placement, "is_there", False)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda loop, on: loop.fit(small.model(), 1, on=on),
+        lambda loop, on: loop.start(small.model(), epochs=1, on=on),
+        lambda loop, on: loop.evaluate(small.model(), jl.in_batches(small.samples(8), 4), on=on),
+        lambda loop, on: loop.predict(small.model(), small.samples(8)[0], on=on),
+        lambda loop, on: jl.find_learning_rate(loop, small.model(), on=on),
+        lambda loop, on: jl.benchmark(loop, small.model(), on=on),
+    ],
+    ids=["fit", "start", "evaluate", "predict", "find_learning_rate", "benchmark"],
+)
+def test_on_a_machine_that_is_not_there_nothing_runs_and_nothing_is_put(run, not_there):
+    arrays = len(jax.live_arrays())
+    with (
+        jax.transfer_guard("disallow"),
+        pytest.raises(ValueError, match=r"on: a machine that is not there can only be compiled for; got cpu:0 \(cpu\)"),
+    ):
+        run(small.training_loop(), jl.Placement(jax.devices("cpu")[0]))
+    assert len(jax.live_arrays()) == arrays
+
+
+def test_this_machine_is_there():
+    assert jl.Placement(jax.devices("cpu")[0]).is_there
+    assert jl.data_parallel().is_there
 
 
 @pytest.mark.parametrize("platforms", ["cpu", ""])
@@ -145,4 +202,115 @@ assert run.returncode == 1
 assert "RuntimeError: topology: 'v5e:2x2' needs libtpu, which serves one process at a time" in run.stderr, run.stderr
 """,
         "tpu",
+    )
+
+
+SCRIPT = """
+import io, sys
+import jax, numpy as np, optax
+from flax import nnx
+from jax.sharding import Mesh, PartitionSpec as P
+import jaxloop as jl
+sys.path.insert(0, ".")
+from tests import small
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.wide, self.narrow = nnx.Linear(64, 256, rngs=rngs), nnx.Linear(256, 32, rngs=rngs)
+
+    def __call__(self, x):
+        return self.narrow(nnx.relu(self.wide(x)))
+
+def model():
+    return Net(nnx.Rngs(0))
+
+def training_loop(**changes):
+    data = small.samples(256, features=64, classes=32)
+    return small.training_loop(**{
+        "training": jl.TrainingEpochs(data, 64),
+        "validation": jl.in_batches(small.samples(40, features=64, classes=32), 32),
+        "optimizer": optax.inject_hyperparams(optax.adamw)(learning_rate=0.0),
+        "callbacks": [
+            jl.callbacks.learning_rate_scheduler(jl.make_schedule(jl.one_cycle(0.1))),
+            jl.callbacks.clip_by_global_norm(1.0),
+            jl.callbacks.ema(0.9, evaluate=True),
+            jl.callbacks.early_stopping(restore_best=True),
+            jl.callbacks.stop_on_non_finite(),
+        ],
+        "steps_per_dispatch": 2,
+    } | changes)
+
+parameters = 4 * (64 * 256 + 256 + 256 * 32 + 32)
+matrices = 4 * (64 * 256 + 256 * 32)
+"""
+
+
+def test_a_training_compiles_for_a_slice_data_parallel_with_one_all_reduce_a_step():
+    run_compiling(
+        SCRIPT
+        + """
+place = jl.topology("v5e:2x4")
+assert not (place.is_there or place.several_processes or place.is_cpu)
+assert place.writes and place.parts == 8
+assert jl.topology("v5e:16x16").device.platform == "tpu" and not jl.topology("v5e:16x16").several_processes
+arrays = len(jax.live_arrays())
+with jax.transfer_guard("disallow"):
+    compiled = training_loop().compile(model, on=place)
+assert len(jax.live_arrays()) == arrays
+step = compiled.training
+assert step.name == "training_step x2" and step.device_kind == "TPU v5 lite" and step.fits
+assert step.arguments["parameters"] == parameters and step.arguments["optimizer"] >= 2 * parameters
+assert sum(one.count for one in step.collectives if one.kind == "all-reduce") == 1, step.collectives
+assert {one.kind for one in step.collectives} == {"all-reduce"}, step.collectives
+assert sum(one.bytes for one in step.collectives) >= parameters
+assert compiled.validation.collectives
+""",
+        "tpu",
+    )
+
+
+def test_a_training_compiles_for_a_slice_fully_sharded_and_over_a_mesh_and_is_explained():
+    run_compiling(
+        SCRIPT
+        + """
+devices = jl.topology("v5e:2x4").mesh.devices.flat
+sharded = jl.fully_sharded(devices)
+step = training_loop().compile(model, on=sharded).training
+assert matrices / 8 <= step.arguments["parameters"] <= matrices / 8 + 4 * (256 + 32), step.arguments
+assert any(one.kind == "all-gather" for one in step.collectives), step.collectives
+
+mesh = Mesh(np.array(devices).reshape(4, 2), ("data", "model"))
+halves = jl.Placement(mesh, lambda path, leaf: P(None, "model") if leaf.ndim == 2 else P())
+step = training_loop(validation=None, callbacks=[]).compile(model(), on=halves).training
+assert step.arguments["parameters"] == matrices / 2 + 4 * (256 + 32), step.arguments
+
+file = io.StringIO()
+jl.explain(training_loop(), model, on=sharded, file=file)
+text = file.getvalue()
+assert "on 8 devices (TPU v5 lite): data=8; the batch by data" in text, text
+assert "of each device: 2 divided by data" in text, text
+found = jl.largest_batch(training_loop(validation=None, callbacks=[]), model, on=sharded, limit=4 * 10**6, most=1024)
+assert found % 8 == 0 and found >= 8, found
+
+for run in (jl.TrainingLoop.fit, jl.TrainingLoop.start):
+    try:
+        run(training_loop(), model, epochs=1, on=sharded)
+    except ValueError as error:
+        assert "on: a machine that is not there can only be compiled for; got 8 devices (TPU v5 lite)" in str(error)
+    else:
+        raise AssertionError
+""",
+        "tpu",
+    )
+
+
+def test_a_training_compiles_for_a_card():
+    run_compiling(
+        SCRIPT
+        + """
+step = training_loop().compile(model, on=jl.topology("h100")).training
+assert step.device_kind == "NVIDIA H100 80GB HBM3" and step.fits and step.collectives == (), step
+assert step.arguments["parameters"] == parameters
+""",
+        "cuda",
     )

@@ -1,6 +1,7 @@
-"""The training steps of a fit over shapes and dtypes: they can be compiled, and no array is made, moved or computed."""
+"""The steps of a fit over shapes and dtypes: they can be compiled, and no array is made, moved or computed."""
 
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +9,9 @@ import jax
 import numpy as np
 from jax.dtypes import canonicalize_dtype
 
-from jaxloop.engine.phase_steps import PhaseSteps
+from jaxloop.births import abstract, is_factory
+from jaxloop.engine.phase_steps import Entered, PhaseSteps
+from jaxloop.engine.rehearsal import as_traced
 from jaxloop.engine.session import Session
 from jaxloop.engine.setup import Setup
 from jaxloop.events import Event, Phase, Plan
@@ -20,11 +23,12 @@ from jaxloop.kinds import Widening, strong
 from jaxloop.loop import Loop, new_loop
 from jaxloop.measured import unmeasured
 from jaxloop.model import as_model
-from jaxloop.phases import begin_epoch, begin_fit, between_steps, enter
+from jaxloop.phases import begin_epoch, begin_fit, between_steps, enter, leave_phase
 from jaxloop.placement import Placement
 from jaxloop.programs.fit_trace import TraceReport, trace_fit
 from jaxloop.programs.memo import Memo, Residents
 from jaxloop.programs.programs import Program, Programs
+from jaxloop.programs.step_trace import TracedStep
 from jaxloop.step_spec import StepSpec
 from jaxloop.wire import Wire, WireLayout, layout_of
 
@@ -51,26 +55,32 @@ class AbstractSteps:
 
 
 class AbstractFit:
-    """A fit of one epoch without validation and host callbacks, of which nothing is run.
+    """A fit without host callbacks, of which nothing is run.
 
     Args:
-      setup: of the training loop. It keeps nothing of what is found out and compiled here.
-      given: a model or a loop.
+      setup: of the training loop. It keeps the programs of `session`, and nothing of what `steps` finds out.
+      given: a model, a function that makes one, or a loop.
       place: where the fit would run; a machine that is not there will do.
+      epochs: of the fit; it matters only if a callback depends on the plan.
 
     Raises:
       What the data raise when their first batch is read, and what is wrong with it.
     """
 
-    def __init__(self, setup: Setup, given: Any, place: Placement):
+    def __init__(self, setup: Setup, given: Any, place: Placement, epochs: int = 1):
         self._setup = replace(setup, residents=_Shapes())
-        self._given, self._place = given, place
+        self._given, self._place, self._epochs = given, place, epochs
         self._source = EpochSource(setup.training)
-        batches = self._source.at(int(given.epoch) if isinstance(given, Loop) else 0)
+        self._first = int(given.epoch) if isinstance(given, Loop) else 0
+        batches = self._source.at(self._first)
         check_epoch(batches.batches)
-        feed = self._setup.training_feed(batches, place)
-        self._feed = feed.begun(short="refused", on_recompile=setup.on_recompile)
-        batches.close()
+        begun = functools.partial(Feed.begun, on_recompile=setup.on_recompile)
+        validation = self._setup.validation_feed(place)  # seen first, as in a fit
+        self._validation = None if validation is None else begun(validation, short="filled")
+        self._feed = begun(self._setup.training_feed(batches, place), short="refused")
+        for feed in (self._feed, self._validation):
+            if feed is not None:
+                feed.batches.close()
 
     @property
     def batch_size(self) -> int:
@@ -83,31 +93,39 @@ class AbstractFit:
         first = self._feed.agreed.first
         return bool(first.leaves) and len({shape[0] for _, shape, _ in first.leaves}) == 1
 
-    def steps(self, batch_size: int) -> AbstractSteps:
-        """The steps over batches of this size. Tracing shows what is wrong with model, loss and callbacks.
+    def session(self) -> Session:
+        """The session of the fit, with shapes and dtypes in place of its arrays.
 
         Raises:
-          ValueError, TypeError: something is.
+          ValueError, TypeError: tracing shows that something is wrong with model, loss or callbacks.
         """
+        return self._session(self._setup, self._feed)
+
+    def steps(self, batch_size: int) -> AbstractSteps:
+        """The training steps over batches of this size; else as `session`."""
         setup = replace(self._setup, programs=Programs(), memo=Memo())  # those of one size hold for it alone
         feed = self._feed.agreeing(first=self._feed.agreed.first.resized(batch_size))
-        batch = feed.agreed.ready.abstract
-        if feed.preparation is not None:
-            batch = jax.eval_shape(feed.preparation.prepare, feed.resident, batch)
-        callbacks = setup.sorted_out
-        plan = Plan(1, len(feed), tuple(metric.name for metric in setup.spec.metrics), setup.report)
-        spec = setup.spec_for(callbacks, plan)
-        loop = self._begun(spec, plan if callbacks.uses_plan else None, plan, batch)
-        loop, trace = _traced(spec, loop, batch)
-        layouts: list[WireLayout] = []
-        loop = jax.eval_shape(functools.partial(_entered, spec, len(feed), trace, layouts), loop)
-        session = Session(
+        entered = next(phases_of(self._session(setup, feed)))
+        steps, wire = entered.steps, entered.wire
+        return AbstractSteps(steps, wire, _longest(steps.feed, steps.fusing(wire).steps))
+
+    def _session(self, setup: Setup, feed: Feed) -> Session:
+        callbacks, validation = setup.sorted_out, self._validation
+        plan = setup.plan(self._source, self._first, self._epochs)
+        spec = setup.spec_for(callbacks, plan, self._place)
+        batches = [None if one is None else _batch_of(one) for one in (feed, validation)]
+        loop = self._begun(spec, plan if callbacks.uses_plan else None, plan, batches[0])
+        loop, trace, traced = _traced(spec, loop, *batches)
+        setup.programs.hold(spec, traced)
+        if validation is not None:
+            validation = as_traced(validation, Phase.VALIDATION, trace)
+        return Session(
             spec=spec,
             callbacks=callbacks,
             plan=plan,
             placement=self._place,
             source=self._source,
-            feeds=Feeds(lambda _: feed, None),
+            feeds=Feeds(lambda _: as_traced(feed, Phase.TRAINING, trace), validation),
             loop=loop,
             programs=setup.programs,
             memo=setup.memo,
@@ -115,23 +133,25 @@ class AbstractFit:
             on_recompile=setup.on_recompile,
             trace=trace,
         )
-        steps = PhaseSteps(session, layouts[0], Phase.TRAINING, feed)
-        wire = _wire(layouts[0], loop)
-        return AbstractSteps(steps, wire, _longest(feed, steps.fusing(wire).steps))
 
     def _begun(self, spec: StepSpec, bound: Plan | None, plan: Plan, batch: Any) -> Loop:
         """The loop at the start of the fit."""
+        given = self._given
+        if not isinstance(given, Loop) and is_factory(given):
+            given = abstract(given, lambda: (jax.eval_shape(jax.random.key, 0), batch[0]))
 
-        def begun(batch: Any) -> Loop:
-            given, key = self._given, jax.random.key(0)
+        def begun(given: Any, batch: Any) -> Loop:
             if isinstance(given, Loop):
                 loop = jax.tree.map(strong, between_steps(given, None))
             else:
+                key = jax.random.key(0)
                 model = jax.tree.map(strong, as_model(given, lambda: (key, batch[0])))
                 loop = new_loop(model, jax.tree.map(strong, spec.optimizer.init(model.params)), key)
             return begin_fit(spec, loop, plan).replace(plan=bound)
 
-        return jax.eval_shape(begun, batch)
+        if given is not self._given:
+            return jax.eval_shape(begun, given, batch)
+        return jax.eval_shape(functools.partial(begun, given), batch)  # a module is no pytree of arrays
 
 
 class _Shapes(Residents):
@@ -142,22 +162,60 @@ class _Shapes(Residents):
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, canonicalize_dtype(leaf.dtype)), samples)
 
 
-def _traced(spec: StepSpec, loop: Loop, batch: Any) -> tuple[Loop, TraceReport]:
-    """The loop with floats as wide as a step makes them, and what a trace of its fit shows."""
+def phases_of(session: Session) -> Iterator[Entered]:
+    """The phases of the first epoch of an abstract session, each at its start."""
+    enters = {Phase.TRAINING: functools.partial(_first_entered, session)}
+    loop, training = session.loop, session.feeds.training(session.source.at(0))
+    for phase, feed in ((Phase.TRAINING, training), *session.feeds.evaluated()):
+        layouts: list[WireLayout] = []
+        before = enters.get(phase, functools.partial(_left, session.spec))
+        loop = jax.eval_shape(functools.partial(_entered, session.spec, phase, len(feed), before, layouts), loop)
+        yield Entered(phase, loop, PhaseSteps(session, layouts[0], phase, feed), _wire(layouts[0], loop))
+
+
+def _batch_of(feed: Feed) -> Any:
+    """A batch as a step sees it."""
+    batch = feed.agreed.ready.abstract
+    if feed.preparation is None:
+        return batch
+    return jax.eval_shape(feed.preparation.prepare, feed.resident, batch)
+
+
+def _traced(
+    spec: StepSpec, loop: Loop, batch: Any, validation: Any
+) -> tuple[Loop, TraceReport, dict[Phase, TracedStep]]:
+    """The loop with floats as wide as a step makes them, what a trace of its fit shows, and the steps."""
     while True:
         try:
-            return loop, trace_fit(spec, loop, batch, None)[0]
+            return loop, *trace_fit(spec, loop, batch, validation)
         except Widening as widening:
             loop = jax.eval_shape(widening.apply, loop)
 
 
-def _entered(spec: StepSpec, batch_count: int, trace: TraceReport, layouts: list[WireLayout], loop: Loop) -> Loop:
-    """The loop in its first training phase. Its layout is put into `layouts`: the kind of a key shows only here."""
-    dtypes = {name: value.dtype for name, value in loop.stats.items()} | dict(trace.stats)
+def _first_entered(session: Session, loop: Loop) -> Loop:
+    """The loop of a fit that begins, in its first epoch."""
+    spec = session.spec
+    dtypes = {name: value.dtype for name, value in loop.stats.items()} | dict(session.trace.stats)
     loop = loop.replace(stats={name: unmeasured(dtype) for name, dtype in sorted(dtypes.items())})
-    loop = begin_epoch(spec, spec.fire(loop, Event.FIT_START))
-    loop = enter(spec, spec.fire(loop, Event.EPOCH_START), Phase.TRAINING, np.int32(batch_count))
-    loop = jax.tree.map(strong, spec.fire(loop, Event.TRAINING_START))
+    return spec.fire(begin_epoch(spec, spec.fire(loop, Event.FIT_START)), Event.EPOCH_START)
+
+
+def _left(spec: StepSpec, loop: Loop) -> Loop:
+    """The loop after its training."""
+    return leave_phase(spec.fire(loop, Event.TRAINING_END))
+
+
+def _entered(
+    spec: StepSpec,
+    phase: Phase,
+    batch_count: int,
+    before: Callable[[Loop], Loop],
+    layouts: list[WireLayout],
+    loop: Loop,
+) -> Loop:
+    """The loop in a phase, after `before`. Its layout is put into `layouts`: the kind of a key shows only here."""
+    loop = enter(spec, before(loop), phase, np.int32(batch_count))
+    loop = jax.tree.map(strong, spec.fire(loop, phase.start))
     layouts.append(layout_of(loop))
     return loop
 

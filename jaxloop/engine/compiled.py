@@ -1,14 +1,13 @@
 """What compiling ahead tells of a training loop's programs: seconds, FLOPs, bytes, memory and HLO."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxloop.engine.phase_steps import PhaseSteps
-from jaxloop.engine.run import Run
+from jaxloop.engine.phase_steps import Entered, PhaseSteps
 from jaxloop.events import Phase
 from jaxloop.loop import Loop
 from jaxloop.programs.collectives import Collective, collectives_of
@@ -24,9 +23,9 @@ class CompiledStep:
       steps: how many steps one dispatch takes.
       why: why so many.
       compile_seconds: tracing and compiling.
-      flops: floating-point operations of one step, before XLA fuses and leaves out any.
-      bytes_accessed: bytes that one step reads and writes, as XLA counts them in the optimized program, where
-        the body of a loop counts once; NaN if XLA does not tell.
+      flops: floating-point operations of one step on all devices, before XLA fuses and leaves out any.
+      bytes_accessed: bytes that one step reads and writes on one device, as XLA counts them in the optimized program,
+        where the body of a loop counts once; NaN if XLA does not tell.
       memory: bytes by what they hold while the program runs: `"arguments"`, `"outputs"`, `"aliased"` (outputs in the
         place of arguments), `"temporaries"`, `"code"`; empty if the backend does not tell.
       hlo: the optimized program as text.
@@ -35,6 +34,7 @@ class CompiledStep:
         `"other state"`, `"batch"`, `"resident samples"`. What a TPU's layout adds to them is not counted.
       seconds: XLA's own estimate of the time of one step; None if it makes none. The backends of TPUs do.
       collectives: what the devices send each other in one step.
+      parts: into how many parts the devices divide a batch.
     """
 
     name: str
@@ -49,6 +49,7 @@ class CompiledStep:
     arguments: dict[str, int] = field(default_factory=dict)
     seconds: float | None = None
     collectives: tuple[Collective, ...] = ()
+    parts: int = 1
 
     @property
     def peak(self) -> int | None:
@@ -66,13 +67,14 @@ class CompiledStep:
 
     @property
     def arithmetic_intensity(self) -> float:
-        """FLOPs per byte."""
-        return self.flops / self.bytes_accessed if self.bytes_accessed else float("nan")
+        """FLOPs per byte of one device, which has the share of a step that it has of the batch."""
+        return self.flops / self.parts / self.bytes_accessed if self.bytes_accessed else float("nan")
 
     def __str__(self) -> str:
+        where, each = ("", "") if self.parts == 1 else (" on all devices", " on each")
         lines = [
             f"{self.name}: compiled in {self.compile_seconds:.2f} s; {self.steps} steps a dispatch ({self.why})",
-            f"  a step: {self.flops:.4g} FLOPs, {self.bytes_accessed:.4g} bytes, "
+            f"  a step: {self.flops:.4g} FLOPs{where}, {self.bytes_accessed:.4g} bytes{each}, "
             f"{self.arithmetic_intensity:.3g} FLOPs per byte",
             *self._memory_lines(),
             *(f"  a step sends: {collective}" for collective in self.collectives),
@@ -114,14 +116,15 @@ class Compiled:
         return "\n".join(str(step) for step in (self.training, self.validation) if step is not None)
 
 
-def compiled(run: Run) -> Compiled:
-    """Compiles the step of each phase, as a fit of the run's session would do at its first."""
-    found = {phase: _compiled_step(loop, steps) for phase, loop, steps in run.walk()}
+def compiled(phases: Iterable[Entered]) -> Compiled:
+    """Compiles the step of each phase, as a fit would do at its first."""
+    found = {entered.phase: compiled_step(entered) for entered in phases}
     return Compiled(found[Phase.TRAINING], found.get(Phase.VALIDATION))
 
 
-def _compiled_step(loop: Loop, steps: PhaseSteps) -> CompiledStep:
-    wire = steps.layout.to_wire(loop)
+def compiled_step(entered: Entered) -> CompiledStep:
+    """Compiles the step of a phase, unless it was compiled already."""
+    steps, wire = entered.steps, entered.wire
     fusing = steps.fusing(wire)
     chunk = steps.feed.expected(fusing.steps)
     flops = steps.flops(wire, chunk)
@@ -139,9 +142,10 @@ def _compiled_step(loop: Loop, steps: PhaseSteps) -> CompiledStep:
         memory=found.memory,
         hlo=hlo,
         device_kind=found.device_kind,
-        arguments=_arguments(loop, steps, chunk.abstract, program.compiled),
+        arguments=_arguments(entered.loop, steps, chunk.abstract, program.compiled),
         seconds=found.seconds,
         collectives=collectives_of(hlo, fusing.steps),
+        parts=steps.session.placement.parts,
     )
 
 

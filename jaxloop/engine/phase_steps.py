@@ -16,6 +16,7 @@ from jaxloop.events import Phase
 from jaxloop.feeding.feed import Feed
 from jaxloop.feeding.slots import ChunkSpec
 from jaxloop.kinds import kind_name
+from jaxloop.loop import Loop
 from jaxloop.measured import looks_into_values
 from jaxloop.programs.canonical import other_layouts
 from jaxloop.programs.flops import flops_of
@@ -139,6 +140,7 @@ class PhaseSteps:
             batch_bytes=self.feed.agreed.ready.nbytes,
             batch_count=len(self.feed),
             platform=placement.platform,
+            parts=1 if placement.is_cpu else placement.parts,  # devices of a CPU share its cores
         )
         chunk = self.feed.expected(decide(flops=1).steps)
         jaxpr = self.program(chunk).jaxpr(wire, chunk.abstract, self.given)
@@ -149,3 +151,20 @@ class PhaseSteps:
         session, preparation = self.session, self.feed.preparation
         prepare = None if preparation is None else preparation.prepare
         return what, session.spec, self.layout, self.phase, session.placement, prepare, count
+
+
+@dataclass(frozen=True)
+class Entered:
+    """A phase of a run at its start, before any step.
+
+    Attributes:
+      phase: the phase.
+      loop: that has entered it.
+      steps: the steps that follow.
+      wire: the loop as they take it; arrays, or their shapes and dtypes.
+    """
+
+    phase: Phase
+    loop: Loop
+    steps: PhaseSteps
+    wire: Wire

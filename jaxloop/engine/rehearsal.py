@@ -115,18 +115,20 @@ def _found(session: Session, inspection: Inspection, trace: TraceReport) -> Feed
     """The feeds with what was found: the number of examples, what is filled up, and who looks into each batch."""
 
     def found(feed: Feed, phase: Phase) -> Feed:
-        where = feed.reader.where
-        watch = inspection.watching(trace.output, where, functools.partial(shown, session.programs, feed))
-        contract = replace(feed.agreed, examples=trace.examples.get(phase))
-        return replace(feed, contract=kept_contract(session.memo, contract), watch=watch)
+        feed = as_traced(feed, phase, trace)
+        watch = inspection.watching(trace.output, feed.reader.where, functools.partial(shown, session.programs, feed))
+        return replace(feed, contract=kept_contract(session.memo, feed.agreed), watch=watch)
 
     feeds = session.feeds
-    validation = feeds.validation
-    if validation is not None:
-        if not trace.maskable and validation.agreed.first.leaves:  # where a batch holds nothing, none is short
-            validation = validation.agreeing(short="alone")
-        validation = found(validation, Phase.VALIDATION)
+    validation = None if feeds.validation is None else found(feeds.validation, Phase.VALIDATION)
     return Feeds(lambda batches: found(feeds.training(batches), Phase.TRAINING), validation)
+
+
+def as_traced(feed: Feed, phase: Phase, trace: TraceReport) -> Feed:
+    """The feed of a phase with what the trace has shown of its batches: their examples, and whether they fill up."""
+    if phase is Phase.VALIDATION and not trace.maskable and feed.agreed.first.leaves:  # of nothing, none is short
+        feed = feed.agreeing(short="alone")
+    return replace(feed, contract=replace(feed.agreed, examples=trace.examples.get(phase)))
 
 
 def look_into(inspection: Inspection, memo: Memo, spec: StepSpec, loop: Loop, batches: Batch, *, stacked: bool) -> None:

@@ -191,6 +191,12 @@ class Setup:
         """The feed of an epoch of training, before its first batch was seen."""
         return self._feed(batches, "training", place)
 
+    def validation_feed(self, place: Placement) -> Feed | None:
+        """The feed of validation, before its first batch was seen; None if there is none."""
+        if self.validation is None:
+            return None
+        return self._feed(Peekable(one_epoch(self.validation, "validation")), "validation", place)
+
     @functools.cached_property
     def sorted_out(self) -> Callbacks:
         """The callbacks, the compiled apart from those on the host."""
@@ -233,6 +239,7 @@ class Setup:
     def _placed(self, on: Any) -> Placement:
         """The placement that `on` means, remembered if it is several devices."""
         place = placement.resolve(on)
+        place.check_is_there()
         if not place.single and place not in self.placements:
             self.placements.append(place)
         return place
@@ -241,6 +248,11 @@ class Setup:
         """The placement that `on` means; for None that of a loop which lies on several devices."""
         there = self.placement_of(given) if on is None and isinstance(given, Loop) else None
         return there or self._placed(on)
+
+    def plan(self, source: EpochSource, first: int, count: int) -> Plan:
+        """The plan of a fit of `count` epochs, of which `source` was asked for the first."""
+        lengths = source.lengths(first, count)
+        return self._plan(count, len(source.at(first)), None if lengths is None else sum(lengths))
 
     def _plan(self, epochs: int, batch_count: int, total: int | None) -> Plan:
         metrics = tuple(metric.name for metric in self.spec.metrics)

@@ -116,9 +116,15 @@ class Placement:
         return parts_of(self.batch_spec[0], self.mesh) if len(self.batch_spec) else 1
 
     @functools.cached_property
+    def is_there(self) -> bool:
+        """Whether its devices are on a machine that runs. Those of `topology` are only compiled for."""
+        # JAX has no other word for it: devices of other processes cannot be addressed here, but they are there.
+        return not any(type(device.client).__name__ == "CompileOnlyPyClient" for device in self.mesh.devices.flat)
+
+    @functools.cached_property
     def several_processes(self) -> bool:
-        """Whether its devices belong to more than one process."""
-        return len({device.process_index for device in self.mesh.devices.flat}) > 1
+        """Whether its devices belong to more than one process. Those that are not there belong to none."""
+        return self.is_there and len({device.process_index for device in self.mesh.devices.flat}) > 1
 
     @functools.cached_property
     def writes(self) -> bool:
@@ -226,6 +232,19 @@ class Placement:
         by = f"the batch by {said(self.batch_spec[0])}" if self.parts > 1 else "the batch not divided"
         rule = "" if self.rule is replicate else f", parameters by {getattr(self.rule, '__name__', self.rule)}"
         return f"{self.mesh.size} devices ({self.device.device_kind}): {axes}; {by}{rule}"
+
+    def check_is_there(self) -> None:
+        """Refuses devices on which nothing can run.
+
+        Raises:
+          ValueError: as said.
+        """
+        if not self.is_there:
+            raise ValueError(
+                f"on: a machine that is not there can only be compiled for; got {self.describe()}. Give it to "
+                "TrainingLoop.compile, explain or largest_batch only. For all else name devices of jax.devices(), or "
+                "leave out `on`."
+            )
 
     def _has(self, leaf: Any) -> bool:
         return isinstance(leaf, jax.Array) and self.holds(leaf)

@@ -28,7 +28,13 @@ class Fusing:
 
 
 def steps_per_dispatch(
-    *, flops: float, batch_bytes: int, batch_count: int, platform: str, slow_in_loops: bool = False
+    *,
+    flops: float,
+    batch_bytes: int,
+    batch_count: int,
+    platform: str,
+    slow_in_loops: bool = False,
+    parts: int = 1,
 ) -> Fusing:
     """What `steps_per_dispatch="auto"` means for a phase. A pure function, so that a run can be repeated.
 
@@ -41,13 +47,16 @@ def steps_per_dispatch(
       batch_count: batches in the phase.
       platform: `"cpu"`, `"gpu"` or `"tpu"`.
       slow_in_loops: whether the step has convolutions that the platform would run slowly inside a loop.
+      parts: into how many parts devices with work of their own divide a step.
     """
     if slow_in_loops:
         return Fusing(1, f"a {platform} runs convolutions slowly inside a loop, and these cannot be rewritten")
     worth = FLOPS_A_DISPATCH.get(platform, FLOPS_A_DISPATCH["gpu"])
-    wanted = min(MOST_STEPS, math.ceil(worth / max(flops, 1)), max(1, MOST_BYTES // max(batch_bytes, 1)), batch_count)
+    wanted = min(
+        MOST_STEPS, math.ceil(worth / max(flops / parts, 1)), max(1, MOST_BYTES // max(batch_bytes, 1)), batch_count
+    )
     steps = _dividing(wanted, batch_count)
-    size = f"a step has {flops:.3g} FLOPs"
+    size = f"a step has {flops / parts:.3g} FLOPs" + (" on each device" if parts > 1 else "")
     if steps == 1:
         return Fusing(1, f"{size}, work enough for a dispatch")
     whole = ", which divide the phase," if batch_count % steps == 0 else ""

@@ -10,6 +10,7 @@ from jaxloop.engine.compiled import CompiledStep
 from jaxloop.programs.collectives import Collective
 from tests import small
 from tests.compiling import counted_compiles, steps_in
+from tests.devices import run_on_devices
 
 
 @pytest.mark.parametrize("steps", [1, 2, "auto"])
@@ -116,3 +117,36 @@ def test_what_it_sends_and_whether_it_fits_are_said():
     assert "memory of one device (TPU v5 lite): 1.933e+04 MB of 1.718e+04 MB: it does NOT fit" in text
     assert "a step sends: 1 all-reduce of 4 MB" in text
     assert "XLA's estimate: 0.0025 s a step" in text
+
+
+def test_over_several_devices_the_work_of_all_is_told_apart_from_the_bytes_of_one():
+    step = CompiledStep("training_step", 1, "as given", 1.0, 8e6, 1e3, {}, "", parts=8)
+    assert step.arithmetic_intensity == 1e3
+    assert "a step: 8e+06 FLOPs on all devices, 1000 bytes on each, 1e+03 FLOPs per byte" in str(step)
+
+
+@pytest.mark.parametrize("place", ["data_parallel", "fully_sharded"])
+def test_over_several_devices_a_fit_compiles_none_of_it_again(place):
+    run_on_devices(
+        f"""
+import sys
+import jaxloop as jl
+sys.path.insert(0, ".")
+from tests import small
+from tests.compiling import counted_compiles, steps_in
+
+training = jl.TrainingEpochs(small.samples(64, features=64, classes=32), 16)
+validation = jl.in_batches(small.samples(16, features=64, classes=32), 8)
+training_loop = small.training_loop(training=training, validation=validation, steps_per_dispatch=2)
+place, model = jl.{place}(), small.model(features=64, classes=32)
+kernel = 4 * 64 * 32
+step = training_loop.compile(model, on=place).training
+assert step.arguments["parameters"] == (kernel if {place == "data_parallel"} else kernel / 8) + 4 * 32
+assert step.arguments["batch"] == 2 * (4 * 64 + 4) * 16 / 8
+assert sum(one.count for one in step.collectives if one.kind == "all-reduce") == 1, step.collectives
+with counted_compiles() as counts:
+    training_loop.fit(model, 1, on=place)
+assert steps_in(counts) == {{}}, counts
+""",
+        8,
+    )

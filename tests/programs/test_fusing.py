@@ -62,3 +62,13 @@ def test_it_says_why(changes, why):
 
 def test_small_steps_may_be_sent_far_ahead_and_large_ones_one_by_one() -> None:
     assert [steps_ahead(flops) for flops in (0, 1e6, 1e8, 3e8, 1e12)] == [32, 32, 5, 1, 1]
+
+
+def test_devices_with_work_of_their_own_each_have_their_part_of_a_step():
+    whole = steps_per_dispatch(flops=1e11, batch_bytes=1, batch_count=32, platform="tpu")
+    parts = steps_per_dispatch(flops=1e11, batch_bytes=1, batch_count=32, platform="tpu", parts=8)
+    assert (whole.steps, parts.steps) == (1, 8)
+    assert (
+        parts.why
+        == "a step has 1.25e+10 FLOPs on each device; 8 of them, which divide the phase, make a dispatch for a tpu"
+    )
