@@ -285,8 +285,9 @@ step = training_loop(validation=None, callbacks=[]).compile(model(), on=halves).
 assert step.arguments["parameters"] == matrices / 2 + 4 * (256 + 32), step.arguments
 
 file = io.StringIO()
-jl.explain(training_loop(), model, on=sharded, file=file)
+jl.explain(training_loop(steps_per_dispatch="auto"), model, on=sharded, file=file)
 text = file.getvalue()
+assert "FLOPs on each device; 4 of them, which divide the phase, make a dispatch for a tpu" in text, text
 assert "on 8 devices (TPU v5 lite): data=8; the batch by data" in text, text
 assert "of each device: 2 divided by data" in text, text
 found = jl.largest_batch(training_loop(validation=None, callbacks=[]), model, on=sharded, limit=4 * 10**6, most=1024)

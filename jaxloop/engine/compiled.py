@@ -128,7 +128,13 @@ def compiled_step(entered: Entered) -> CompiledStep:
     fusing = steps.fusing(wire)
     chunk = steps.feed.expected(fusing.steps)
     flops = steps.flops(wire, chunk)
-    program = steps.compiled(chunk, wire, chunk.abstract, lambda program, what: None)
+    try:
+        program = steps.compiled(chunk, wire, chunk.abstract, lambda program, what: None)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            where = steps.session.placement.describe()
+            error.add_note(f"jaxloop: the step does not fit {where}; jaxloop.largest_batch finds what does")
+        raise
     assert program.compiled is not None
     found = estimate(program.compiled)
     hlo = program.compiled.as_text()

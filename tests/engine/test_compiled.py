@@ -8,6 +8,7 @@ import pytest
 import jaxloop as jl
 from jaxloop.engine.compiled import CompiledStep
 from jaxloop.programs.collectives import Collective
+from jaxloop.programs.programs import Program
 from tests import small
 from tests.compiling import counted_compiles, steps_in
 from tests.devices import run_on_devices
@@ -150,3 +151,15 @@ assert steps_in(counts) == {{}}, counts
 """,
         8,
     )
+
+
+def test_if_the_compiler_finds_no_way_to_make_it_fit_the_error_says_what_to_do(monkeypatch):
+    def compile(self, *arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm.")
+
+    monkeypatch.setattr(Program, "compile", compile)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED") as caught:
+        small.training_loop().compile(small.model())
+    assert caught.value.__notes__ == [
+        "jaxloop: training_step does not fit cpu:0 (cpu); jaxloop.largest_batch finds what does"
+    ]
