@@ -48,7 +48,7 @@ ROOMS = {
     "engine": [
         {"agreement", "arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger"} | {"place"},
         {"boundary", "host", "leaving", "sameness", "session"},
-        {"opening", "saver"},
+        {"identity", "opening", "saver"},
         {"phase_steps", "prediction", "rehearsal", "resuming", "saving"},
         {"dispatch", "stepwise"},
         {"run"},

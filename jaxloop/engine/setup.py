@@ -1,7 +1,6 @@
 """Setting up: from what a user gives to a session that is ready to begin."""
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxloop import placement
-from jaxloop.callback import Callbacks, bound, name_of, sort_out, within_steps
+from jaxloop.callback import Callbacks, bound, sort_out, within_steps
 from jaxloop.callbacks.checkpoint import checkpoints_among
 from jaxloop.data import Batches, in_batches, one_epoch
 from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.host import Host
+from jaxloop.engine.identity import identity_of_run
 from jaxloop.engine.leaving import leaving
 from jaxloop.engine.opening import Opening, shown
 from jaxloop.engine.rehearsal import Seen, kept_contract, look_into, rehearsed
@@ -26,11 +26,11 @@ from jaxloop.events import Phase, Plan
 from jaxloop.feeding.checks import check_batches, check_epoch
 from jaxloop.feeding.contract import OnRecompile
 from jaxloop.feeding.feed import Feed, Feeds
-from jaxloop.feeding.identity import first_batch_mark, identity_of
+from jaxloop.feeding.identity import identity_of
 from jaxloop.feeding.inspection import Check, Inspection, Passed, epochs_in_memory
 from jaxloop.feeding.prepare import Preparation, Prepare
 from jaxloop.feeding.reading import Reader
-from jaxloop.feeding.source import EpochSource, Peekable, can_begin_at
+from jaxloop.feeding.source import EpochSource, Peekable
 from jaxloop.feeding.specification import Batch
 from jaxloop.loop import Loop
 from jaxloop.lying import placement_of
@@ -106,7 +106,7 @@ class Setup:
             )
             session = self._session(sorted_out, plan, place, source, feeds, loop, notices)
             own = None if isinstance(given, Loop) else int(seed)
-            identity = functools.partial(self._identity, session, limit, own, training)
+            identity = functools.partial(self._identity, session, training, limit=limit, seed=own)
             if resume_from is not None or checkpoints_among(sorted_out.host):
                 source.watched()
                 if validation is not None:
@@ -208,33 +208,8 @@ class Setup:
         passed = self.memo.get("passed", Passed)
         return Inspection(self.check, self.spec.loss_fn, self.spec.metrics, self.batch_keys, passed)
 
-    def _identity(self, session: Session, limit: int | None, seed: int | None, training: Seen) -> dict[str, Any]:
-        """What a run must have in common with a checkpoint to go on from it, besides the form of its loop."""
-        plan, loop = session.plan, session.loop
-        data = identity_of(self.training)
-        if (
-            not can_begin_at(training.feed.batches.batches) and not training.feed.is_foreign
-        ):  # which data come next, only they can tell
-            data = data | {"first_batch": first_batch_mark(training.first())}
-        identity = {
-            "seed": seed,
-            "epochs": plan.epoch_count,
-            "steps_per_epoch": plan.batch_count,
-            "total_steps": plan.total_steps,
-            "report": plan.report,
-            "metrics": list(plan.metrics),
-            "steps_per_dispatch": self.steps_per_dispatch,
-            "accumulate": int(self.spec.accumulate),
-            "compute_dtype": None if self.spec.compute_dtype is None else self.spec.compute_dtype.name,
-            "limit_batches": limit,
-            "first_step": int(loop.step),
-            "first_epoch": int(loop.epoch),
-            "callbacks": list(map(name_of, session.callbacks.compiled)),
-            "batch": [f"{dtype}{list(shape)}" for shape, dtype in training.feed.agreed.first.kinds],
-            "training": data,
-            "validation": None if self.validation is None else identity_of(self.validation),
-        }
-        return json.loads(json.dumps(identity))
+    def _identity(self, session: Session, training: Seen, **options: Any) -> dict[str, Any]:
+        return identity_of_run(session, self.training, self.validation, training.feed, training.first, **options)
 
     def _placed(self, on: Any) -> Placement:
         """The placement that `on` means, remembered if it is several devices."""

@@ -1,0 +1,56 @@
+"""What makes a run the same run if it is begun again, or begun by several processes."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from jaxloop.callback import name_of
+from jaxloop.engine.session import Session
+from jaxloop.feeding.feed import Feed
+from jaxloop.feeding.identity import first_batch_mark, identity_of
+from jaxloop.feeding.source import can_begin_at
+
+
+def identity_of_run(
+    session: Session,
+    training: Any,
+    validation: Any,
+    feed: Feed,
+    first: Callable[[], Any],
+    *,
+    limit: int | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """What a run must have in common with a checkpoint to go on from it, besides the form of its loop. It is JSON.
+
+    Args:
+      session: of the run, before it begins.
+      training, validation: the data, as the training loop was given them.
+      feed: of training.
+      first: gives the first batch of training. It is asked for only if the data cannot be told by anything else.
+      limit: the most batches in a phase; None if there is no limit.
+      seed: that the run was given; None if a loop brings its key.
+    """
+    plan, loop, spec = session.plan, session.loop, session.spec
+    data = identity_of(training)
+    if not can_begin_at(feed.batches.batches) and not feed.is_foreign:  # which data come next, only they can tell
+        data = data | {"first_batch": first_batch_mark(first())}
+    identity = {
+        "seed": seed,
+        "epochs": plan.epoch_count,
+        "steps_per_epoch": plan.batch_count,
+        "total_steps": plan.total_steps,
+        "report": plan.report,
+        "metrics": list(plan.metrics),
+        "steps_per_dispatch": session.steps_per_dispatch,
+        "accumulate": int(spec.accumulate),
+        "compute_dtype": None if spec.compute_dtype is None else spec.compute_dtype.name,
+        "limit_batches": limit,
+        "first_step": int(loop.step),
+        "first_epoch": int(loop.epoch),
+        "callbacks": list(map(name_of, session.callbacks.compiled)),
+        "batch": [f"{dtype}{list(shape)}" for shape, dtype in feed.agreed.first.kinds],
+        "training": data,
+        "validation": None if validation is None else identity_of(validation),
+    }
+    return json.loads(json.dumps(identity))
