@@ -266,12 +266,10 @@ class TrainingLoop:
         Args:
           model_or_loop: as in `fit`.
           epochs: of the fit to come; it matters only if a callback depends on the plan.
-          on: as in `fit`; or a machine that is not there, see `topology`. For that no array is made, and the numbers of
-            the data are not checked.
+          on: as in `fit`; or a `topology`: for that no array is made, and the numbers of the data are not checked.
 
         Returns:
-          Of training and validation: compile seconds, steps per dispatch and why, FLOPs, bytes, the memory of a device
-          and whether it is enough, what devices send each other, HLO text.
+          Of training and validation, what a step takes of each device, sends and computes, and its HLO text.
 
         Example:
           >>> print(training_loop.compile(model, on=jl.topology("v5e:2x4")))

@@ -127,12 +127,11 @@ class _Module:
         found: list[Collective] = []
         # libtpu writes an asynchronous one several times: in the fusion that starts it, in those that go on with it,
         # and in the one that waits. All have its channel.
-        channels: set[str] = set()
+        channels: set[tuple[str, str]] = set()  # with the kind, since libtpu gives one number to two kinds
         for instruction in self.computations.get(name, {}).values():
-            for one, channel in self._with_channels(instruction):
-                if channel not in channels:
-                    found.append(one)
-            channels |= {channel for _, channel in self._with_channels(instruction) if channel}
+            here = list(self._with_channels(instruction))
+            found += [one for one, channel in here if (one.kind, channel) not in channels]
+            channels |= {(one.kind, channel) for one, channel in here if channel}
         return found
 
     def _with_channels(self, instruction: _Instruction) -> Iterator[tuple[Collective, str]]:
