@@ -13,13 +13,11 @@ from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.model import Model
 from jaxloop.partitioning import partitioning
 from jaxloop.placement import Placement
-from jaxloop.placement.divisions import check_axes, check_divides
 
 Path = tuple[Any, ...]
 #: From a leaf's path and the leaf to where it lies.
 Place = Callable[[Path, Any], Sharding]
 #: The fields of a loop whose leaves belong to parameters, by their path and shape.
-_RULES = "Map it to one of them by `flax.linen.logical_axis_rules`, around the fit"
 _FOLLOW = ("opt_state", "callback_state", "gradient")
 
 
@@ -53,22 +51,11 @@ def shardings_of(placement: Placement, loop: Loop) -> Loop:
 
 def shardings_of_model(placement: Placement, model: Model) -> Model:
     """Where each array of a model lies, as a model of shardings; see `shardings_of`."""
-    if placement.single:
-        return jax.tree.map(lambda _: placement.sharding, model)
-    given = partitioning(model)
+    given = {} if placement.single else partitioning(model)
 
     def placed(field: str) -> Any:
-        def place(path: Path, leaf: Any) -> Sharding:
-            spec = given.get((field, path))
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            by = "rule" if spec is None else "partitioning metadata"
-            spec = placement.rule(name, leaf) if spec is None else spec
-            where = f"{by} of {field} {name!r}"
-            check_axes(where, spec, placement.mesh, fix=_RULES if by != "rule" else "Use one of them")
-            check_divides(where, spec, leaf.shape, placement.mesh)
-            return placement.sharded(spec)
-
-        return _mapped(getattr(model, field), place)
+        of_field = {path: spec for (name, path), spec in given.items() if name == field}
+        return placement.shardings(getattr(model, field), given=of_field, where=field)
 
     return model.replace(params=placed("params"), state=placed("state"))
 

@@ -249,8 +249,7 @@ class TrainingLoop:
           PyTree of NumPy arrays, as the model's output, with all examples along the first axis.
 
         Raises:
-          TypeError: `batches` is a tuple of arrays, which may be batches or the parts of one.
-          ValueError: the model's output is not one per example.
+          TypeError, ValueError: `batches` is a tuple of arrays, or the model's output is not one per example.
 
         Example:
           >>> logits = training_loop.predict(loop, images)
@@ -269,10 +268,8 @@ class TrainingLoop:
           on: as in `fit`; or a `topology`: for that no array is made, and the numbers of the data are not checked.
 
         Returns:
-          Of training and validation, what a step takes of each device, sends and computes, and its HLO text.
-
-        Example:
-          >>> print(training_loop.compile(model, on=jl.topology("v5e:2x4")))
+          Of training and validation, what a step takes of each device, sends and computes, and its HLO text:
+          `print(training_loop.compile(model, on=jl.topology("v5e:2x4")))`.
         """
         check_positive("epochs", epochs)
         return compiled(look_ahead(self.setup, model_or_loop, epochs, on)[1])

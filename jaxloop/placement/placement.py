@@ -4,7 +4,7 @@
 # JAX, and what users give, leave types open here; all else is checked strictly.
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxloop.placement.divisions import check_axes, parts_of, said
-from jaxloop.placement.moving import copied_to, copied_to_device, copied_within, whole
+from jaxloop.placement.divisions import check_axes, check_divides, parts_of, said
+from jaxloop.placement.moving import copied_to, copied_to_device, copied_within, from_host, whole
 
 if TYPE_CHECKING:
     Device = Any  # jax.Device is made by an extension module, which type checkers cannot look into
@@ -22,6 +22,7 @@ else:
 
 #: How a parameter is divided: given its path, such as `"Dense_0/kernel"`, and the leaf, or its shape and dtype.
 Rule = Callable[[str, Any], PartitionSpec]
+_RULES = "Map it to one of them by `flax.linen.logical_axis_rules`, around the fit"
 
 
 def replicate(path: str, leaf: Any) -> PartitionSpec:
@@ -142,6 +143,31 @@ class Placement:
         """Where an array lies that is divided by `spec`."""
         return self.sharding if self.single else NamedSharding(self.mesh, spec)
 
+    def shardings(self, tree: Any, *, given: Mapping[Any, PartitionSpec] | None = None, where: str = "params") -> Any:
+        """Where each array of a tree of parameters lies: by the rule, or as `given` says of its path.
+
+        Args:
+          tree: PyTree of arrays, or of shapes and dtypes.
+          given: specifications that come before the rule, by paths as `jax.tree_util` gives them.
+          where: what the tree is, for messages.
+
+        Raises:
+          TypeError, ValueError: a specification does not fit the mesh or the array; the message has its path.
+        """
+        if self.single:
+            return jax.tree.map(lambda _: self.sharding, tree)
+
+        def place(path: Any, leaf: Any) -> jax.sharding.Sharding:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            spec = None if given is None else given.get(path)
+            by, fix = ("rule", "Use one of them") if spec is None else ("partitioning metadata", _RULES)
+            spec = self.rule(name, leaf) if spec is None else spec
+            check_axes(f"{by} of {where} {name!r}", spec, self.mesh, fix)
+            check_divides(f"{by} of {where} {name!r}", spec, leaf.shape, self.mesh)
+            return self.sharded(spec)
+
+        return jax.tree_util.tree_map_with_path(place, tree)
+
     def batch_shardings(self, batch: Any, rows: int | None, *, stacked: bool = False) -> Any:
         """How the arrays of a batch lie, as programs take them.
 
@@ -205,6 +231,15 @@ class Placement:
             return copied_within([leaf], [place])[0]
         return copied_to(leaf, place, directly=not self.is_cpu and not self.several_processes)
 
+    def put_batch(self, batch: Any) -> Any:
+        """A whole batch on its devices, divided: for steps by hand. Every process gives the same batch."""
+        batch = jax.tree.map(np.asarray, batch)
+        rows = {leaf.shape[:1] for leaf in jax.tree.leaves(batch)}
+        places = self.batch_shardings(batch, next(iter(rows))[0] if len(rows) == 1 and () not in rows else None)
+        if self.single:
+            return jax.device_put(batch, self.sharding)
+        return jax.tree.map(from_host, batch, places)
+
     def holds(self, array: jax.Array) -> bool:
         """Whether the array lies on just these devices."""
         return array.sharding.device_set == self._devices
@@ -244,6 +279,11 @@ class Placement:
                 f"on: a machine that is not there can only be compiled for; got {self.describe()}. Give it to "
                 "TrainingLoop.compile, explain or largest_batch only. For all else name devices of jax.devices(), or "
                 "leave out `on`."
+            )
+        if self.device.process_index != jax.process_index():
+            raise ValueError(
+                f"on: {self.describe()} has no device of this process, {jax.process_index()}. Give one of "
+                "jax.local_devices(), or a mesh with devices of every process, as jaxloop.data_parallel() makes."
             )
 
     def _has(self, leaf: Any) -> bool:
