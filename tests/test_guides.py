@@ -54,5 +54,6 @@ def test_the_guide_to_memory_prints_its_table(capsys: pytest.CaptureFixture[str]
     check_printed(GUIDES[0], capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_guide_to_scale_prints_its_table_on_eight_devices() -> None:
     check_printed(GUIDES[1], run_on_devices(blocks(GUIDES[1]), 8))

@@ -238,6 +238,7 @@ def test_where_memory_is_limited_nine_tenths_of_it_run_and_a_tenth_more_does_not
     assert "Out of memory" in more.stderr, more.stderr
 
 
+@pytest.mark.slow
 def test_over_several_devices_each_has_its_share_of_the_batch_and_of_what_is_divided():
     run_on_devices(
         """

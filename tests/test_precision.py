@@ -243,6 +243,7 @@ def test_strict_promotion_of_dtypes_and_ranks_changes_nothing(x64: bool) -> None
         np.testing.assert_allclose(leaf, other, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_other_losses_and_callbacks_take_strict_promotion_too() -> None:
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         images, labels = small.samples(24)

@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from tests.processes import check_all_ended_well, run_on_processes
 
 SUM = """
@@ -20,6 +22,7 @@ def test_processes_compute_together() -> None:
     assert [one.stdout.split() for one in ran] == [["0", "4", "28.0", "['given']"], ["1", "4", "28.0", "['given']"]]
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_for_ever_is_killed_and_what_it_wrote_is_kept() -> None:
     begin = time.monotonic()
     ran = run_on_processes("import time\nprint('here', flush=True)\ntime.sleep(600)", timeout=8)

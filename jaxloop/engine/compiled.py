@@ -133,7 +133,8 @@ def compiled_step(entered: Entered) -> CompiledStep:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             where = steps.session.placement.describe()
-            error.add_note(f"jaxloop: the step does not fit {where}; jaxloop.largest_batch finds what does")
+            name = steps.program(chunk).name
+            error.add_note(f"jaxloop: {name} does not fit {where}; jaxloop.largest_batch finds what does")
         raise
     assert program.compiled is not None
     found = estimate(program.compiled)

@@ -250,6 +250,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_does_not_read_cannot_keep_the_process_from_its_end():
     done = run(
         """

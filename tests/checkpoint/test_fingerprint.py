@@ -158,6 +158,7 @@ for dtype in ("float32", "bfloat16", "int8", "bool", "complex64", "int4"):
 """
 
 
+@pytest.mark.slow
 def test_it_does_not_depend_on_how_an_array_is_divided() -> None:
     run_on_devices(SHARDED, 8)
 

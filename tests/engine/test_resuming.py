@@ -227,6 +227,7 @@ def test_a_run_goes_on_into_the_folder_it_comes_from_and_into_another(run, tmp_p
         assert len(whole.batches["loss"]) == 2 * BATCHES
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fit. the .* step would compile again")
 def test_what_callbacks_remember_late_is_put_back_in_every_epoch(tmp_path) -> None:
     expected, _ = saved_run(tmp_path / "run", epochs=3, callbacks=[remembering], on_recompile="warn")

@@ -52,7 +52,7 @@ def test_two_processes_compute_what_one_device_does(tmp_path) -> None:
     fits.check_close(first, fits.few())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("devices", [1, 4])
 def test_two_processes_compute_what_one_device_does_in_every_way(devices) -> None:
     first, second = told_by("found = fits.more()\nfits.check_stages_apart()", devices=devices, timeout=500)
@@ -67,6 +67,7 @@ found |= fits.cancelled([Event.VALIDATION_START], [Scope.VALIDATION], [4])
 """
 
 
+@pytest.mark.slow
 def test_what_one_process_cancels_ends_the_run_of_all_at_one_step() -> None:
     first, second = told_by(CANCELS)
     assert first == second
@@ -93,7 +94,7 @@ found = fits.cancelled(events, [Scope.FIT, Scope.EPOCH, Scope.TRAINING, Scope.VA
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_one_process_can_cancel_every_scope_at_every_event() -> None:
     first, second = told_by(ALL_CANCELS, timeout=600)
     assert first == second
@@ -184,6 +185,7 @@ NAMED = {
 }
 
 
+@pytest.mark.slow
 def test_processes_that_differ_are_refused_on_each_by_the_name_of_what_differs(tmp_path) -> None:
     first, second = told_by(DIFFERENCES, tmp_path)
     assert first == second
@@ -195,6 +197,7 @@ def test_processes_that_differ_are_refused_on_each_by_the_name_of_what_differs(t
 SAVES = """
 import signal, warnings
 from jax.experimental import multihost_utils
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 fits.check_preempted(folder / "one", "epoch", [1], 1)
 fits.check_preempted(folder / "both", 2, [0, 1], 4)
 saved = folder / "both/broken/saved"
@@ -221,6 +224,7 @@ found = [again, [str(each.message) for each in caught if "is not used" in str(ea
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_saved_and_goes_on_in_all_processes(tmp_path) -> None:
     (first, warned), (second, warned_too) = told_by(SAVES, tmp_path)
     assert first == second
@@ -255,7 +259,7 @@ os._exit(0)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_that_is_killed_again_and_again_goes_on_as_if_nothing_had_been(tmp_path) -> None:
     def run(folder: Path, seconds: float) -> list[Ran]:
         return run_on_processes(BEGIN + KILLED, timeout=100, arguments=[str(folder), str(seconds)])
@@ -343,7 +347,7 @@ def test_a_process_whose_callback_raises_ends_and_the_others_do_too(tmp_path) ->
     assert "look at what each of them has written" in first.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("process", [0, 1])
 @pytest.mark.parametrize("how", ["callback", "loader", "ends"])
 def test_a_process_that_fails_says_why_and_no_other_waits_for_ever(tmp_path, process, how) -> None:

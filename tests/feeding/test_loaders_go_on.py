@@ -34,6 +34,7 @@ def test_an_iterable_data_set_of_grain_goes_on_from_its_state() -> None:
     check_all_places(make, {"replay", "state"}, every=3)
 
 
+@pytest.mark.slow
 def test_an_iterator_of_grain_goes_on_from_its_state() -> None:
     grain = imported("grain")
     check_all_places(

@@ -25,7 +25,7 @@ def test_evaluation_equals_one_device_though_no_batch_divides() -> None:
     on_eight_devices('cases.check_evaluation("line", ["own", "half on a device"], [2])')
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mesh", ["line", "grid"])
 @pytest.mark.parametrize("what", ["training", "evaluation"])
 def test_data_of_every_kind_equal_one_device(mesh: str, what: str) -> None:
@@ -45,6 +45,7 @@ np.testing.assert_allclose(found, loop.predict(model, cases.BATCHES["own"](), on
 """
 
 
+@pytest.mark.slow
 def test_a_thread_sends_batches_ahead_to_several_accelerators() -> None:
     on_eight_devices('KINDS = ["epochs", "half on a device"]' + AHEAD)
 
@@ -177,6 +178,7 @@ for steps in (1, 2):
 """
 
 
+@pytest.mark.slow
 def test_batches_of_several_lengths_equal_one_device() -> None:
     on_eight_devices(RAGGED)
 

@@ -37,13 +37,13 @@ def test_processes_have_every_batch_together_and_refuse_what_they_cannot() -> No
     on_two_processes('NAMES, STEPS = ["mixed"], [3]' + CHECKS + "cases.check_refusals()")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["line", "mixed", "grid", "across", "columns", "all", "none"])
 def test_processes_have_every_batch_together_on_every_mesh(name: str) -> None:
     on_two_processes(f"NAMES, STEPS = [{name!r}], [1, 2, 3, 4]" + CHECKS)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_thread_reads_ahead_in_each_process() -> None:
     ahead = "Placement.is_cpu = property(lambda self: False)\n"
     on_two_processes(ahead + 'NAMES, STEPS = ["line", "across"], [1, 3]' + CHECKS)
@@ -123,7 +123,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_fits_evaluations_and_predictions_of_two_processes_equal_one_device() -> None:
     (alone,) = run_on_processes(BEGIN + FITS, count=1, devices=1)
     check_all_ended_well([alone])

@@ -74,6 +74,7 @@ with tempfile.TemporaryDirectory() as root:
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_over_as_many_devices_bit_for_bit() -> None:
     run_on_devices("NAMES = ['same']" + BEGIN + RESUMED, 8)
 

@@ -189,9 +189,11 @@ def test_arrays_stay_in_place_on_every_mesh(script: str) -> None:
     run(script, ("data", "sharded", "tensor", "few"))
 
 
+@pytest.mark.slow
 def test_a_model_that_a_function_makes_is_never_whole_on_a_device() -> None:
     run(BYTES)
 
 
+@pytest.mark.slow
 def test_a_loop_goes_from_placement_to_placement_and_stays_readable() -> None:
     run(REFITS)

@@ -88,14 +88,16 @@ def test_a_data_parallel_step_has_one_all_reduce_and_a_fully_sharded_one_gathers
     run_on_devices(BEGIN + COLLECTIVES, 8)
 
 
+@pytest.mark.slow
 def test_a_step_writes_over_the_whole_state_that_it_is_given() -> None:
     run_on_devices(BEGIN + DONATED, 8)
 
 
+@pytest.mark.slow
 def test_each_program_is_compiled_once_and_none_in_a_second_fit() -> None:
     run_on_devices("NAMES = ['sharded']" + BEGIN + COMPILES, 8)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_each_program_is_compiled_once_on_every_mesh() -> None:
     run_on_devices("NAMES = ['data', 'sharded', 'tensor']" + BEGIN + COMPILES, 8, timeout=900)

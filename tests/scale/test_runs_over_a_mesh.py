@@ -18,13 +18,13 @@ cases.check(case, ["sharded"], [3])
     run_on_devices(BEGIN + script, 8)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_of_any_kind_equals_that_of_one_device(name: str) -> None:
     run_on_devices(BEGIN + f"cases.check(cases.CASES[{name!r}], said={name!r})", 8, timeout=900)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["MLP", "transformer"])
 @pytest.mark.parametrize("steps", [1, 8, "auto"])
 def test_a_hundred_steps_equal_those_of_one_device_however_many_a_dispatch_takes(name: str, steps: int | str) -> None:
@@ -47,7 +47,7 @@ for name in ("transformer", "weights of tokens"):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_batch_divided_by_tokens_or_by_another_axis_gives_the_losses_of_one_device() -> None:
     run_on_devices(BEGIN + TOKENS, 8, timeout=900)
 
@@ -105,10 +105,11 @@ check()
 """
 
 
+@pytest.mark.slow
 def test_over_a_mesh_of_any_form_by_any_rule_losses_are_those_of_one_device() -> None:
     run_on_devices(f"EXAMPLES = 3{DRAWN}", 8)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_over_many_meshes_by_many_rules_losses_are_those_of_one_device() -> None:
     run_on_devices(f"EXAMPLES = 40{DRAWN}", 8, timeout=900)

@@ -79,16 +79,17 @@ for (kind, steps), (params, history) in expected.items():
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_tools_take_a_mesh_and_give_what_one_device_gives() -> None:
     run_on_devices(BEGIN + TOOLS, 8, timeout=900)
 
 
+@pytest.mark.slow
 def test_the_branches_of_accelerators_give_what_a_cpu_gives() -> None:
     run_on_devices('CASES = [("observed", 3)]' + BEGIN + ACCELERATORS, 8)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["plain", "observed", "a loader", "resident"])
 def test_the_branches_of_accelerators_give_what_a_cpu_gives_for_data_of_every_kind(kind: str) -> None:
     run_on_devices(f"CASES = [({kind!r}, 1), ({kind!r}, 3)]" + BEGIN + ACCELERATORS, 8, timeout=900)

@@ -26,6 +26,7 @@ def tell_process(folder: Path) -> Any:
     return counting
 
 
+@pytest.mark.slow
 def test_the_runs_go_on_in_one_other_process_and_equal_those_of_this(tmp_path: Path) -> None:
     runs = Runs(maker_of(tell_process), TRAINING, 3, tmp_path)
     whole = runs.whole()
