@@ -160,3 +160,32 @@ def test_batches_are_divided_by_their_examples_where_they_can_be():
 
 def test_copies_lie_where_they_are_wanted_and_share_no_memory():
     run_on_devices(BEGIN + COPIES, 8)
+
+
+SHARDED = """
+tree = {"wide": np.zeros((3, 8), np.float32), "deep": {"bias": np.zeros(4, np.float32)}}
+placement = Placement(mesh, lambda path, leaf: P(None, "model") if path == "wide" else P())
+found = placement.shardings(tree)
+assert found == {"wide": NamedSharding(mesh, P(None, "model")), "deep": {"bias": NamedSharding(mesh, P())}}
+try:
+    placement.shardings({"wide": np.zeros((3, 6))})
+except ValueError as error:
+    assert "rule of params 'wide': by " in str(error) and "axis 1 of [3, 6] is divided into 4" in str(error)
+else:
+    raise AssertionError("it does not divide")
+
+batch = np.arange(12.0, dtype=np.float32).reshape(4, 3), np.arange(4), np.float32(1)
+input, target, number = placement.put_batch(batch)
+assert input.sharding == NamedSharding(mesh, P("data")) == target.sharding and number.sharding.is_fully_replicated
+jax.tree.map(np.testing.assert_array_equal, (input, target, number), batch)
+"""
+
+
+def test_parameters_lie_by_the_rule_and_a_batch_is_put_where_steps_take_it():
+    run_on_devices(BEGIN + SHARDED, 8)
+
+
+def test_one_device_has_all_of_both():
+    placement = Placement(DEVICE)
+    assert placement.shardings({"a": np.zeros(3)}) == {"a": placement.sharding}
+    assert placement.put_batch((np.zeros(3), None))[0].devices() == {DEVICE}
