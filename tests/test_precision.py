@@ -217,6 +217,7 @@ def everything() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64", [False, True])
 def test_strict_promotion_of_dtypes_and_ranks_changes_nothing(x64: bool) -> None:
     images, labels = small.samples(24)

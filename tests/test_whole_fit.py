@@ -167,6 +167,7 @@ def test_a_fit_over_any_leaves_equals_a_loop_by_hand(
         check(params, state, memory, steps, apart=apart)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wide", [False, True], ids=["x32", "x64"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_all_kinds_of_leaves_at_once_equal_a_loop_by_hand(wide: bool, steps: int) -> None:

@@ -191,6 +191,7 @@ def assert_same_variables(module: Any, other: Any) -> None:
         np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-6, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_dispatch", STEPS)
 @pytest.mark.parametrize("kind", [Recurrent, Tied, Ensemble], ids=lambda kind: kind.__name__)
 def test_a_module_trains_as_by_nnx(kind: Any, steps_per_dispatch: int) -> None:

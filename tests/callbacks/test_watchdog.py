@@ -95,6 +95,7 @@ small.training_loop(callbacks=[Close(), jl.callbacks.Watchdog(2)]).fit(small.mod
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "last"),
     [

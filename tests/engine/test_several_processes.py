@@ -45,6 +45,7 @@ def told_by(script: str, *arguments: Any, devices: int = 4, timeout: float = 200
     return [json.loads(one.stdout.splitlines()[-1]) for one in ran]
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_device_does(tmp_path) -> None:
     script = "found = fits.few()\nfits.check_who_is_called(folder)\nfits.check_one_all_reduce()"
     first, second = told_by(script, tmp_path)

@@ -13,6 +13,7 @@ from tests.feeding.test_marks import made, pairs, taken
 # --- grain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [None, 7])
 def test_a_data_set_of_grain_goes_on_from_its_state(count: int | None) -> None:
     grain = imported("grain")

@@ -115,6 +115,7 @@ def fit(compiled: dict[str, str], tmp_path: Path) -> Callable[..., Ended]:
     return fit
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_fit_at_the_next_boundary_and_the_run_goes_on_from_the_last_checkpoint(
     fit: Any, mounted: Any
 ) -> None:

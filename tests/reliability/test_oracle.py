@@ -24,7 +24,7 @@ def positions(consulted: Consulted, name: str) -> list[str]:
     return [place.split(", ", 1)[1].rsplit(", ", 2)[0] for place in consulted.places[name] if "batch" in place]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_with_everything_and_three_steps_a_dispatch_each_save_is_as_good_as_no_kill(
     consult: Consult, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ Consult = Callable[[Path, dict[str, Case]], Consulted]
 SCOPES = ("BATCH", "TRAINING", "VALIDATION", "EPOCH", "FIT")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("who", ["compiled", "observer"])
 def test_with_whatever_is_cancelled_before_the_save_or_after_it(
@@ -35,7 +35,7 @@ def _cancelled(cancel: Cancel, steps: int) -> Case:
     return small(cancels=(cancel,), steps=steps, batches=5, validation=4)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_with_what_is_cancelled_between_steps_or_with_stages_apart(consult: Consult, tmp_path: Path) -> None:
     cases = {}
     for who in ("compiled", "event"):

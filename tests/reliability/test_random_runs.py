@@ -54,7 +54,7 @@ def _cancel(chance: random.Random, epochs: int, batches: int, validation: int) -
     return Cancel(who, scope, event, phase, epoch=chance.randint(1, epochs), batch=batch)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("first", [0, 12])
 def test_runs_drawn_by_chance(
     consult: Callable[[Path, dict[str, Case]], Consulted], tmp_path: Path, first: int

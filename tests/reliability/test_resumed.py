@@ -47,6 +47,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     assert differences(survived(train, tmp_path, Options(every=1), kills), expected) == []
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_ends_the_fit(train: Any, tmp_path: Path, expected: dict[str, Any]) -> None:
     options = Options(every="epoch")
     ended = train(tmp_path, options, decide=at("step 5", signal.SIGTERM)).expect(0)

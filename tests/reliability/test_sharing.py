@@ -96,6 +96,7 @@ assert len(devices) == 1 or sum(not sharding.is_fully_replicated for sharding in
 """
 
 
+@pytest.mark.slow
 def test_a_loop_on_four_devices_divided_by_hand_is_read_on_one_and_on_eight(tmp_path: Path) -> None:
     begin = SAVE.format(folder=str(tmp_path))
     run_on_devices(begin + WRITE, 4)

@@ -179,6 +179,7 @@ def test_at_each_event_each_leaf_lies_where_the_rule_says() -> None:
     run(EVENTS)
 
 
+@pytest.mark.slow
 def test_steps_in_a_users_own_loop_keep_arrays_in_place_and_give_the_same_losses() -> None:
     run(BY_HAND)
 
