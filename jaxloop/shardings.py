@@ -70,6 +70,13 @@ def pinned(placement: Placement, loop: Loop) -> Loop:
     return jax.tree.map(_constrained, loop, shardings_of(placement, loop))
 
 
+def divided(placement: Placement, batch: Any, rows: int | None, *, stacked: bool = False) -> Any:
+    """A traced batch, divided over the devices as one that travels. Args: as `Placement.batch_shardings` has them."""
+    if placement.single:
+        return batch
+    return jax.tree.map(_constrained, batch, placement.batch_shardings(batch, rows, stacked=stacked))
+
+
 def with_parameters(placement: Placement | None, model: Model, tree: Any) -> Any:
     """A traced tree whose leaves are kept where the parameters lie that they belong to: a gradient, a new state."""
     if placement is None or placement.single:

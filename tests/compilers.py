@@ -2,13 +2,12 @@
 
 import fcntl
 import importlib.util
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+
+from tests.devices import run_elsewhere
 
 
 def installed(extra: str) -> bool:
@@ -23,17 +22,6 @@ def run_compiling(script: str, extra: str, *, timeout: int = 600, **environment:
     """What `script` prints, where the compiler of the extra is installed. Elsewhere the test is skipped."""
     if not installed(extra):
         pytest.skip(f"the compiler is not installed: pip install '.[{extra}]'")
-    root = Path(__file__).parents[1]
     with (Path(tempfile.gettempdir()) / "jaxloop_tests_of_libtpu").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # libtpu serves one process at a time
-        run = subprocess.run(
-            [sys.executable, "-c", script],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)} | environment,
-            cwd=root,
-        )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+        return run_elsewhere(script, timeout, **{"JAX_PLATFORMS": "cpu"} | environment)

@@ -119,20 +119,9 @@ class AbstractFit:
         setup.programs.hold(spec, traced)
         if validation is not None:
             validation = as_traced(validation, Phase.VALIDATION, trace)
-        return Session(
-            spec=spec,
-            callbacks=callbacks,
-            plan=plan,
-            placement=self._place,
-            source=self._source,
-            feeds=Feeds(lambda _: as_traced(feed, Phase.TRAINING, trace), validation),
-            loop=loop,
-            programs=setup.programs,
-            memo=setup.memo,
-            steps_per_dispatch=setup.steps_per_dispatch,
-            on_recompile=setup.on_recompile,
-            trace=trace,
-        )
+        feeds = Feeds(lambda _: as_traced(feed, Phase.TRAINING, trace), validation)
+        session = setup.session(callbacks, plan, self._place, self._source, feeds, loop)
+        return replace(session, trace=trace)
 
     def _begun(self, spec: StepSpec, bound: Plan | None, plan: Plan, batch: Any) -> Loop:
         """The loop at the start of the fit."""

@@ -32,7 +32,7 @@ class Agreement:
 
     Attributes:
       several: whether there is more than one process.
-      heard: what any process has asked for, as far as rows have told. Cleared by `forget`.
+      heard: what any process has asked for, as far as rows have told. A new phase begins without.
 
     Args:
       placement: where the run lives; None for one device.

@@ -3,17 +3,15 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # JAX leaves types open here; all else is checked strictly.
 
-import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxloop.callback import name_of
 from jaxloop.callbacks.checkpoint import Checkpoint
 from jaxloop.engine.agreement import Agreement
+from jaxloop.feeding.checksums import first_batch_mark
 from jaxloop.feeding.feed import Feed
 from jaxloop.placement import Placement
 from jaxloop.programs.programs import Program
@@ -56,8 +54,8 @@ def check_same_start(placement: Placement, name: str, start: Any) -> None:
       start: PyTree of arrays.
     """
     if placement.several_processes:
-        leaves = jax.tree_util.tree_leaves_with_path(start)
-        digests = {f"{name}{jax.tree_util.keystr(path)}": _digest(leaf) for path, leaf in leaves if _is_local(leaf)}
+        leaves = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(start) if _is_local(leaf)]
+        digests = {f"{name}{jax.tree_util.keystr(path)}": first_batch_mark(leaf) for path, leaf in leaves}
         Agreement(placement).same("fit", {"what it begins with": f"a {name}", **digests})
 
 
@@ -70,13 +68,6 @@ def check_same_program(placement: Placement, program: Program) -> None:
         except Exception:
             program.compile_seconds = None  # else the next run would take it unseen
             raise
-
-
-def _digest(leaf: Any) -> int:
-    leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    array = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
-    return zlib.crc32(repr((array.shape, str(array.dtype))).encode(), zlib.crc32(array.tobytes()))
 
 
 def _is_local(leaf: Any) -> bool:

@@ -104,7 +104,7 @@ class Setup:
                 lambda batches: replace(make(batches), contract=training.feed.contract),
                 None if validation is None else validation.feed,
             )
-            session = self._session(sorted_out, plan, place, source, feeds, loop, notices)
+            session = self.session(sorted_out, plan, place, source, feeds, loop, notices)
             own = None if isinstance(given, Loop) else int(seed)
             identity = functools.partial(self._identity, session, training, limit=limit, seed=own)
             if resume_from is not None or checkpoints_among(sorted_out.host):
@@ -233,7 +233,7 @@ class Setup:
         metrics = tuple(metric.name for metric in self.spec.metrics)
         return Plan(epochs, batch_count, metrics, self.report, total or 0, total is None)
 
-    def _session(
+    def session(
         self,
         callbacks: Callbacks,
         plan: Plan,
@@ -243,6 +243,7 @@ class Setup:
         loop: Loop,
         notices: tuple[str, ...] = (),
     ) -> Session:
+        """The session of what it is given, and of what is constant here."""
         return Session(
             spec=self.spec_for(callbacks, plan, place),
             callbacks=callbacks,
@@ -270,7 +271,7 @@ class Setup:
         loop = loop.replace(stop=np.int32(0))
         plan = loop.plan or self._plan(1, len(feed), len(feed))
         feeds = Feeds(lambda batches: seen.feed, seen.feed)
-        return self._session(self.sorted_out, plan, place, EpochSource(()), feeds, loop), seen
+        return self.session(self.sorted_out, plan, place, EpochSource(()), feeds, loop), seen
 
     def _begun(self, session: Session, training: Seen | None, validation: Seen | None) -> Session:
         """The session with a loop that begins a new fit, and with what a rehearsal shows."""

@@ -18,7 +18,7 @@ from jaxloop.phases import close_epoch, eval_step, open_epoch, run_phase, train_
 from jaxloop.placement import Placement
 from jaxloop.programs.canonical import canonical
 from jaxloop.programs.programs import Program
-from jaxloop.shardings import pinned
+from jaxloop.shardings import divided, pinned
 from jaxloop.step_spec import StepSpec
 
 
@@ -92,10 +92,8 @@ class StepByStep:
 
 def _divided(place: Placement, rest: tuple[Any, ...], *, stacked: bool) -> tuple[Any, ...]:
     """The other arguments of a step, traced, the batch divided over the devices."""
-    rows = rows_of(rest[1:], 1 + stacked)
-    return *rest[:1], *jax.lax.with_sharding_constraint(
-        rest[1:], place.batch_shardings(rest[1:], rows, stacked=stacked)
-    )
+    batch = rest[1:]
+    return *rest[:1], *divided(place, batch, rows_of(batch, 1 + stacked), stacked=stacked)
 
 
 def _kept(place: Placement, result: Any) -> Any:

@@ -22,7 +22,7 @@ from jaxloop.placement import Placement
 from jaxloop.programs.canonical import canonical
 from jaxloop.programs.memo import Memo
 from jaxloop.programs.step_trace import TracedStep
-from jaxloop.shardings import pinned, shardings_of
+from jaxloop.shardings import divided, pinned, shardings_of
 from jaxloop.step import run_steps, stages, step
 from jaxloop.step_spec import StepSpec
 from jaxloop.wire import Wire, WireLayout
@@ -197,7 +197,8 @@ class Programs:
             resident, asked = resident if placement.several_processes else (resident, None)
             batch = batch if packing is None else packing.unpack(batch)
             if prepare is not None:
-                batch = _divided(placement, form(prepare)(resident, batch))
+                batch = form(prepare)(resident, batch)
+                batch = divided(placement, batch, rows_of(batch))
             before = layout.unpack(wire)
             traced = None if looks_into_values() else known.get((spec, phase))
             if traced is not None and traced.takes(before, batch):
@@ -230,13 +231,6 @@ def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
 def _everywhere(placement: Placement) -> dict[str, Any]:
     """The option that keeps results on one device. On several the program itself says where each result lies."""
     return {"out_shardings": placement.sharding} if placement.single else {}
-
-
-def _divided(placement: Placement, batch: Any) -> Any:
-    """A traced batch that was made in the program, divided as one that travels."""
-    if placement.single:
-        return batch
-    return jax.lax.with_sharding_constraint(batch, placement.batch_shardings(batch, rows_of(batch)))
 
 
 def _event(spec: StepSpec, layout: WireLayout, event: Event, placement: Placement) -> Callable[[Loop], Loop]:
