@@ -44,7 +44,13 @@ ROOMS = {
         {"__main__"},
     ],
     "console": [{"lines", "outlet", "times"}, {"screen"}, {"guarded"}],
-    "data": [{"collate", "loaders", "samples"}, {"batches"}, {"epochs", "repeat"}, {"nonuniform", "steps"}],
+    "data": [
+        {"collate", "loaders", "samples"},
+        {"batches"},
+        {"derived", "repeat"},
+        {"epochs", "steps"},
+        {"nonuniform"},
+    ],
     "engine": [
         {"agreement", "arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger"} | {"place"},
         {"boundary", "host", "leaving", "sameness", "session"},

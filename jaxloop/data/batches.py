@@ -30,6 +30,7 @@ class Batches:
       compiled: the functions that each batch passes through after `transforms`. In a fit they run inside of the step's
         program.
       resident: whether a fit keeps the samples on the device, and gathers batches there.
+      order_length: how many samples the order names, some of them more than once; None for each sample once.
     """
 
     _samples: Samples
@@ -40,6 +41,7 @@ class Batches:
     shapes: tuple[int, ...] | None = None
     compiled: tuple[Callable[[Any], Any], ...] = ()
     resident: bool = False
+    order_length: int | None = None
 
     def __len__(self) -> int:
         return len(self._range)
@@ -83,7 +85,7 @@ class Batches:
         """These batches before the compiled transforms. If samples are on the device: their indices, int32[batch]."""
         if not self.resident:
             return replace(self, compiled=())
-        indices = _Indices(self._make_order, self.sample_count)
+        indices = _Indices(self._make_order, self.row_count)
         return replace(self, _samples=indices, _make_order=None, compiled=(), resident=False)
 
     @property
@@ -115,7 +117,7 @@ class Batches:
         """
         chosen = self._range[start : start + count]
         rows = slice(chosen.start * self._batch_size, chosen.stop * self._batch_size)
-        if self.transforms or self.compiled or chosen.step != 1 or rows.stop > self.sample_count:
+        if self.transforms or self.compiled or chosen.step != 1 or rows.stop > self.row_count:
             return None
         shape = (count, self._batch_size)  # full neighbours are one range of rows: one gather, and a reshape
         return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), self._gather(rows))
@@ -145,7 +147,7 @@ class Batches:
     def full(self) -> bool:
         """Whether all batches have the same number of examples. If not, the last one has fewer."""
         ends = [self._span(index).stop for index in (*self._range[:1], *self._range[-1:])]
-        return max(ends, default=0) <= self.sample_count
+        return max(ends, default=0) <= self.row_count
 
     def rows(self) -> Iterator[Rows]:
         """The positions of each batch's samples: a slice, or indices if the batches have an order of their own."""
@@ -185,6 +187,11 @@ class Batches:
     def sample_count(self) -> int:
         """How many samples there are, of which batches may be a part."""
         return self._samples.count if isinstance(self._samples, _Indices) else count_of(self._samples)
+
+    @property
+    def row_count(self) -> int:
+        """How many positions the order has."""
+        return self.sample_count if self.order_length is None else self.order_length
 
     def _transformed(self, batch: Any) -> Any:
         for transform in (*self.transforms, *self.compiled):

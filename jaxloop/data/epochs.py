@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxloop.data.batches import Batches, Collate, batches_of
 from jaxloop.data.collate import collate as stacked_samples
+from jaxloop.data.derived import CutEpochs, MappedEpochs, epochs_at
 from jaxloop.data.samples import Samples, check_epochs, count_of, is_source
 
 
@@ -82,6 +83,18 @@ class TrainingEpochs:
         """These epochs, each batch passed through `transform`; see `Batches.map`."""
         return MappedEpochs(self, transform, compiled)
 
+    def every(self, batch_count: int) -> CutEpochs:
+        """The same batches in the same order, in epochs of `batch_count` batches, after each of which comes validation.
+
+        An epoch here may end in the middle of one of these, and the next goes on there.
+
+        Example:
+          >>> epochs = TrainingEpochs(np.arange(6), batch_size=2)
+          >>> [[len(epoch) for epoch in epochs.every(count)[:2]] for count in (2, 5)]
+          [[2, 2], [5, 5]]
+        """
+        return CutEpochs(self, batch_count)
+
     def _epoch(self, index: int) -> Batches:
         order = functools.partial(shuffled, self.sample_count, self.seed, index)
         batches = batches_of(self.samples, self.batch_size, order, self.batch_count, self.collate)
@@ -92,61 +105,6 @@ class TrainingEpochs:
             f"TrainingEpochs({self.sample_count} samples, batch_size={self.batch_size}, "
             f"{self.batch_count} batches an epoch, seed={self.seed})"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class MappedEpochs:
-    """Epochs whose batches pass through a transform.
-
-    Attributes:
-      epochs: `TrainingEpochs` or similar epochs.
-      transform: as `Batches.map` takes it.
-      compiled: whether it is traced into the step's program.
-    """
-
-    epochs: Any
-    transform: Callable[[Any], Any]
-    compiled: bool = False
-
-    @property
-    def batch_count(self) -> int:
-        """How many batches an epoch has."""
-        return self.epochs.batch_count
-
-    @overload
-    def __getitem__(self, index: int) -> Batches: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Batches]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self._mapped(epoch) for epoch in self.epochs[index]]
-        return self._mapped(self.epochs[index])
-
-    def __iter__(self) -> Iterator[Batches]:
-        return map(self._mapped, self.epochs)
-
-    def map(self, transform: Callable[[Any], Any], *, compiled: bool = False) -> "MappedEpochs":
-        """These epochs, each batch passed through a further transform."""
-        return MappedEpochs(self, transform, compiled)
-
-    def _mapped(self, epoch: Batches) -> Batches:
-        return epoch.map(self.transform, compiled=self.compiled)
-
-
-def epochs_at(where: str, index: int | slice, epoch: Callable[[int], Batches]) -> Any:
-    """Epoch `index` of an endless sequence; for a slice, a list of epochs.
-
-    Raises:
-      IndexError: `index` is negative.
-      ValueError: the slice has no end, or counts from the end.
-    """
-    if isinstance(index, slice):
-        if index.stop is None or index.stop < 0 or (index.start or 0) < 0:
-            raise ValueError(f"{where}: epochs are counted from 0 and have no end, got {index}. Write epochs[:10].")
-        return [epoch(position) for position in range(index.start or 0, index.stop, index.step or 1)]
-    if index < 0:
-        raise IndexError(f"{where}: epochs are counted from 0 and have no end, got {index}.")
-    return epoch(int(index))
 
 
 def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:

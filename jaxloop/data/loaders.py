@@ -5,12 +5,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from jaxloop.whole_number import whole_number
+
 
 class SizedIterable(Protocol):
     """An epoch: an iterable of batches that knows their number."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
+
+
+class LoaderEpochs(Protocol):
+    """An endless sequence of epochs of a loader's batches."""
+
+    def __iter__(self) -> Iterator[SizedIterable]: ...
+
+    def every(self, batch_count: int) -> "LoaderEpochs":
+        """The same batches in epochs of `batch_count` batches. Each begins where the last one stopped."""
+        ...
 
 
 def loader_of(epoch: Any) -> Any:
@@ -59,6 +71,10 @@ class Loader:
 
     def __iter__(self) -> Iterator[SizedIterable]:
         return (_LoaderEpoch(self, epoch) for epoch in itertools.count())
+
+    def every(self, batch_count: int) -> "Stream":
+        """The same batches in epochs of `batch_count` batches."""
+        return Stream(self.batches, whole_number("every: `batch_count`", batch_count))
 
     def one_epoch(self) -> SizedIterable:
         return _LoaderEpoch(self, 0)
@@ -122,6 +138,10 @@ class Stream:
     def __iter__(self) -> Iterator[SizedIterable]:
         position = _Position(self.batches)
         return (_StreamEpoch(position, epoch, self.batch_count) for epoch in itertools.count())
+
+    def every(self, batch_count: int) -> "Stream":
+        """The same batches in epochs of `batch_count` batches."""
+        return Stream(self.batches, whole_number("every: `batch_count`", batch_count))
 
     def one_epoch(self) -> SizedIterable:
         return _NextBatches(self) if isinstance(self.batches, Iterator) else _FirstBatches(self)

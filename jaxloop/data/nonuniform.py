@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxloop.data.batches import Batches, Collate, batches_of
 from jaxloop.data.collate import collate as stacked_samples
-from jaxloop.data.epochs import MappedEpochs, epochs_at, shuffled
+from jaxloop.data.derived import CutEpochs, MappedEpochs, epochs_at
+from jaxloop.data.epochs import shuffled
 from jaxloop.data.samples import OneByOne, Samples, check_epochs, count_of
 
 
@@ -88,6 +89,10 @@ class NonuniformTrainingEpochs:
     def map(self, transform: Callable[[Any], Any], *, compiled: bool = False) -> MappedEpochs:
         """These epochs, each batch passed through `transform`; see `Batches.map`."""
         return MappedEpochs(self, transform, compiled)
+
+    def every(self, batch_count: int) -> CutEpochs:
+        """The same batches in the same order, in epochs of `batch_count` batches; see `TrainingEpochs.every`."""
+        return CutEpochs(self, batch_count)
 
     def __repr__(self) -> str:
         return (

@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 
 from jaxloop.data.batches import Batches
-from jaxloop.data.loaders import Loader, SizedIterable, Stream
+from jaxloop.data.loaders import Loader, LoaderEpochs, SizedIterable, Stream
+from jaxloop.whole_number import whole_number
 
 #: A loader that reports more batches than this has no end.
 MOST = 2**31 - 1
 
 
-def repeat(batches: Iterable[Any], batch_count: int | None = None) -> Iterable[SizedIterable]:
+def repeat(batches: Iterable[Any], batch_count: int | None = None) -> LoaderEpochs:
     """An endless sequence of epochs from a loader's batches: a loader of torch, tf.data, grain or another, or a list.
 
     Without `batch_count`, an epoch is the whole loader, which is iterated again for each epoch. With `batch_count`, an
     epoch has that many batches, and begins where the last epoch stopped. A loader that ends is iterated again, unless
     it can be iterated only once, as a generator. Epochs of a list, a tuple or `Batches` can be indexed. Epochs of other
-    loaders only come in turn, and each fit begins with a new iterator.
+    loaders only come in turn, and each fit begins with a new iterator. `repeat(batches).every(n)` has epochs of n
+    batches.
 
     It can also be `validation`, and the batches of `evaluate` and `predict`. With `batch_count` these take the first
     batches of the loader each time, so that their results can be compared. From a loader that can be iterated only
@@ -102,6 +104,12 @@ class _Sequence:
 
     def __iter__(self) -> Iterator[SizedIterable]:
         return map(self.__getitem__, itertools.count())
+
+    def every(self, batch_count: int) -> "_Sequence":
+        """The same batches in epochs of `batch_count` batches."""
+        count = whole_number("every: `batch_count`", batch_count)
+        cut = getattr(self.batches, "of_length", None)  # batches that are all alike may have any number
+        return _Sequence(self.batches, self.length, count) if cut is None else _Sequence(cut(count), count, count)
 
     def one_epoch(self) -> SizedIterable:
         return self[0]

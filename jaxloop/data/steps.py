@@ -1,15 +1,16 @@
 """Epochs of steps without data, for losses that need none."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
 
-from jaxloop.data.repeat import SizedIterable, repeat
+from jaxloop.data.loaders import LoaderEpochs
+from jaxloop.data.repeat import repeat
 
 
-def steps(count: int) -> Iterable[SizedIterable]:
+def steps(count: int) -> LoaderEpochs:
     """An endless sequence of epochs of `count` steps without data: for physics-informed or variational training.
 
     The batches are empty: `loop.input` and `loop.target` are None, and the model and the loss get None. A step draws
@@ -42,6 +43,10 @@ class EmptyBatches(Sequence[Any]):
 
     def __len__(self) -> int:
         return self.batch_count
+
+    def of_length(self, batch_count: int) -> "EmptyBatches":
+        """Another number of empty batches."""
+        return EmptyBatches(batch_count)
 
     @overload
     def __getitem__(self, index: int) -> Any: ...

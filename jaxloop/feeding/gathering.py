@@ -27,7 +27,7 @@ def can_gather(batches: Any) -> bool:
 
 def gathered_kind(batches: Batches, reader: Reader) -> Specification:
     """What the first gathered batch is like, as the samples show. No batch is read."""
-    size = min(batches.batch_size, batches.sample_count - batches.first_row)
+    size = min(batches.batch_size, batches.row_count - batches.first_row)
     return specification(reader.parts(batches.samples), reader.where).resized(size)
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxloop.data import Batches, EmptyBatches, NonuniformTrainingEpochs, TrainingEpochs
-from jaxloop.data.epochs import MappedEpochs
+from jaxloop.data.derived import CutEpochs, MappedEpochs
 from jaxloop.data.repeat import length_of, repeated
 from jaxloop.feeding.checksums import first_batch_mark as first_batch_mark
 
@@ -32,6 +32,8 @@ def identity_of(data: Any) -> dict[str, Any]:
         return {"kind": "none"}
     if isinstance(data, MappedEpochs):
         return identity_of(data.epochs)
+    if isinstance(data, CutEpochs):
+        return {"kind": "every", "batch_count": data.batch_count, "of": identity_of(data.epochs)}
     if isinstance(data, (TrainingEpochs, NonuniformTrainingEpochs)):
         return _of_epochs(data)
     if isinstance(data, EmptyBatches):
