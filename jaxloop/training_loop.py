@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import jax
 import optax
 
+from jaxloop.by_hand import ByHand
 from jaxloop.callback import sort_out
 from jaxloop.callbacks import ProgressBar
 from jaxloop.casting import checked_dtype
+from jaxloop.data.arrays import as_batches, as_epochs, as_inputs, check_unused
 from jaxloop.engine.ahead import look_ahead
 from jaxloop.engine.arguments import check_fit, check_options, check_parts, check_positive
 from jaxloop.engine.compiled import Compiled, compiled
@@ -19,19 +20,16 @@ from jaxloop.engine.fitting import fitted
 from jaxloop.engine.latest import Latest, note
 from jaxloop.engine.prediction import predicted
 from jaxloop.engine.setup import Setup
-from jaxloop.engine.step_by_step import StepByStep
-from jaxloop.events import Event, Phase
 from jaxloop.feeding.contract import OnRecompile
 from jaxloop.feeding.inspection import Check
 from jaxloop.history import History
 from jaxloop.loop import Loop
 from jaxloop.metrics import Metric, resolve
-from jaxloop.ownership import on_device
 from jaxloop.placement import On
 from jaxloop.step_spec import DifferentiableStep, LossFn, StepSpec
 
 
-class TrainingLoop:
+class TrainingLoop(ByHand):
     """Trains models: `fit` runs everything, `train_step` and the methods beside it are the parts.
 
     To make one touches no device. It keeps no state of a run, only programs.
@@ -40,9 +38,12 @@ class TrainingLoop:
       training: epochs of batches: `TrainingEpochs`, or any iterable of sized iterables of batches. Each epoch is run to
         its end, as `for` does. `steps(count)` is for training without data. A batch is (input, target), (input, target,
         weight), or a mapping, see `batch_keys`. An example or a token of weight 0 has no effect on losses, gradients,
-        statistics or checks, even if it is NaN or has the label -100.
+        statistics or checks, even if it is NaN or has the label -100. Or the arrays of all examples, such as
+        `(inputs, targets)`: they become `TrainingEpochs`, shuffled, in batches of `batch_size`.
       validation: a sized iterable of batches to validate on after each epoch; `repeat(batches, batch_count=20)` for
-        batches without a length; or None.
+        batches without a length; or the arrays of all examples, as for training; or None.
+      batch_size: of data that are arrays. None for 32 in training (or all examples, if they are fewer) and 256 in
+        validation.
       optimizer: an optax transformation. With `optax.inject_hyperparams` its learning rate is logged. Its update is
         given those of these that its signature takes: `value`, the mean loss of the batch; `grad`, its gradient before
         any callback changed it; `value_fn` and `obj_fn`, the mean loss as a function of parameters; `grad_fn`, the
@@ -94,6 +95,7 @@ class TrainingLoop:
         training: Any,
         validation: Any = None,
         *,
+        batch_size: int | None = None,
         optimizer: optax.GradientTransformation,
         loss_fn: LossFn | None = None,
         metrics: Sequence[str | Metric] = (),
@@ -108,6 +110,9 @@ class TrainingLoop:
         accumulate: int = 1,
         compute_dtype: Any = None,
     ):
+        check_unused(batch_size, training, validation, keys=batch_keys)
+        training = as_epochs(training, batch_size, batch_keys)
+        validation = as_batches(validation, batch_size, batch_keys)
         check_parts(training, validation, optimizer, loss_fn, differentiable_step)
         check_options(report, on_recompile, check, steps_per_dispatch, accumulate)
         sort_out(callbacks)
@@ -218,7 +223,9 @@ class TrainingLoop:
         self.setup.lend(session, callbacks)
         return fitted(session, began, [ProgressBar()] if self.progress else [])
 
-    def evaluate(self, model_or_loop: Any, batches: Any, *, on: On = None) -> dict[str, float]:
+    def evaluate(
+        self, model_or_loop: Any, batches: Any, *, batch_size: int | None = None, on: On = None
+    ) -> dict[str, float]:
         """Each metric over `batches`, by name. The last batch is padded and masked, so the means are exact.
 
         Compiled callbacks see the validation phase; host callbacks do not. A metric is NaN if it has diverged, or if
@@ -226,13 +233,19 @@ class TrainingLoop:
 
         Args:
           model_or_loop: a model, or a loop with one.
-          batches: a sized iterable of batches, as `validation`.
+          batches: a sized iterable of batches, as `validation`; or the arrays of all examples: `(inputs, targets)`.
+          batch_size: of arrays; None for 256.
           on: as in `fit`.
+
+        Example:
+          >>> training_loop.evaluate(loop, (images, labels))
         """
+        check_unused(batch_size, batches, keys=self.setup.batch_keys)
+        batches = as_batches(batches, batch_size, self.setup.batch_keys)
         run = self.setup.run(self.setup.evaluation(model_or_loop, batches, on=on))
         return evaluated(run, fresh=not isinstance(model_or_loop, Loop))
 
-    def predict(self, model_or_loop: Any, batches: Any, *, on: On = None) -> Any:
+    def predict(self, model_or_loop: Any, batches: Any, *, batch_size: int | None = None, on: On = None) -> Any:
         """The model's output for every example of `batches`, in their order, on the host.
 
         Compiled callbacks are called at BATCH_START and INFERENCE_PREDICTION_END, as in evaluation; a cancel has no
@@ -241,8 +254,8 @@ class TrainingLoop:
         Args:
           model_or_loop: a model, or a loop with one.
           batches: a sized iterable of batches as `validation`, or of only inputs, each one array (or a mapping, if
-            there are no `batch_keys`). Or the inputs of all examples, one array or a mapping of arrays; they are taken
-            in batches of 256.
+            there are no `batch_keys`). Or the inputs of all examples, one array or a mapping of arrays.
+          batch_size: of such inputs; None for 256.
           on: as in `fit`.
 
         Returns:
@@ -255,7 +268,7 @@ class TrainingLoop:
           >>> logits = training_loop.predict(loop, images)
           >>> logits = training_loop.predict(loop, jl.in_batches((images, labels), 64))
         """
-        session = self.setup.prediction(model_or_loop, batches, on=on)
+        session = self.setup.prediction(model_or_loop, as_inputs(batches, batch_size), on=on)
         with Latest().told(lambda error: note(error, "jaxloop: while it predicted for `batches`")):
             return predicted(session, fresh=not isinstance(model_or_loop, Loop))
 
@@ -273,58 +286,3 @@ class TrainingLoop:
         """
         check_positive("epochs", epochs)
         return compiled(look_ahead(self.setup, model_or_loop, epochs, on)[1])
-
-    def start(
-        self,
-        model_or_loop: Any,
-        *,
-        epochs: int,
-        on: On = None,
-        seed: int = 0,
-        optimizer: Literal["loop", "mine"] = "loop",
-    ) -> Loop:
-        """The loop at the start of a fit, after FIT_START: for those who write the loop themselves.
-
-        Args and errors are those of `fit`. Host callbacks are not called.
-
-        Example:
-          >>> loop = training_loop.start(model, epochs=12)
-          >>> loop = training_loop.train_step(training_loop.begin_epoch(loop), batch)
-          >>> loop = training_loop.end_epoch(loop)
-        """
-        check_fit(epochs, optimizer)
-        run = self.setup.run(self.setup.fit(model_or_loop, epochs, on=on, seed=seed, optimizer=optimizer))
-        return on_device(run.event(run.session.loop, Event.FIT_START), run.session.placement)
-
-    def begin_epoch(self, loop: Loop) -> Loop:
-        """The loop in the training phase of its next epoch, after EPOCH_START and TRAINING_START."""
-        return StepByStep(self.setup).begin_epoch(loop)
-
-    def train_step(self, loop: Loop, batch: Any) -> Loop:
-        """The loop after one training step over `batch`. It is pure and jitted, and donates nothing.
-
-        The loop may be in any phase. In validation, or in no phase, it first enters training, with the events of that.
-        """
-        return StepByStep(self.setup).step(loop, batch, Phase.TRAINING)
-
-    def eval_step(self, loop: Loop, batch: Any) -> Loop:
-        """The loop after one evaluation step, as `train_step`; a loop in training first enters validation."""
-        return StepByStep(self.setup).step(loop, batch, Phase.VALIDATION)
-
-    def end_epoch(self, loop: Loop) -> Loop:
-        """The loop after the END of the phase that it is in, and after EPOCH_END."""
-        return StepByStep(self.setup).end_epoch(loop)
-
-    def run_steps(self, loop: Loop, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
-        """Steps of the phase that `loop` is in, as one pure program: to `vmap`, differentiate or export.
-
-        Args:
-          loop: from `begin_epoch`, or in validation. In no phase, it enters training.
-          batches: stacked batches: each leaf has a leading axis of K steps. For K = 1 the program is the step
-            itself, for more it is a scan.
-
-        Returns:
-          The loop, and the rows: by name each of `loop.stats`, float32[K] or as it was recorded; `step`,
-          `epoch_index` and `batch_index` as int32[K]; and `counted`, bool[K], False for a step that was cancelled.
-        """
-        return StepByStep(self.setup).run_steps(loop, batches)

@@ -23,6 +23,7 @@ FLOORS = [
     {"checkpoint", "console", "feeding", "files", "history", "phases", "step", "wire"},
     {"callbacks", "ownership", "programs"},
     {"engine"},
+    {"by_hand"},
     {"training_loop"},
     {"benchmarking", "explain", "largest_batch", "learning_rate_finder", "restoring", "testing"},
     {"benchmark"},
@@ -49,7 +50,7 @@ ROOMS = {
         {"batches"},
         {"derived", "repeat"},
         {"epochs", "steps"},
-        {"nonuniform"},
+        {"arrays", "nonuniform"},
     ],
     "engine": [
         {"agreement", "arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger"} | {"place"},

@@ -1,7 +1,7 @@
 """Setting up: from what a user gives to a session that is ready to begin."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import numpy as np
 from jaxloop import placement
 from jaxloop.callback import Callbacks, bound, sort_out, within_steps
 from jaxloop.callbacks.checkpoint import checkpoints_among
-from jaxloop.data import Batches, in_batches, one_epoch
+from jaxloop.data import Batches, one_epoch
 from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.host import Host
 from jaxloop.engine.identity import identity_of_run
@@ -130,12 +130,7 @@ class Setup:
             return self._begun(session, None, seen)
 
     def prediction(self, given: Any, batches: Any, *, on: Any = None) -> Session:
-        """The session of predictions of a model or a loop. Nothing is traced: there may be no target.
-
-        Arrays are all examples: they are taken in batches.
-        """
-        if hasattr(batches, "shape") or isinstance(batches, Mapping):
-            batches = in_batches(batches, 256)
+        """The session of predictions of a model or a loop. Nothing is traced: there may be no target."""
         place = self._place_for(given, on)
         with leaving(place.several_processes), Agreement(place).together():
             check_batches(batches, "predict", inputs_alone=True)

@@ -40,9 +40,9 @@ def check_batches(batches: Any, where: str, *, inputs_alone: bool = False) -> No
         return
     what = "an array" if hasattr(batches, "shape") else f"a {type(batches).__name__} of arrays"
     line = {
-        "training": "training=jaxloop.TrainingEpochs((inputs, targets), batch_size=64)",
-        "validation": "validation=jaxloop.in_batches((inputs, targets), 64)",
-        "evaluate": "evaluate(loop, jaxloop.in_batches((inputs, targets), 64))",
+        "training": "training=(inputs, targets)",
+        "validation": "validation=(inputs, targets)",
+        "evaluate": "evaluate(loop, (inputs, targets))",
         "predict": "predict(loop, inputs), or predict(loop, jaxloop.in_batches((inputs, targets), 64))",
     }[where]
     meant = "epochs of batches" if where == "training" else "batches"

@@ -80,7 +80,7 @@ def test_a_batch_in_place_of_an_epoch_is_told() -> None:
     ids=["pair", "tree", "array", "mapping", "list"],
 )
 def test_samples_in_place_of_batches_are_told_with_the_line_to_write(where: str, samples: Any, what: str) -> None:
-    line = r"TrainingEpochs\(\(inputs" if where == "training" else r"in_batches\(\(inputs"
+    line = r"in_batches\(\(inputs" if where == "predict" else r"\(inputs, targets\)"
     with pytest.raises(TypeError, match=rf"^{where}: expected .*batches, got {what}. Write {where}.*{line}"):
         check_batches(samples, where)
 
@@ -94,10 +94,10 @@ def test_batches_are_no_samples() -> None:
 
 @pytest.mark.parametrize("arguments", ["training", "validation"])
 def test_a_training_loop_and_an_evaluation_take_no_samples_for_batches(arguments: str) -> None:
-    with pytest.raises(TypeError, match=rf"^{arguments}: expected .*batches, got a tuple of arrays"):
-        small.training_loop(**{arguments: small.samples(12)})
-    with pytest.raises(TypeError, match=r"^evaluate: expected batches, got a tuple of arrays"):
-        small.training_loop().evaluate(small.model(), small.samples(12))
+    with pytest.raises(TypeError, match=rf"^{arguments}: expected .*batches, got a list of arrays"):
+        small.training_loop(**{arguments: list(small.samples(12))})
+    with pytest.raises(TypeError, match=r"^evaluate: expected batches, got a list of arrays"):
+        small.training_loop().evaluate(small.model(), list(small.samples(12)))
 
 
 ONE_CLASS = [Accuracy(), TopKAccuracy(2), MatthewsCorrelationCoefficient(3)]
