@@ -169,8 +169,9 @@ class TrainingLoop(ByHand):
     def fit(
         self,
         model_or_loop: Any,
-        epochs: int,
+        epochs: int | None = None,
         *,
+        steps: int | None = None,
         callbacks: Sequence[Any] = (),
         on: On = None,
         seed: int = 0,
@@ -178,13 +179,15 @@ class TrainingLoop(ByHand):
         optimizer: Literal["loop", "mine"] = "loop",
         resume_from: str | Path | None = None,
     ) -> tuple[Loop, History]:
-        """Trains for `epochs` epochs, with validation after each. The given model or loop stays as it was.
+        """Trains for so many epochs or steps, with validation after each epoch. What is given stays as it was.
 
         Args:
           model_or_loop: a model; a function that makes one, which is then born where it is to lie; or a loop. Of that,
             `step`, `epoch`, key, model and optimizer go on; position, statistics and what callbacks remember begin
             again, except what they keep on purpose.
-          epochs: how many more, at least 1.
+          epochs: how many more, at least 1. A fit begins with an epoch of its own.
+          steps: in place of epochs, how many more training steps. The last epoch may be short; it is validated too.
+            Batches that callbacks cancel count, and what a cancelled phase leaves out is not made up for.
           callbacks: only for this fit, after those of the training loop. Programs are kept for the next fit with them.
           on: a device, a platform, or a `Placement`, such as `data_parallel()`. None for one CPU, or for all GPUs or
             TPUs, data parallel; for all devices of all processes, if there are several.
@@ -208,11 +211,12 @@ class TrainingLoop(ByHand):
           CheckpointError: a checkpoint could not be written; its folder belongs to another run or is in use; or, as
             StateMismatchError, the arguments are not those of the run; or, as CorruptCheckpointError, all are damaged.
         """
-        check_fit(epochs, optimizer, limit_batches)
+        check_fit(epochs, optimizer, limit_batches, steps)
         began = time.perf_counter()
         session = self.setup.fit(
             model_or_loop,
             epochs,
+            steps=steps,
             callbacks=callbacks,
             on=on,
             seed=seed,

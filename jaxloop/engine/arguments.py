@@ -87,13 +87,19 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name}: it must be a whole number of at least 1, got {value!r}.")
 
 
-def check_fit(epochs: Any, optimizer: Any, limit_batches: Any = None) -> None:
+def check_fit(epochs: Any, optimizer: Any, limit_batches: Any = None, steps: Any = None) -> None:
     """Refuses numbers and choices that no fit can have.
 
     Raises:
       ValueError: one of them is wrong.
+      TypeError: there are neither epochs nor steps, or both.
     """
-    check_positive("epochs", epochs)
+    if (epochs is None) == (steps is None):
+        raise TypeError(
+            "fit: give how long it trains, as epochs=12, or as a number of training steps, as steps=1000; "
+            f"got {'neither' if epochs is None else 'both'}."
+        )
+    check_positive("epochs" if steps is None else "steps", epochs if steps is None else steps)
     if limit_batches is not None:
         check_positive("limit_batches", limit_batches)
     check_choice("optimizer", optimizer, ("loop", "mine"))

@@ -74,8 +74,9 @@ class Setup:
     def fit(
         self,
         given: Any,
-        epochs: int,
+        epochs: int | None,
         *,
+        steps: int | None = None,
         callbacks: Sequence[Any] = (),
         on: Any = None,
         seed: int = 0,
@@ -83,7 +84,7 @@ class Setup:
         optimizer: Literal["loop", "mine"] = "loop",
         resume_from: str | Path | None = None,
     ) -> Session:
-        """The session of a fit of `epochs` epochs from a model or a loop, or from the checkpoints in a folder."""
+        """The session of a fit of so many epochs or steps, from a model, a loop, or the checkpoints in a folder."""
         place = self._placed(on)
         with leaving(place.several_processes), Agreement(place).together():
             sorted_out = self.sorted_out if not callbacks else sort_out([*self.callbacks, *callbacks])
@@ -91,6 +92,10 @@ class Setup:
             epoch = int(given.epoch) if isinstance(given, Loop) else 0
             batches = source.at(epoch)
             check_epoch(batches.batches)
+            if epochs is None:
+                assert steps is not None, "give one of the two"
+                epochs = source.cut_to(epoch, steps)
+                batches = source.at(epoch)
             make = functools.partial(self._feed, placement=place, where="training")
             unseen = make(batches)
             validation = self._validation(place, limit)  # seen first: training goes on from its first batch

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxloop.data import Batches
-from jaxloop.data.repeat import repeated
+from jaxloop.data.repeat import length_of, repeated
 from jaxloop.feeding.marks import Marked, Trail, check_kind, refused, tell_of_rereading
 from jaxloop.feeding.peekable import Peekable as Peekable
 from jaxloop.feeding.peekable import can_begin_at, check_look, look, looked_up
@@ -29,8 +29,10 @@ class EpochSource:
     def __init__(self, training: Any, limit: int | None = None):
         self._training: Any = training
         self._limit = limit
+        self._last: tuple[int, int] | None = None  # the epoch that is cut short, and its length
         self._rest: Iterator[Any] | None = None if hasattr(training, "__getitem__") else iter(training)
         self._taken: tuple[int, Any] = (-1, None)
+        self._whole: int | None = None  # the length of the epoch that was taken, before any limit
         self._trail: Trail | None = None
         self._back: int | None = None  # the epoch that was put back
 
@@ -47,7 +49,8 @@ class EpochSource:
                 raise ValueError(
                     f"training: it has no epoch {index} (counted from 0); give more epochs, or train fewer."
                 ) from error
-            self._taken = (index, Peekable(epoch, self._limit))
+            self._whole = length_of(epoch)
+            self._taken = (index, Peekable(epoch, self._limit_of(index)))
             self._note_taken()
         epoch = self._taken[1]
         if start and index != self._back and self._in_turn(epoch):
@@ -65,17 +68,57 @@ class EpochSource:
         Returns:
           None if that cannot be known yet: epochs come one by one, or one of them cannot be had.
         """
-        one = len(self.at(first).batches)
-        alike = getattr(self._training, "batch_count", None) == one or isinstance(self._rest, itertools.repeat)
-        if count == 1 or alike:
-            return itertools.repeat(self._limited(one), count)
+        one = len(self.at(first))
+        if count == 1:
+            return (one,)
+        if self._alike:
+            return itertools.chain(itertools.repeat(one, count - 1), (self._length_of(first + count - 1, one),))
         if self._rest is not None:
             return None
         try:
-            others = [len(self._training[index]) for index in range(first + 1, first + count)]
+            others = [self._length_of(index, len(self._training[index])) for index in range(first + 1, first + count)]
         except Exception:  # data may raise anything: what is wrong with an epoch is reported when it is reached
             return None
-        return map(self._limited, (one, *others))
+        return one, *others
+
+    def cut_to(self, first: int, steps: int) -> int:
+        """Cuts the epochs from `first` on so that all together have `steps` batches. It is called before one is read.
+
+        Returns:
+          How many epochs that are. The last one may be short.
+
+        Raises:
+          ValueError: there are fewer batches; or lengths are not known ahead, since epochs come one by one.
+        """
+        one = len(self.at(first))
+        if self._alike:
+            count = -(-steps // max(one, 1))
+            left = steps - (count - 1) * one
+        else:
+            count, left, length = 1, steps, one
+            while left > length:
+                left -= length
+                length = self._known_length(first + count, steps - left)
+                count += 1
+        self._last = first + count - 1, left
+        if count == 1:
+            self._taken = (first, Peekable(self._taken[1].batches, left))
+        return count
+
+    def _known_length(self, index: int, before: int) -> int:
+        """How many batches epoch `index` has, of which nothing was asked yet. The epochs before it have `before`."""
+        if self._rest is not None:
+            raise ValueError(
+                "fit: how many epochs `steps` are cannot be known ahead, since those of `training` come one by one. "
+                "Give `epochs`, or epochs of one length, as repeat(batches, batch_count=100)."
+            )
+        try:
+            return self._length_of(index, len(self._training[index]))
+        except LookupError as error:
+            raise ValueError(
+                f"fit: `training` has only {before} batches from here on, in epochs up to {index} (counted from 0). "
+                "Give more epochs, or fewer `steps`."
+            ) from error
 
     # --- the place where reading was
 
@@ -200,8 +243,18 @@ class EpochSource:
         if not own:
             epoch.noted_on(trail)
 
-    def _limited(self, length: int) -> int:
-        return length if self._limit is None else min(self._limit, length)
+    @property
+    def _alike(self) -> bool:
+        """Whether all epochs are known to be as long as the one that was taken."""
+        known = getattr(self._training, "batch_count", None)
+        return (known is not None and known == self._whole) or isinstance(self._rest, itertools.repeat)
+
+    def _limit_of(self, index: int) -> int | None:
+        return self._last[1] if self._last is not None and self._last[0] == index else self._limit
+
+    def _length_of(self, index: int, length: int) -> int:
+        limit = self._limit_of(index)
+        return length if limit is None else min(limit, length)
 
 
 def length_at(epochs: Any, index: Any) -> int:

@@ -158,3 +158,40 @@ def test_the_length_of_an_epoch_that_is_not_there_is_that_of_the_first():
 
 def test_the_length_of_one_epoch_is_always_known():
     assert list(EpochSource(iter([[1, 2]])).lengths(0, 1) or ()) == [2]
+
+
+BATCHES = [np.full(2, index) for index in range(5)]
+UNEVEN = [BATCHES[:3], BATCHES[:2], BATCHES[:4]]
+
+
+@pytest.mark.parametrize(
+    ("training", "limit", "steps", "lengths"),
+    [
+        (repeat(BATCHES), None, 12, [5, 5, 2]),
+        (repeat(BATCHES), None, 10, [5, 5]),
+        (repeat(BATCHES), None, 3, [3]),
+        (repeat(BATCHES), 2, 3, [2, 1]),
+        (repeat(iter(BATCHES * 3), batch_count=5), None, 7, [5, 2]),
+        (itertools.repeat(BATCHES), None, 6, [5, 1]),
+        (UNEVEN, None, 9, [3, 2, 4]),
+        (UNEVEN, None, 4, [3, 1]),
+        (UNEVEN, 2, 5, [2, 2, 1]),
+        (TrainingEpochs(np.arange(11), 2), None, 13, [5, 5, 3]),
+        (TrainingEpochs(np.arange(11), 2), 4, 9, [4, 4, 1]),
+        (TrainingEpochs(np.arange(11), 2).every(3), None, 7, [3, 3, 1]),
+    ],
+)
+def test_epochs_are_cut_to_a_number_of_steps(training, limit, steps, lengths):
+    source = EpochSource(training, limit)
+    assert source.cut_to(0, steps) == len(lengths)
+    assert list(source.lengths(0, len(lengths))) == lengths
+    read = [list(source.at(index).begun_at(0)) for index in range(len(lengths))]
+    assert [min(len(epoch), len(source.at(index))) for index, epoch in enumerate(read)][-1] == lengths[-1]
+    assert [len(source.at(index)) for index in range(len(lengths))][-1] == lengths[-1]
+
+
+def test_steps_that_cannot_be_counted_ahead_are_refused():
+    with pytest.raises(ValueError, match=r"those of `training` come one by one. Give `epochs`"):
+        EpochSource(iter(UNEVEN)).cut_to(0, 4)
+    with pytest.raises(ValueError, match=r"has only 9 batches from here on, in epochs up to 3"):
+        EpochSource(UNEVEN).cut_to(0, 10)
