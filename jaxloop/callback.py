@@ -74,9 +74,10 @@ def on_host(*events: Event, reads: Reads = "stats", every_process: bool = False)
 
     A class may define further methods and attributes:
 
-    - `rows(columns)`: gets all rows of a dispatch at once, as NumPy columns, in place of the calls at `BATCH_END`.
+    - `rows(columns)`: gets all rows of a dispatch at once, as NumPy columns, in place of the calls at `BATCH_END`. It
+      returns None, or the `Scope` that it cancels.
     - `rows_may_wait = True`: `rows` then gets the rows of up to 32 small single steps together, up to a tenth of a
-      second later.
+      second later. How late is not the same in each run, so what it cancels should not depend on the rows.
     - `bind(plan)`: gives the callback of one fit.
     - `notice(text, seconds)`: gets a line that is meant for a person, and how long its cause took.
     - `close()`: is called once after the fit, however the fit ends. An exception from `close` never hides why the fit

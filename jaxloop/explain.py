@@ -10,7 +10,8 @@ from jaxloop.callback import Callbacks, name_of, sort_out
 from jaxloop.callbacks import Checkpoint
 from jaxloop.engine.ahead import look_ahead
 from jaxloop.engine.compiled import compiled_step
-from jaxloop.engine.host import Host, cuts_of
+from jaxloop.engine.host import Host
+from jaxloop.engine.hosted import cuts_of
 from jaxloop.engine.phase_steps import Entered
 from jaxloop.engine.session import Session
 from jaxloop.events import Event, Phase

@@ -34,7 +34,7 @@ ROOMS = {
     "benchmarking": [{"costs"}, {"measurement"}, {"timing"}],
     "callbacks": [
         {"checkpoint", "clipping", "csv_logger", "ema", "image_saver", "non_finite"}
-        | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger", "watchdog"}
+        | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger", "time_limit", "watchdog"}
     ],
     "checkpoint": [
         {"arrays", "disk", "fingerprint", "leaves", "lock", "plain", "retention"},
@@ -53,7 +53,8 @@ ROOMS = {
         {"arrays", "nonuniform"},
     ],
     "engine": [
-        {"agreement", "arguments", "closing", "delivery", "going_on", "interrupts", "latest", "ledger"} | {"place"},
+        {"agreement", "arguments", "closing", "delivery", "going_on", "hosted", "interrupts", "latest", "ledger"}
+        | {"place"},
         {"boundary", "host", "leaving", "sameness", "session"},
         {"identity", "opening", "saver"},
         {"phase_steps", "prediction", "rehearsal", "resuming", "saving"},

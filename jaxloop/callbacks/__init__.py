@@ -13,4 +13,5 @@ from jaxloop.callbacks.progress_bar import ProgressBar as ProgressBar
 from jaxloop.callbacks.scheduling import hyperparameter_scheduler as hyperparameter_scheduler
 from jaxloop.callbacks.scheduling import learning_rate_scheduler as learning_rate_scheduler
 from jaxloop.callbacks.tensorboard_logger import TensorBoardLogger as TensorBoardLogger
+from jaxloop.callbacks.time_limit import stop_after as stop_after
 from jaxloop.callbacks.watchdog import Watchdog as Watchdog

@@ -87,6 +87,7 @@ class Patient:
         self._told = -math.inf  # when rows were, last
         self._behind = 1  # so many rows are left with the device
         self._short_waits = 0  # since `_behind` was changed
+        self._goes_on = True  # the phase, by the rows told so far
 
     def __call__(self, rows: Any) -> bool:
         sent = self._sent
@@ -102,7 +103,7 @@ class Patient:
                 self._adapt(waited)
                 if len(sent) > self._behind:
                     self._take(sent.popleft())
-        return True
+        return self._goes_on
 
     def in_flight(self) -> list[np.ndarray]:
         read = [np.frombuffer(row, np.int32) for row in self._read]
@@ -141,7 +142,7 @@ class Patient:
         if self._read:
             together = np.frombuffer(b"".join(self._read), np.int32).reshape(len(self._read), -1)
             self._read.clear()
-            self._tell(together)
+            self._goes_on = self._tell(together)
 
 
 def _apart(rows: Any) -> list[np.ndarray]:

@@ -8,7 +8,8 @@ from jaxloop.callback import name_of
 from jaxloop.callbacks.checkpoint import checkpoints_among
 from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.closing import bound_or_closed
-from jaxloop.engine.host import Host, runs_here
+from jaxloop.engine.host import Host
+from jaxloop.engine.hosted import runs_here
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.leaving import leaving
 from jaxloop.engine.run import Preempted, Run

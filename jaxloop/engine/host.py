@@ -5,12 +5,13 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jaxloop.callback import Reads, add_note, name_of, same_kind
+from jaxloop.callback import add_note, name_of, same_kind
 from jaxloop.engine.closing import close_all
+from jaxloop.engine.hosted import LAP, Hosted, called_with_view, has_memory, hosted_as, scope_of
 from jaxloop.engine.ledger import Ledger
 from jaxloop.events import Event, Phase, Scope
 from jaxloop.loop import Loop
@@ -18,30 +19,6 @@ from jaxloop.ownership import on_device, own_copy
 from jaxloop.phases import between_steps
 from jaxloop.placement import Placement
 from jaxloop.views import Columns, LoopView
-
-_LAP = "callback "  # what the ledger calls the time of one
-
-
-class _Hosted(NamedTuple):
-    """A host callback, and what is asked of it often.
-
-    Attributes:
-      callback: bound.
-      name: for messages.
-      lap: what its time is put down to.
-      reads: what it reads at each of its events.
-      cuts: by phase, the step events at which it is called in the middle of the step.
-    """
-
-    callback: Any
-    name: str
-    lap: str
-    reads: dict[Event, Reads]
-    cuts: dict[Phase, frozenset[Event]]
-
-    def observes(self, phase: Phase) -> bool:
-        """Whether it is given rows."""
-        return Event.BATCH_END in self.reads and Event.BATCH_END not in self.cuts[phase]
 
 
 class Host:
@@ -82,8 +59,8 @@ class Host:
         self.requests = 0
         self._placement = placement
         laps = names or tuple(map(name_of, callbacks))
-        self._hosted = [_hosted(callback, lap) for callback, lap in zip(callbacks, laps, strict=True)]
-        self._anywhere = [*self._hosted, *(_hosted(callback, name_of(callback)) for callback in elsewhere)]
+        self._hosted = [hosted_as(callback, lap) for callback, lap in zip(callbacks, laps, strict=True)]
+        self._anywhere = [*self._hosted, *(hosted_as(callback, name_of(callback)) for callback in elsewhere)]
         self.may_change_the_loop = any("loop" in hosted.reads.values() for hosted in self._hosted)
 
     def cuts(self, phase: Phase) -> frozenset[Event]:
@@ -124,7 +101,9 @@ class Host:
             failure: BaseException | None = None
             for take, hosted in observers:
                 try:  # on the hot path: a context manager would cost more than most callbacks
-                    take(columns)
+                    asked = take(columns)
+                    if asked is not None:
+                        self.requests |= scope_of(hosted, asked)
                 except BaseException as error:
                     if hasattr(hosted.callback, "rows"):
                         _note_rows(error, hosted.callback, columns, 0, columns.count - 1)
@@ -148,7 +127,7 @@ class Host:
         """
         kept: dict[str, Any] = {}
         for name, hosted in self._by_name():
-            if _has_memory(hosted.callback):
+            if has_memory(hosted.callback):
                 with _noting(f"jaxloop: while the state of callback {name!r} was saved"):
                     kept[name] = json.loads(json.dumps(hosted.callback.state()))
                 self.ledger.lap(hosted.lap)
@@ -160,7 +139,7 @@ class Host:
         A callback with a memory that was not in the run begins now, by FIT_START. One without a memory just goes on.
         """
         for name, hosted in self._by_name():
-            if not _has_memory(hosted.callback):
+            if not has_memory(hosted.callback):
                 continue
             if name not in states:
                 loop = self._fire_one(hosted, loop, Event.FIT_START) if Event.FIT_START in hosted.reads else loop
@@ -185,12 +164,12 @@ class Host:
         open_still, self._open = self._open, ()
         close_all(open_still, error)
 
-    def _fire_one(self, hosted: _Hosted, loop: Loop, event: Event, phase: Phase | None = None) -> Loop:
+    def _fire_one(self, hosted: Hosted, loop: Loop, event: Event, phase: Phase | None = None) -> Loop:
         try:
             if hosted.reads[event] == "loop":
                 result = hosted.callback(self._copy(loop), event)
             else:
-                result = _view(hosted, vars(loop), event)
+                result = called_with_view(hosted, vars(loop), event)
         except Exception as error:
             add_note(error, hosted.callback, event)
             raise
@@ -201,7 +180,7 @@ class Host:
         self.ledger.lap(hosted.lap)
         return loop
 
-    def _shown(self, hosted: _Hosted, loop: Loop) -> Any:
+    def _shown(self, hosted: Hosted, loop: Loop) -> Any:
         """What a callback sees of the loop at FIT_START."""
         reads = hosted.callback.host_declaration.reads_at(Event.FIT_START)
         if reads == "loop":
@@ -211,15 +190,15 @@ class Host:
     def _copy(self, loop: Loop) -> Loop:
         return on_device(own_copy(loop, self._placement), self._placement)
 
-    def _by_name(self) -> Iterator[tuple[str, _Hosted]]:
+    def _by_name(self) -> Iterator[tuple[str, Hosted]]:
         """The callbacks by the names that they have in a checkpoint: a second of one name has a number."""
         seen: collections.Counter[str] = collections.Counter()
         for hosted in self._hosted:
-            name = hosted.lap.removeprefix(_LAP)
+            name = hosted.lap.removeprefix(LAP)
             seen[name] += 1
             yield (name if seen[name] == 1 else f"{name} {seen[name]}"), hosted
 
-    def _taken(self, hosted: _Hosted, loop: Loop, result: Any, event: Event, *, in_step: bool) -> Loop:
+    def _taken(self, hosted: Hosted, loop: Loop, result: Any, event: Event, *, in_step: bool) -> Loop:
         """The loop that a callback has returned, or `loop` if it returned None."""
         if result is None:
             return loop
@@ -236,32 +215,16 @@ class Host:
         own = own.replace(stop=own.stop | np.int32(loop.stop))  # what others have cancelled stays cancelled
         return on_device(own, self._placement) if in_step else own
 
-    def _call_by_row(self, hosted: _Hosted, columns: Columns) -> None:
+    def _call_by_row(self, hosted: Hosted, columns: Columns) -> None:
         index = 0
         try:
             for index in range(columns.count):
                 row: dict[str, Any] = {name: columns[name][index] for name in columns}
                 row |= {"stats": {name: row[name] for name in columns.stats}, "phase": columns.phase}
-                self.requests |= int(_view(hosted, row, Event.BATCH_END))
+                self.requests |= int(called_with_view(hosted, row, Event.BATCH_END))
         except BaseException as error:
             _note_rows(error, hosted.callback, columns, index, index)
             raise
-
-
-def runs_here(callback: Any, placement: Placement) -> bool:
-    """Whether a host callback runs on this process.
-
-    Those that read the loop run on each, since what they return counts. The others run on the first, unless they are
-    declared for every process.
-    """
-    declaration = callback.host_declaration
-    reads = {declaration.reads_at(event) for event in declaration.events}
-    return placement.writes or declaration.every_process or "loop" in reads
-
-
-def _has_memory(callback: Any) -> bool:
-    """Whether it has a state that outlives the process: both methods, not any attribute of such a name."""
-    return callable(getattr(callback, "state", None)) and callable(getattr(callback, "resume", None))
 
 
 def _no_cancel(scope: Scope) -> None:
@@ -275,39 +238,6 @@ def _noting(text: str) -> Iterator[None]:
     except Exception as error:
         error.add_note(text)
         raise
-
-
-def _hosted(callback: Any, lap: str) -> _Hosted:
-    declaration = callback.host_declaration
-    reads = {event: declaration.reads_at(event) for event in declaration.events}
-    cuts = {phase: cuts_of(callback, phase) for phase in Phase}
-    return _Hosted(callback, name_of(callback), _LAP + lap, reads, cuts)
-
-
-def _view(hosted: _Hosted, values: Mapping[str, Any], event: Event) -> Scope:
-    """Calls with a view of `values`; what the callback cancelled."""
-    cancelled: list[Scope] = []
-    reads = hosted.reads[event]
-    view = LoopView(values, reads=reads, name=hosted.name, cancel=cancelled.append)
-    result = hosted.callback(view, event)
-    if result is not None and not isinstance(result, LoopView):
-        raise TypeError(
-            f"callback {hosted.name!r} at {event.name}: with reads={reads!r} it can change nothing, and "
-            f"must return None or the loop it was given, got {type(result).__name__}. Declare reads='loop'."
-        )
-    total = Scope(0)
-    for scope in cancelled:
-        total |= scope
-    return total
-
-
-def cuts_of(callback: Any, phase: Phase) -> frozenset[Event]:
-    """The step events of a phase at which a host callback is called in the middle of the step."""
-    declaration = callback.host_declaration
-    events = declaration.events & {Event.BATCH_START, phase.step_event, Event.BATCH_END}
-    deeper = events.intersection(dict(declaration.deeper))
-    observes = declaration.reads == "stats" and events - deeper == {Event.BATCH_END}
-    return deeper if observes else events
 
 
 def _note_rows(error: BaseException, callback: Any, columns: Columns, first: int, last: int) -> None:
