@@ -7,7 +7,7 @@ import jax
 from jaxloop.engine.arguments import check_fit
 from jaxloop.engine.setup import Setup
 from jaxloop.engine.step_by_step import StepByStep
-from jaxloop.events import Event, Phase
+from jaxloop.events import TRAINING, Event
 from jaxloop.loop import Loop
 from jaxloop.ownership import on_device
 from jaxloop.placement import On
@@ -52,11 +52,20 @@ class ByHand:
 
         The loop may be in any phase. In validation, or in no phase, it first enters training, with the events of that.
         """
-        return StepByStep(self.setup).step(loop, batch, Phase.TRAINING)
+        return StepByStep(self.setup).step(loop, batch, TRAINING)
 
-    def eval_step(self, loop: Loop, batch: Any) -> Loop:
-        """The loop after one evaluation step, as `train_step`; a loop in training first enters validation."""
-        return StepByStep(self.setup).step(loop, batch, Phase.VALIDATION)
+    def eval_step(self, loop: Loop, batch: Any, validation_set: str | None = None) -> Loop:
+        """The loop after one evaluation step, as `train_step`; a loop that is not in that validation first enters it.
+
+        Args:
+          loop: in any phase.
+          batch: one batch.
+          validation_set: the name of the set that the batch is from, if validation has several; else None.
+
+        Raises:
+          ValueError: validation has no set of this name, or several and none is named.
+        """
+        return StepByStep(self.setup).step(loop, batch, self.setup.split_of(validation_set))
 
     def end_epoch(self, loop: Loop) -> Loop:
         """The loop after the END of the phase that it is in, and after EPOCH_END."""

@@ -1,6 +1,7 @@
 """The vocabulary of a run: events, phases, scopes that can be cancelled, and the plan of a fit."""
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ class Event(enum.Enum):
     | event | what the loop holds then |
     | --- | --- |
     | `FIT_START` | a new position: `epoch_index` 0, and `epoch_count` |
-    | `EPOCH_START` | `epoch_index`; the metrics are unmeasured again |
+    | `EPOCH_START` | `epoch_index`; the metrics are unmeasured again. At index -1 an epoch only validates |
     | `TRAINING_START`, `VALIDATION_START` | `phase`, `batch_count`, empty accumulators |
     | `BATCH_START` | `input`, `target`, `weight`, `batch_index` |
     | `UPDATE_START` (training) | also `output`, `loss`, `gradient`; the optimizer comes next |
@@ -94,8 +95,54 @@ class Phase(enum.Enum):
         return Event.UPDATE_START if training else Event.INFERENCE_PREDICTION_END
 
     def stat(self, metric: str) -> str:
-        """The name in `loop.stats` of `metric` in this phase."""
-        return metric if self is Phase.TRAINING else f"validation_{metric}"
+        """The name in `loop.stats` of `metric` in this phase, if validation has only one set."""
+        return Split(self, self.value).stat(metric)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A phase over one set of data: training, or one of the sets that are validated on, each in a phase of its own.
+
+    Attributes:
+      phase: the phase.
+      name: of the set: `"training"`; `"validation"` if there is only one set to validate on, else as the user calls it.
+    """
+
+    phase: Phase
+    name: str
+
+    def stat(self, metric: str) -> str:
+        """The name in `loop.stats` of `metric` over this set."""
+        return metric if self.phase is Phase.TRAINING else f"{self.name}_{metric}"
+
+    @property
+    def validation_set(self) -> str | None:
+        """What `Loop.validation_set` is here: the name of the set if validation has several."""
+        return None if self in (TRAINING, VALIDATION) else self.name
+
+    @classmethod
+    def named(cls, name: str) -> "Split":
+        """The split of this name."""
+        return TRAINING if name == TRAINING.name else cls(Phase.VALIDATION, name)
+
+    def __repr__(self) -> str:
+        return f"Split({self.name})"
+
+
+TRAINING = Split(Phase.TRAINING, Phase.TRAINING.value)
+VALIDATION = Split(Phase.VALIDATION, Phase.VALIDATION.value)
+
+
+def split_at(phase: Phase | None, validation_set: str | None) -> Split | None:
+    """The split of a loop with these two; None between phases."""
+    if phase is None:
+        return None
+    return TRAINING if phase is Phase.TRAINING else Split(phase, validation_set or VALIDATION.name)
+
+
+def splits_of(validation_sets: Iterable[str]) -> tuple[Split, ...]:
+    """Training, then each set of validation."""
+    return TRAINING, *(Split(Phase.VALIDATION, name) for name in validation_sets)
 
 
 def should_run(stop: Any, phase: Phase | None) -> Any:
@@ -140,6 +187,7 @@ class Plan:
         together. If it is left out, all epochs are as long as the first.
       assumed: whether `total_steps` is an assumption, because the epochs come one by one and do not tell their lengths
         ahead.
+      validation_sets: the names of what is validated on, in order; `("validation",)` if they have none.
     """
 
     epoch_count: int
@@ -148,7 +196,18 @@ class Plan:
     report: Literal["batch", "epoch"] = "batch"
     total_steps: int = 0
     assumed: bool = False
+    validation_sets: tuple[str, ...] = ("validation",)
 
     def __post_init__(self) -> None:
         if not self.total_steps:
             object.__setattr__(self, "total_steps", self.epoch_count * self.batch_count)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Training, then each set that is validated on."""
+        return splits_of(self.validation_sets)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The name of each metric over each split in `loop.stats`: first all of training."""
+        return tuple(split.stat(name) for split in self.splits for name in self.metrics)

@@ -14,13 +14,13 @@ from jaxloop.engine.host import Host
 from jaxloop.engine.hosted import cuts_of
 from jaxloop.engine.phase_steps import Entered
 from jaxloop.engine.session import Session
-from jaxloop.events import Event, Phase
+from jaxloop.events import Event, Phase, Split
 from jaxloop.loop import Loop
 from jaxloop.placement import On, Placement
 from jaxloop.placement.divisions import axes_of
 from jaxloop.programs.cost import bytes_on_one_device
 from jaxloop.programs.fusing import Fusing
-from jaxloop.programs.programs import STEP_NAMES
+from jaxloop.programs.programs import step_name
 from jaxloop.shardings import shardings_of
 from jaxloop.step_spec import StepSpec
 from jaxloop.training_loop import TrainingLoop
@@ -148,7 +148,7 @@ def _steps(session: Session, phases: Sequence[Entered], host: Host, costs: bool)
     for entered in phases:
         steps, cuts = entered.steps, host.cuts(entered.phase)
         fusing = Fusing(1, "the host looks into each step") if cuts else steps.fusing(entered.wire)
-        yield from _one_phase(entered.phase, len(steps.feed), fusing, cuts)
+        yield from _one_phase(entered.split, len(steps.feed), fusing, cuts)
         if not cuts and (costs or steps.program(steps.feed.expected(fusing.steps)).compiled is not None):
             yield from (f"    {line}" for line in str(compiled_step(entered)).splitlines())
     between = [event.name for event in _ORDER if event in session.trace.active]
@@ -163,10 +163,10 @@ def _precision(spec: StepSpec) -> Iterator[str]:
         yield f"  {'; '.join(chosen)}"
 
 
-def _one_phase(phase: Phase, batch_count: int, fusing: Fusing, cuts: frozenset[Event]) -> Iterator[str]:
+def _one_phase(split: Split, batch_count: int, fusing: Fusing, cuts: frozenset[Event]) -> Iterator[str]:
     whole, rest = divmod(batch_count, fusing.steps)
     dispatches = f"{whole} x {fusing.steps}" + (f" + {rest}" if rest else "")
-    yield f"  {STEP_NAMES[phase]}: {batch_count} steps, dispatched as {dispatches}: {fusing.why}"
+    yield f"  {step_name(split)}: {batch_count} steps, dispatched as {dispatches}: {fusing.why}"
     if cuts:
         yield f"    cut at {', '.join(event.name for event in _ORDER if event in cuts)}"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxloop.callback import on_host
 from jaxloop.errors import CorruptCheckpointError
-from jaxloop.events import Event, Phase, Plan
+from jaxloop.events import VALIDATION, Event, Phase, Plan
 from jaxloop.measured import UNMEASURED, as_number, is_measured, with_nan
 from jaxloop.plots import draw_history, save
 from jaxloop.views import Columns, LoopView
@@ -48,6 +48,7 @@ class History:
         tracing once), `"compile"`, `"data"` (waiting for batches), `"dispatch"`, `"device"` (waiting for the device),
         `"events"` (compiled callbacks between steps), `"save"` (checkpoints, on the thread that trains), and
         `"callback <name>"` for each host callback.
+      validation_sets: the names of what was validated on.
     """
 
     epochs: Mapping[str, np.ndarray]
@@ -55,6 +56,7 @@ class History:
     stopped: Stopped
     compile_seconds: Mapping[str, float] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)
+    validation_sets: tuple[str, ...] = (VALIDATION.name,)
 
     def to_pandas(self, rows: Literal["epochs", "batches"] = "epochs") -> "pandas.DataFrame":
         """The epochs, or the batches, as a table of the same columns.
@@ -118,16 +120,23 @@ class History:
           >>> [panel.get_title(loc="left") for panel in figure.axes]
           ['loss']
         """
-        figure = draw_history(self.epochs, self.batches, names)
+        figure = draw_history(self.epochs, self.batches, names, self.validation_sets)
         if path is not None:
             save(figure, path)
         return figure
 
+    @property
+    def _validated_first(self) -> bool:
+        """Whether the first row is that of a validation before the first epoch, which has no training."""
+        losses = [self.epochs[name][:1] for name in ("loss", "examples_per_second") if name in self.epochs]
+        return any(map(len, losses)) and all(np.isnan(as_number(loss[0])) for loss in losses)
+
     def __repr__(self) -> str:
         count = len(self.epochs.get("epoch", ()))
+        begun = count - self._validated_first
         last = {name: column[-1] for name, column in self.epochs.items() if name != "epoch"} if count else {}
         shown = ", ".join(f"{name} {_said(value)}" for name, value in last.items() if is_measured(value))
-        return f"History({self.stopped} after {count} epochs{'; last: ' + shown if shown else ''})"
+        return f"History({self.stopped} after {begun} epochs{'; last: ' + shown if shown else ''})"
 
 
 @on_host(Event.BATCH_END, Event.EPOCH_START, Event.TRAINING_START, Event.TRAINING_END, Event.EPOCH_END)
@@ -227,7 +236,9 @@ class Recorder:
     def history(self, stopped: Stopped) -> History:
         """What was collected."""
         epochs = {name: np.array([row[name] for row in self._epochs]) for name in (self._epochs or [{}])[0]}
-        return History(epochs, self._batches(), stopped, dict(self._compile_seconds))
+        compiling = dict(self._compile_seconds)
+        sets = self._plan.validation_sets
+        return History(epochs, self._batches(), stopped, compiling, validation_sets=sets)
 
     def _journals(self) -> dict[str, bytearray]:
         return dict(zip(_JOURNALS, (self._bits, self._lines), strict=True))
@@ -240,7 +251,8 @@ class Recorder:
         if self._last is None:
             return {}
         rows = self._last.with_bits(self._bits)
-        names = [name for name in _in_order(self._plan, rows.stats) if not name.startswith("validation_")]
+        evaluated = set(self._plan.statistics) - set(self._plan.metrics)
+        names = [name for name in _in_order(self._plan, rows.stats) if name not in evaluated]
         position = {"epoch": rows["epoch"], "batch": rows["batch_index"] + 1, "step": rows["step"] + 1}
         return position | with_nan({name: rows[name] for name in names})
 
@@ -279,5 +291,5 @@ def _number(exact: Sequence[str]) -> np.generic:
 
 def _in_order(plan: Plan, stats: Any) -> list[str]:
     """The names of the statistics: the metrics in their order, then those of validation, then the others."""
-    metrics = [phase.stat(name) for phase in Phase for name in plan.metrics]
+    metrics = [name for name in plan.statistics if name in stats]
     return [*metrics, *sorted(set(stats) - set(metrics))]

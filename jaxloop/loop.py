@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jaxloop.events import Phase, Plan, Scope
+from jaxloop.events import Phase, Plan, Scope, Split, split_at
 from jaxloop.kinds import kind_name, strong
 from jaxloop.measured import as_statistic, is_measured
 from jaxloop.metrics import check_name
@@ -20,7 +20,7 @@ from jaxloop.model import Model
 
 COUNTERS = ("step", "epoch", "epoch_index", "epoch_count", "batch_index", "batch_count")
 STEP_FIELDS = ("input", "target", "weight", "output", "loss", "gradient")
-STATIC_FIELDS = ("phase", "plan", "lasting", "evaluated")
+STATIC_FIELDS = ("phase", "validation_set", "plan", "lasting", "evaluated")
 
 
 @functools.partial(
@@ -48,15 +48,18 @@ class Loop:
       epoch_index, epoch_count: int32[], the position in this fit, counted from 0, and the number of its epochs.
       batch_index, batch_count: int32[], the position in this phase, counted from 0, and the number of its batches.
       metrics: the accumulator of each metric by name; empty at the start of a phase.
-      stats: float32[] by name: each metric, as `loss` in training and as `validation_loss` in validation;
-        `learning_rate`; what callbacks record. An integer that a callback records is int32[] or uint32[]. A statistic
-        is NaN until it is measured. `jaxloop.measured.is_measured` tells that NaN from a NaN that was measured.
+      stats: float32[] by name: each metric, as `loss` in training and as `validation_loss` in validation, or as
+        `<name>_loss` if that has several named sets; `learning_rate`; what callbacks record. An integer that a callback
+        records is int32[] or uint32[]. A statistic is NaN until it is measured. `jaxloop.measured.is_measured` tells
+        that NaN from a NaN that was measured.
       callback_state: what callbacks remember, by name.
       stop: int32[], one bit for each `Scope` that is cancelled and not yet left.
       input, target, weight, output, loss, gradient: the current step; `None` between steps. `loss` is what the loss
         function gave: one per example or token, or a scalar. In training an example with weight 0 has the loss of
         another example; see `jaxloop.masks`.
       phase: the current phase, or `None` between phases; static.
+      validation_set: the name of the set that is validated on, if validation has several named ones; else `None`;
+        static.
       plan: the plan of the fit, if a compiled callback is bound to it, else `None`; static.
       lasting: the names in `callback_state` that the next fit keeps; static.
       evaluated: the names in `callback_state` that an evaluation depends on, as it does on the model; static.
@@ -83,9 +86,15 @@ class Loop:
     loss: Any = None
     gradient: Any = None
     phase: Phase | None = None
+    validation_set: str | None = None
     plan: Plan | None = None
     lasting: frozenset[str] = frozenset()
     evaluated: frozenset[str] = frozenset()
+
+    @property
+    def split(self) -> Split | None:
+        """The phase and the set of data at hand; `None` between phases."""
+        return split_at(self.phase, self.validation_set)
 
     def replace(self, **fields: Any) -> "Loop":
         """This loop with other values in `fields`."""
@@ -181,11 +190,12 @@ class Loop:
           name: the purpose. Different names give independent keys.
 
         Returns:
-          key[], a function of the run's key, the name, the phase and `step`; in validation of `batch_index` too.
+          key[], a function of the run's key, the name, the phase and `step`; in validation of its set and of
+          `batch_index` too.
         """
         validating = self.phase is Phase.VALIDATION
         # A checksum, since Python's own hash of a string differs from process to process.
-        purpose = zlib.crc32(f"{'validation' if validating else 'training'}/{name}".encode())
+        purpose = zlib.crc32(f"{'training' if self.split is None else self.split.name}/{name}".encode())
         key = jax.random.fold_in(jax.random.fold_in(self.key, purpose), self.step)
         return jax.random.fold_in(key, self.batch_index) if validating else key
 
@@ -231,7 +241,7 @@ class Loop:
         leaves = jax.tree.leaves(self.model.params)
         count = sum(leaf.size for leaf in leaves)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        place = self.phase.value if self.phase else "between phases"
+        place = self.split.name if self.split else "between phases"
         measured = [name for name, value in self.stats.items() if _is_shown(value)]
         stats = ", ".join(f"{name} {_show(self.stats[name])}" for name in measured)
         return "\n".join(

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxloop.events import Event, Phase, Plan, Scope, leave
+from jaxloop.events import TRAINING, VALIDATION, Event, Phase, Plan, Scope, Split, leave
 from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.measured import unmeasured, without_nan
 from jaxloop.step import run_steps, step
@@ -21,7 +21,8 @@ def between_steps(loop: Loop, phase: Phase | None) -> Loop:
     stats = without_nan(loop.stats)
     if not at_hand and loop.phase is phase and stats is loop.stats:
         return loop
-    return loop.replace(phase=phase, stats=stats, **dict.fromkeys(STEP_FIELDS))
+    validation_set = loop.validation_set if loop.phase is phase else None
+    return loop.replace(phase=phase, validation_set=validation_set, stats=stats, **dict.fromkeys(STEP_FIELDS))
 
 
 def begin_fit(spec: StepSpec, loop: Loop, plan: Plan) -> Loop:
@@ -41,35 +42,41 @@ def begin_fit(spec: StepSpec, loop: Loop, plan: Plan) -> Loop:
         batch_count=np.int32(plan.batch_count),
         stop=zero,
         phase=None,
+        validation_set=None,
         metrics=spec.empty_metrics,
-        stats=_unmeasured(spec, *Phase) | {"learning_rate": unmeasured(np.float32)},
+        stats=_unmeasured(spec, *spec.splits) | {"learning_rate": unmeasured(np.float32)},
         callback_state={name: value for name, value in loop.callback_state.items() if name in loop.lasting},
         evaluated=frozenset(),
     )
 
 
 def begin_epoch(spec: StepSpec, loop: Loop) -> Loop:
-    """The loop at the start of its next epoch: no metric, nor what a callback monitors, is measured yet."""
+    """The loop at the start of its next epoch: no metric, nor what a callback monitors, is measured yet.
+
+    The epoch before the first, at index -1, trains nothing, and is none of those that the loop has begun in its life.
+    """
     monitored = {name for callback in spec.callbacks for name in getattr(callback, "monitors", ())}
     again = {name: unmeasured(loop.stats[name].dtype) for name in sorted(monitored & loop.stats.keys())}
-    return loop.replace(epoch=loop.epoch + 1, stats=loop.stats | again | _unmeasured(spec, *Phase))
+    stats = loop.stats | again | _unmeasured(spec, *spec.splits)
+    return loop.replace(epoch=loop.epoch + (loop.epoch_index >= 0), stats=stats)
 
 
-def enter(spec: StepSpec, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
-    """The loop at the start of `phase`: position 0, accumulators empty, its statistics not yet measured."""
+def enter(spec: StepSpec, loop: Loop, split: Split, batch_count: Any) -> Loop:
+    """The loop at the start of a phase: position 0, accumulators empty, its statistics not yet measured."""
     return loop.replace(
-        phase=phase,
+        phase=split.phase,
+        validation_set=split.validation_set,
         batch_index=np.int32(0),
         batch_count=batch_count,
         metrics=spec.empty_metrics,
-        stats=loop.stats | _unmeasured(spec, phase),
+        stats=loop.stats | _unmeasured(spec, split),
     )
 
 
 def leave_phase(loop: Loop) -> Loop:
     """The loop once its phase is over."""
     assert loop.phase is not None
-    return loop.replace(phase=None, stop=leave(loop.stop, loop.phase.scope))
+    return loop.replace(phase=None, validation_set=None, stop=leave(loop.stop, loop.phase.scope))
 
 
 def leave_epoch(loop: Loop) -> Loop:
@@ -84,15 +91,15 @@ def open_epoch(spec: StepSpec, loop: Loop, batch_count: Any) -> Loop:
     """
     loop = _out_of_phase(spec, between_steps(loop, loop.phase))
     loop = _fired(spec, begin_epoch(spec, loop), Event.EPOCH_START)
-    return in_phase(spec, loop, Phase.TRAINING, batch_count)
+    return in_phase(spec, loop, TRAINING, batch_count)
 
 
-def in_phase(spec: StepSpec, loop: Loop, phase: Phase, batch_count: Any) -> Loop:
-    """The loop in `phase`: as it is if it is there, else after the END of its own phase and the START of the other."""
+def in_phase(spec: StepSpec, loop: Loop, split: Split, batch_count: Any) -> Loop:
+    """The loop in a phase: as it is if it is there, else after the END of its own phase and the START of the other."""
     loop = between_steps(loop, loop.phase)
-    if loop.phase is phase:
+    if loop.split == split:
         return loop
-    return _fired(spec, enter(spec, _out_of_phase(spec, loop), phase, batch_count), phase.start)
+    return _fired(spec, enter(spec, _out_of_phase(spec, loop), split, batch_count), split.phase.start)
 
 
 def close_epoch(spec: StepSpec, loop: Loop) -> Loop:
@@ -103,12 +110,12 @@ def close_epoch(spec: StepSpec, loop: Loop) -> Loop:
 
 def train_step(spec: StepSpec, loop: Loop, batch_count: Any, batch: Any) -> Loop:
     """The loop after one training step, in training if it was not."""
-    return step(spec, _measurable(spec, in_phase(spec, loop, Phase.TRAINING, batch_count)), batch)[0]
+    return step(spec, _measurable(spec, in_phase(spec, loop, TRAINING, batch_count)), batch)[0]
 
 
-def eval_step(spec: StepSpec, loop: Loop, batch_count: Any, batch: Any) -> Loop:
-    """The loop after one evaluation step, in validation if it was not."""
-    return step(spec, _measurable(spec, in_phase(spec, loop, Phase.VALIDATION, batch_count)), batch)[0]
+def eval_step(spec: StepSpec, loop: Loop, batch_count: Any, batch: Any, split: Split = VALIDATION) -> Loop:
+    """The loop after one evaluation step, in validation over this set if it was not."""
+    return step(spec, _measurable(spec, in_phase(spec, loop, split, batch_count)), batch)[0]
 
 
 def run_phase(spec: StepSpec, loop: Loop, batch_count: Any, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
@@ -128,7 +135,7 @@ def run_phase(spec: StepSpec, loop: Loop, batch_count: Any, batches: Any) -> tup
             "run_steps: `batches` hold no array, so nothing says how many steps there are. Give one that the step does "
             "not use, as (numpy.zeros(K), None), or call train_step."
         )
-    loop = _measurable(spec, in_phase(spec, loop, loop.phase or Phase.TRAINING, batch_count))
+    loop = _measurable(spec, in_phase(spec, loop, loop.split or TRAINING, batch_count))
     return run_steps(one, loop, batches, leaves[0].shape[0])
 
 
@@ -155,5 +162,5 @@ def _fired(spec: StepSpec, loop: Loop, event: Event) -> Loop:
     return loop.replace(stop=leave(loop.stop, Scope.BATCH))
 
 
-def _unmeasured(spec: StepSpec, *phases: Phase) -> dict[str, Any]:
-    return {phase.stat(name): unmeasured(dtype) for phase in phases for name, dtype in spec.stat_dtypes.items()}
+def _unmeasured(spec: StepSpec, *splits: Split) -> dict[str, Any]:
+    return {split.stat(name): unmeasured(dtype) for split in splits for name, dtype in spec.stat_dtypes.items()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING, VALIDATION, Split, splits_of
 from jaxloop.measured import as_floats, as_number, is_measured
 
 if TYPE_CHECKING:
@@ -17,20 +17,27 @@ if TYPE_CHECKING:
 Table = Mapping[str, np.ndarray]
 
 #: Blue and vermilion of Okabe and Ito's palette: colour-blind readers can distinguish them.
-_COLORS = {Phase.TRAINING: "#0072B2", Phase.VALIDATION: "#D55E00"}
+_BLUE, _VERMILION = "#0072B2", "#D55E00"
+_COLORS = (_VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of the sets of validation
 _LONG_NAME = 20  # letters
 _GREY = "#808080"
 _NO_PANEL = ("epoch", "batch", "step", "learning_rate", "seconds", "examples_per_second")
 _MARKED_POINTS = 40  # with more epochs the points of a curve are not marked: the markers would cover the curve
 
 
-def draw_history(epochs: Table, batches: Table, names: Sequence[str] | None = None) -> "Figure":
+def draw_history(
+    epochs: Table,
+    batches: Table,
+    names: Sequence[str] | None = None,
+    validation_sets: Sequence[str] = (VALIDATION.name,),
+) -> "Figure":
     """A figure with a panel for each metric over the epochs, and one for the learning rate.
 
     Args:
       epochs: columns of one row per epoch, as `History.epochs`.
       batches: columns of one row per training batch, as `History.batches`; may be empty.
       names: the columns to draw, in this order; None for every metric.
+      validation_sets: the names of what was validated on.
 
     Raises:
       ValueError: there is no epoch, or no such column; the message names it.
@@ -38,22 +45,28 @@ def draw_history(epochs: Table, batches: Table, names: Sequence[str] | None = No
     """
     if not len(epochs.get("epoch", ())):
         raise ValueError("History.plot: there is nothing to draw, since no epoch was begun. Fit at least one.")
-    names = _chosen(epochs, names)
+    splits = splits_of(validation_sets)
+    names = _chosen(epochs, names, splits)
     figure, panels, rate_panel = _panels(len(names), with_rate=_measured(epochs, "learning_rate"))
-    best = _best_epoch(epochs)
+    judged_by = _judged_by(epochs, splits)
+    best = _best_epoch(epochs, judged_by)
     per_epoch = _batches_per_epoch(batches)
     for panel, name in zip(panels, names, strict=True):
         if per_epoch > 1:
             _draw_batches(panel, batches, name, per_epoch)
-        for phase in Phase:
-            _draw_epochs(panel, epochs, name, phase, best)
-        _title(panel, name, epochs, best)
-        missing = _missing([epochs[phase.stat(name)] for phase in Phase if _measured(epochs, phase.stat(name))])
+        columns = dict(zip(splits, (split.stat(name) for split in splits), strict=True))
+        for split, column in columns.items():
+            _draw_epochs(panel, epochs, column, split, _color(splits, split), best)
+        _title(panel, name, epochs, [(column, _color(splits, split)) for split, column in columns.items()], best)
+        missing = _missing([epochs[column] for column in columns.values() if _measured(epochs, column)])
         if missing:
             panel.text(0.5, 0.5, missing, transform=panel.transAxes, ha="center", va="center", color=_GREY)
+    start = epochs["epoch"][0]
+    if per_epoch > 1:  # the first batches lie before the end of their epoch
+        start = min(start, batches["epoch"][0] - 1)
     if rate_panel is not None:
         _draw_rate(rate_panel, epochs, batches, per_epoch)
-    _finish(figure, panels if rate_panel is None else [*panels, rate_panel], epochs, best, per_epoch > 1)
+    _finish(figure, panels if rate_panel is None else [*panels, rate_panel], epochs, best, judged_by, start)
     return figure
 
 
@@ -71,13 +84,11 @@ def draw_range_test(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray,
     """
     figure = _new_figure("LearningRateTest.plot", (6.4, 4.0))
     panel = figure.subplots()
-    color = _COLORS[Phase.TRAINING]
+    color = _BLUE
     panel.plot(rates, losses, color=color, alpha=0.3, linewidth=1, label="loss of a batch")
     panel.plot(rates, smoothed, color=color, linewidth=2, label="smoothed")
     if np.isfinite(suggestion):
-        panel.axvline(
-            suggestion, color=_COLORS[Phase.VALIDATION], linestyle="--", label=f"suggestion: {suggestion:.2g}"
-        )
+        panel.axvline(suggestion, color=_VERMILION, linestyle="--", label=f"suggestion: {suggestion:.2g}")
     panel.set_xscale("log")
     panel.set_xlabel("learning rate")
     panel.set_ylabel("loss")
@@ -97,13 +108,17 @@ def save(figure: "Figure", path: str | Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _chosen(epochs: Table, names: Sequence[str] | None) -> list[str]:
+def _color(splits: Sequence[Split], split: Split) -> str:
+    return _BLUE if split == TRAINING else _COLORS[(splits.index(split) - 1) % len(_COLORS)]
+
+
+def _chosen(epochs: Table, names: Sequence[str] | None, splits: Sequence[Split]) -> list[str]:
     """The columns to draw."""
     if names is None:  # every metric has a column of validation too, measured or not; what callbacks record has none
-        return [name for name in epochs if Phase.VALIDATION.stat(name) in epochs]
+        return [name for name in epochs if all(split.stat(name) in epochs for split in splits)]
     if isinstance(names, str) or not names:
         raise ValueError(f"History.plot: `names` must be a list of one or more columns, got {names!r}.")
-    with_their_metric = {Phase.VALIDATION.stat(name) for name in epochs}
+    with_their_metric = {split.stat(name) for name in epochs for split in splits[1:]}
     can_be = [name for name in epochs if name not in with_their_metric and name not in _NO_PANEL]
     for name in names:
         if name not in can_be:
@@ -145,14 +160,15 @@ def _missing(columns: Sequence[np.ndarray]) -> str:
     return "" if any(np.isfinite(as_floats(column)).any() for column in columns) else "not finite"
 
 
-def _judged_by(epochs: Table) -> str:
-    """The statistic of the best epoch: the validation loss if it was measured, diverged or not, else the loss."""
-    return "validation_loss" if _measured(epochs, "validation_loss") else "loss"
+def _judged_by(epochs: Table, splits: Sequence[Split]) -> str:
+    """The statistic of the best epoch: the loss over the first set of validation that was measured, else the loss."""
+    losses = [split.stat("loss") for split in splits[1:]]
+    return next((name for name in losses if _measured(epochs, name)), "loss")
 
 
-def _best_epoch(epochs: Table) -> int | None:
-    """The row of the epoch with the lowest validation loss, or loss without validation; None if none is finite."""
-    losses = as_floats(epochs.get(_judged_by(epochs), ()))
+def _best_epoch(epochs: Table, judged_by: str) -> int | None:
+    """The row of the epoch with the lowest such loss; None if none is finite."""
+    losses = as_floats(epochs.get(judged_by, ()))
     finite = np.isfinite(losses)
     return int(np.where(finite, losses, np.inf).argmin()) if finite.any() else None
 
@@ -172,36 +188,34 @@ def _draw_batches(panel: "Axes", batches: Table, name: str, per_epoch: int) -> N
     # A mean over the epoch so far starts again with each epoch. A NaN before it interrupts the curve there.
     begins = np.flatnonzero(np.diff(batches["epoch"])) + 1
     place, values = (np.insert(column.astype(float), begins, np.nan) for column in (place, as_floats(batches[name])))
-    panel.plot(place, values, color=_COLORS[Phase.TRAINING], alpha=0.3, linewidth=1, label="training, batch by batch")
+    panel.plot(place, values, color=_BLUE, alpha=0.3, linewidth=1, label="training, batch by batch")
 
 
-def _draw_epochs(panel: "Axes", epochs: Table, name: str, phase: Phase, best: int | None) -> None:
-    """The curve of one phase, with a mark at its value in the best epoch."""
-    column = phase.stat(name)
+def _draw_epochs(panel: "Axes", epochs: Table, column: str, split: Split, color: str, best: int | None) -> None:
+    """The curve of one split, with a mark at its value in the best epoch."""
     y = as_floats(epochs.get(column, ()))
     if not np.isfinite(y).any():
         return
-    color, x = _COLORS[phase], epochs["epoch"]
+    x = epochs["epoch"]
     marker = "o" if len(x) <= _MARKED_POINTS else ""
-    panel.plot(x, y, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=phase.value)
+    panel.plot(x, y, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=split.name)
     if best is not None:
         panel.plot(x[best], y[best], "o", color=color, markersize=8, markerfacecolor="none", markeredgewidth=1.5)
 
 
-def _title(panel: "Axes", name: str, epochs: Table, best: int | None) -> None:
+def _title(panel: "Axes", name: str, epochs: Table, columns: Sequence[tuple[str, str]], best: int | None) -> None:
     """The column's name, and at the right its values in the best epoch, in the colours of the curves."""
     size = "medium" if len(name) <= _LONG_NAME else "x-small"  # leaves room for the numbers
     panel.set_title(name, loc="left", fontsize=size, fontweight="bold")
     if best is None:
         return
     beside: Any = None
-    for phase in reversed(list(Phase)):
-        column = phase.stat(name)
+    for column, color in reversed(columns):
         if column not in epochs or not is_measured(epochs[column][best]):
             continue
         value = as_number(epochs[column][best])
         text = str(value) if isinstance(value, int) else f"{value:.4g}"
-        style: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "color": _COLORS[phase]}
+        style: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "color": color}
         if beside is None:
             beside = panel.annotate(text, (1, 1), (0, 6), xycoords="axes fraction", va="baseline", **style)
         else:
@@ -218,12 +232,13 @@ def _draw_rate(panel: "Axes", epochs: Table, batches: Table, per_epoch: int) -> 
     panel.set_title("learning_rate", loc="left", fontsize="medium", fontweight="bold")
 
 
-def _finish(figure: "Figure", panels: "list[Axes]", epochs: Table, best: int | None, by_batch: bool) -> None:
+def _finish(
+    figure: "Figure", panels: "list[Axes]", epochs: Table, best: int | None, judged_by: str, start: int
+) -> None:
     """Labels the axes, marks the best epoch in every panel, and draws one legend for all."""
     from matplotlib.ticker import MaxNLocator
 
-    first, last = epochs["epoch"][0], epochs["epoch"][-1]
-    start = first - 1 if by_batch else first
+    last = epochs["epoch"][-1]
     margin = 0.03 * max(last - start, 1)
     handles: dict[str, Any] = {}
     for panel in panels:
@@ -234,14 +249,12 @@ def _finish(figure: "Figure", panels: "list[Axes]", epochs: Table, best: int | N
         handles |= {str(line.get_label()): line for line in panel.get_legend_handles_labels()[0]}
         if best is not None:
             line = panel.axvline(epochs["epoch"][best], color=_GREY, linewidth=1, linestyle=":", zorder=0)
-            handles[_best_label(epochs, best)] = line
+            handles[f"epoch {epochs['epoch'][best]}, lowest {judged_by}"] = line
     if handles:
-        columns = len(handles) if figure.get_figwidth() > 8 else 2
+        widths = [0.7 + 0.085 * len(label) for label in handles]  # about so many inches, a line and its label
+        room = figure.get_figwidth()
+        columns = len(handles) if sum(widths) <= room else max(1, int(room / max(widths)))
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False)
-
-
-def _best_label(epochs: Table, best: int) -> str:
-    return f"epoch {epochs['epoch'][best]}, lowest {_judged_by(epochs)}"
 
 
 def _without_frame(panel: "Axes") -> None:

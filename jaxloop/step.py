@@ -183,11 +183,12 @@ def measure(spec: StepSpec, loop: Loop) -> Loop:
     """Adds the step to each metric's accumulator and reports its statistic."""
     seen = {name: getattr(loop, name) for name in ("output", "target", "loss", "weight")}
     metrics = {metric.name: metric.update(loop.metrics[metric.name], **seen) for metric in spec.metrics}
-    assert loop.phase is not None
+    split = loop.split
+    assert split is not None
     stats = {}
     for metric in spec.metrics:
         dtype = spec.stat_dtypes[metric.name]
-        statistic = stats[loop.phase.stat(metric.name)] = statistic_of(metric, metrics[metric.name], dtype)
+        statistic = stats[split.stat(metric.name)] = statistic_of(metric, metrics[metric.name], dtype)
         if statistic.dtype != dtype:
             raise TypeError(
                 f"metrics: {metric.name!r} gives {statistic.dtype.name}, where an empty accumulator gave {dtype.name}. "

@@ -11,7 +11,7 @@ import numpy as np
 import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
 from jaxloop.callback import Callback, fire
-from jaxloop.events import Event
+from jaxloop.events import VALIDATION, Event, Split, splits_of
 from jaxloop.kinds import strong
 from jaxloop.loop import Loop
 from jaxloop.measured import as_statistic
@@ -38,6 +38,7 @@ class StepSpec:
       accumulate: as how many microbatches a batch of training is taken.
       compute_dtype: of the forward pass; None if nothing is cast.
       placement: the several devices that the steps run on; None for one.
+      validation_sets: the names of what is validated on, in order.
     """
 
     optimizer: optax.GradientTransformation
@@ -49,6 +50,12 @@ class StepSpec:
     accumulate: int = 1
     compute_dtype: Any = None
     placement: Placement | None = None
+    validation_sets: tuple[str, ...] = (VALIDATION.name,)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Training, then each set that is validated on."""
+        return splits_of(self.validation_sets)
 
     def fire(self, loop: Loop, event: Event) -> Loop:
         """What the compiled callbacks make of `loop` at `event`."""

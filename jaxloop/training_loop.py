@@ -11,9 +11,9 @@ from jaxloop.by_hand import ByHand
 from jaxloop.callback import sort_out
 from jaxloop.callbacks import ProgressBar
 from jaxloop.casting import checked_dtype
-from jaxloop.data.arrays import as_batches, as_epochs, as_inputs, check_unused
+from jaxloop.data.arrays import as_batches, as_epochs, as_inputs, as_validation, check_unused, sets_of
 from jaxloop.engine.ahead import look_ahead
-from jaxloop.engine.arguments import check_fit, check_options, check_parts, check_positive
+from jaxloop.engine.arguments import check_fit, check_options, check_parts, check_positive, names_of_sets
 from jaxloop.engine.compiled import Compiled, compiled
 from jaxloop.engine.evaluation import evaluated
 from jaxloop.engine.fitting import fitted
@@ -41,7 +41,9 @@ class TrainingLoop(ByHand):
         statistics or checks, even if it is NaN or has the label -100. Or the arrays of all examples, such as
         `(inputs, targets)`: they become `TrainingEpochs`, shuffled, in batches of `batch_size`.
       validation: a sized iterable of batches to validate on after each epoch; `repeat(batches, batch_count=20)` for
-        batches without a length; or the arrays of all examples, as for training; or None.
+        batches without a length; or the arrays of all examples, as for training; or None. Or several sets by name, as
+        `{"in_domain": ..., "out_of_domain": ...}`: each is validated on after each epoch, in this order, in a phase of
+        its own, and has statistics of its own, such as `in_domain_loss`.
       batch_size: of data that are arrays. None for 32 in training (or all examples, if they are fewer) and 256 in
         validation.
       optimizer: an optax transformation. With `optax.inject_hyperparams` its learning rate is logged. Its update is
@@ -74,6 +76,8 @@ class TrainingLoop(ByHand):
         through them in turn; what a `differentiable_step` records is their weighted mean.
       compute_dtype: such as `"bfloat16"`, to which forward passes cast parameters and floats of the input. Layers with
         a dtype of their own keep it. All else stays float32. Losses are not scaled, so `"float16"` may overflow.
+      validate_at_start: whether a fit validates before its first epoch too. To callbacks and logs that is an epoch at
+        index -1, the epoch 0 of logs, which has no training.
 
     Raises:
       TypeError, ValueError: an argument is wrong; the message names it. An optimizer that requires more than a step
@@ -109,14 +113,15 @@ class TrainingLoop(ByHand):
         check: Check = "memory",
         accumulate: int = 1,
         compute_dtype: Any = None,
+        validate_at_start: bool = False,
     ):
-        check_unused(batch_size, training, validation, keys=batch_keys)
+        check_unused(batch_size, training, *sets_of(validation, batch_keys), keys=batch_keys)
         training = as_epochs(training, batch_size, batch_keys)
-        validation = as_batches(validation, batch_size, batch_keys)
+        validation = as_validation(validation, batch_size, batch_keys)
         check_parts(training, validation, optimizer, loss_fn, differentiable_step)
         check_options(report, on_recompile, check, steps_per_dispatch, accumulate)
         sort_out(callbacks)
-        dtype = checked_dtype(compute_dtype)
+        dtype, measured = checked_dtype(compute_dtype), resolve(metrics)
         setup = Setup(
             training=training,
             validation=validation,
@@ -125,8 +130,17 @@ class TrainingLoop(ByHand):
             report=report,
             steps_per_dispatch=steps_per_dispatch,
             on_recompile=on_recompile,
-            spec=StepSpec(optimizer, loss_fn, differentiable_step, resolve(metrics), (), False, accumulate, dtype),
+            spec=StepSpec(
+                optimizer,
+                loss_fn,
+                differentiable_step,
+                measured,
+                accumulate=accumulate,
+                compute_dtype=dtype,
+                validation_sets=names_of_sets(validation, measured),
+            ),
             check=check,
+            validate_at_start=validate_at_start,
         )
         vars(self).update(_setup=setup, _progress=progress)
 
@@ -178,6 +192,7 @@ class TrainingLoop(ByHand):
         limit_batches: int | None = None,
         optimizer: Literal["loop", "mine"] = "loop",
         resume_from: str | Path | None = None,
+        validate_at_start: bool | None = None,
     ) -> tuple[Loop, History]:
         """Trains for so many epochs or steps, with validation after each epoch. What is given stays as it was.
 
@@ -199,6 +214,7 @@ class TrainingLoop(ByHand):
           resume_from: the folder of a `callbacks.Checkpoint`. The fit goes on from its newest checkpoint that is whole,
             and equals the run that was never interrupted, bit for bit. Give the same arguments as then. If nothing was
             saved there yet, the fit begins. If the run is over, its loop and history are returned at once.
+          validate_at_start: as the training loop has it; None for what that was given.
 
         Returns:
           The trained loop and what was measured, from the start of the run on.
@@ -223,6 +239,7 @@ class TrainingLoop(ByHand):
             limit=limit_batches,
             optimizer=optimizer,
             resume_from=resume_from,
+            validate_at_start=validate_at_start,
         )
         self.setup.lend(session, callbacks)
         return fitted(session, began, [ProgressBar()] if self.progress else [])

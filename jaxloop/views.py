@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from jaxloop.errors import StateMismatchError
-from jaxloop.events import Phase, Scope
+from jaxloop.events import Phase, Scope, Split, split_at
 from jaxloop.loop import COUNTERS, FIELDS, STEP_FIELDS, Loop
 
 _READABLE = {
-    "stats": frozenset({*COUNTERS, "stats", "stop", "phase"}),
-    "step": frozenset({*COUNTERS, "stats", "stop", "phase", *STEP_FIELDS}),
+    "stats": frozenset({*COUNTERS, "stats", "stop", "phase", "validation_set"}),
+    "step": frozenset({*COUNTERS, "stats", "stop", "phase", "validation_set", *STEP_FIELDS}),
 }
 
 
@@ -43,6 +43,11 @@ class LoopView:
         readable = ", ".join(sorted(_READABLE[self._reads]))
         raise AttributeError(f"callback {self._name!r}: a loop has no {field!r}; it may read {readable}.")
 
+    @property
+    def split(self) -> Split | None:
+        """The phase and the set of data at hand; None between phases."""
+        return split_at(self._values["phase"], self._values["validation_set"])
+
     def cancel(self, scope: Scope, when: Any = True) -> "LoopView":
         """Cancels `scope` if `when` is true. This counts at once, whether or not the callback returns the view."""
         if not isinstance(scope, Scope):
@@ -64,16 +69,19 @@ class Columns(Mapping[str, np.ndarray]):
 
     Attributes:
       phase: the phase of all these rows.
+      split: the phase and the set of data of all these rows. Its `name` is that of the set, and `split.stat("loss")` is
+        the name of the loss over it.
       batch_size: the number of examples in a full batch.
     """
 
-    __slots__ = ("_decoded", "_matrix", "_places", "batch_size", "phase")
+    __slots__ = ("_decoded", "_matrix", "_places", "batch_size", "phase", "split")
 
-    def __init__(self, matrix: np.ndarray, places: Mapping[str, tuple[int, np.dtype]], phase: Phase, batch_size: int):
+    def __init__(self, matrix: np.ndarray, places: Mapping[str, tuple[int, np.dtype]], split: Split, batch_size: int):
         self._matrix = matrix
         self._places = places
         self._decoded: dict[str, np.ndarray] = {}
-        self.phase = phase
+        self.split = split
+        self.phase = split.phase
         self.batch_size = batch_size
 
     @property
@@ -83,7 +91,7 @@ class Columns(Mapping[str, np.ndarray]):
 
     def last(self) -> "Columns":
         """Only the last row."""
-        return Columns(self._matrix[-1:], self._places, self.phase, self.batch_size)
+        return Columns(self._matrix[-1:], self._places, self.split, self.batch_size)
 
     def bits(self) -> bytes:
         """The rows as bytes, which are the cheapest to keep: the rows themselves keep device buffers alive."""
@@ -92,7 +100,7 @@ class Columns(Mapping[str, np.ndarray]):
     def with_bits(self, bits: bytes | bytearray) -> "Columns":
         """Columns like these, over other rows whose `bits` follow one another."""
         matrix = np.frombuffer(bits, np.int32).reshape(-1, self._matrix.shape[1])
-        return Columns(matrix, self._places, self.phase, self.batch_size)
+        return Columns(matrix, self._places, self.split, self.batch_size)
 
     def placed_as(self, other: "Columns") -> "Columns":
         """These rows with each column at its place in `other`, so that the `bits` of both can follow one another.
@@ -113,12 +121,12 @@ class Columns(Mapping[str, np.ndarray]):
         matrix = np.ones((self.count, other._matrix.shape[1]), np.int32)
         for name, (place, _) in other._places.items():
             matrix[:, place] = self._matrix[:, self._places[name][0]]
-        return Columns(matrix, other._places, self.phase, self.batch_size)
+        return Columns(matrix, other._places, self.split, self.batch_size)
 
     def to_json(self) -> dict[str, Any]:
         """These rows, bit for bit, as JSON can hold them, with all that is needed to read them in another process."""
         return {
-            "phase": self.phase.value,
+            "phase": self.split.name,
             "batch_size": self.batch_size,
             "places": [[name, place, np.dtype(dtype).name] for name, (place, dtype) in self._places.items()],
             "rows": [row.tobytes().hex() for row in self._matrix],
@@ -131,7 +139,7 @@ class Columns(Mapping[str, np.ndarray]):
         bits = bytes.fromhex("".join(kept["rows"]))
         places = {name: (place, np.dtype(dtype)) for name, place, dtype in kept["places"]}
         matrix = np.frombuffer(bits, np.int32).reshape(-1, kept["width"])
-        return cls(matrix, places, Phase(kept["phase"]), kept["batch_size"])
+        return cls(matrix, places, Split.named(kept["phase"]), kept["batch_size"])
 
     @property
     def count(self) -> int:
@@ -154,7 +162,7 @@ class Columns(Mapping[str, np.ndarray]):
         return len(self._places)
 
     def __repr__(self) -> str:
-        return f"Columns({self.count} {self.phase.value} rows of {', '.join(self)})"
+        return f"Columns({self.count} {self.split.name} rows of {', '.join(self)})"
 
 
 def _listed(dtypes: Mapping[str, np.dtype]) -> str:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING, VALIDATION, Split
 from jaxloop.loop import COUNTERS, Loop
 from jaxloop.placement.moving import placed
 from jaxloop.views import Columns
@@ -167,8 +167,8 @@ class WireLayout:
 
         return jax.tree.unflatten(self.tree, map(leaf, self.slots, self.kinds))
 
-    def reader(self, phase: Phase, batch_size: int) -> Callable[[np.ndarray], tuple[Columns | None, int]]:
-        """A function that reads the rows that a dispatch in `phase` left: int32[row] of one step, or int32[steps, row].
+    def reader(self, split: Split, batch_size: int) -> Callable[[np.ndarray], tuple[Columns | None, int]]:
+        """A function that reads the rows that a dispatch left: int32[row] of one step, or int32[steps, row].
 
         Returns:
           `read(rows)`: those that count by column, None if none does; and `stop` after the last step.
@@ -177,11 +177,11 @@ class WireLayout:
 
         def read(rows: np.ndarray) -> tuple[Columns | None, int]:
             if rows.ndim == 1:
-                columns = Columns(rows[np.newaxis], places, phase, batch_size) if rows.item(0) & 1 else None
+                columns = Columns(rows[np.newaxis], places, split, batch_size) if rows.item(0) & 1 else None
                 return columns, rows.item(stop_place)
             counted = rows[:, 0] & 1  # above it stands what processes have asked for
             matrix = rows if counted.all() else rows[counted != 0]
-            columns = Columns(matrix, places, phase, batch_size) if len(matrix) else None
+            columns = Columns(matrix, places, split, batch_size) if len(matrix) else None
             return columns, rows.item(-1, stop_place)
 
         return read
@@ -239,8 +239,10 @@ def layout_of(loop: Loop) -> WireLayout:
 def _row_paths(loop: Loop) -> list[tuple[str, ...]]:
     """Where the loop holds what makes a row: in one piece what each step of its phase changes, then the rest."""
     # A dict that JAX has taken apart comes back sorted, so the order that a user gave must not matter.
-    measured = {phase: [phase.stat(name) for name in sorted(loop.metrics)] for phase in Phase}
-    here = measured[loop.phase] if loop.phase is not None else []
+    at_hand = loop.split
+    splits = [TRAINING, VALIDATION] if at_hand is None else [TRAINING, VALIDATION, at_hand]
+    measured = {split: [split.stat(name) for name in sorted(loop.metrics)] for split in splits}
+    here = [] if at_hand is None else measured[at_hand]
     recorded = sorted(loop.stats.keys() - {name for names in measured.values() for name in names})
     stats = [name for name in dict.fromkeys([*here, *recorded, *sorted(loop.stats)]) if name in loop.stats]
     changing = ("stop", "step", "batch_index")

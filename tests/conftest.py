@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from jaxloop.compile_cache import compile_cache
-from jaxloop.events import Phase
+from jaxloop.events import Phase, Split
 from jaxloop.loop import COUNTERS, Loop, new_loop
 from jaxloop.losses import softmax_cross_entropy
 from jaxloop.metrics import resolve
@@ -110,7 +110,7 @@ def columns() -> Callable[..., Columns]:
         }
         matrix = np.stack([np.ones(count, np.int32), *(column.view(np.int32) for column in values.values())], axis=1)
         places = {name: (place, column.dtype) for place, (name, column) in enumerate(values.items(), start=1)}
-        return Columns(matrix, places, phase, batch_size)
+        return Columns(matrix, places, Split(phase, phase.value), batch_size)
 
     return make
 
@@ -120,7 +120,11 @@ def view() -> Callable[..., LoopView]:
     """Makes what a host callback that reads statistics is shown: counters 0 and no statistics but those given."""
 
     def make(phase: Phase | None = None, stats: dict[str, float] | None = None, **counters: int) -> LoopView:
-        values = dict.fromkeys(COUNTERS, 0) | counters | {"stats": stats or {}, "phase": phase, "stop": 0}
+        values = (
+            dict.fromkeys(COUNTERS, 0)
+            | counters
+            | {"stats": stats or {}, "phase": phase, "validation_set": None, "stop": 0}
+        )
         return LoopView(values, reads="stats", name="test", cancel=lambda scope: None)
 
     return make

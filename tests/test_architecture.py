@@ -60,6 +60,7 @@ ROOMS = {
         {"phase_steps", "prediction", "rehearsal", "resuming", "saving"},
         {"dispatch", "stepwise"},
         {"run"},
+        {"supply"},
         {"compiled", "evaluation", "fitting", "setup"},
         {"abstract", "step_by_step"},
         {"ahead"},

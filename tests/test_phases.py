@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxloop.events import Event, Phase, Plan, Scope
+from jaxloop.events import TRAINING, VALIDATION, Event, Phase, Plan, Scope
 from jaxloop.phases import begin_epoch, begin_fit, close_epoch, enter, in_phase, leave_epoch, leave_phase, open_epoch
 
 EVERY_SCOPE = np.int32(sum(Scope))
@@ -69,20 +69,20 @@ def test_a_new_epoch_has_measured_nothing_yet(spec, old):
 
 
 def test_a_phase_begins_at_position_zero(spec, old):
-    loop = enter(spec(), old, Phase.VALIDATION, np.int32(4))
+    loop = enter(spec(), old, VALIDATION, np.int32(4))
     assert (loop.phase, loop.batch_index, loop.batch_count) == (Phase.VALIDATION, 0, 4)
 
 
 def test_a_phase_begins_with_its_own_statistics_unmeasured_and_keeps_the_others(spec, old):
-    loop = enter(spec(), old, Phase.VALIDATION, np.int32(4))
+    loop = enter(spec(), old, VALIDATION, np.int32(4))
     assert (loop.stats["loss"], loop.stats["norm"]) == (1, 2)
     assert np.isnan(loop.stats["validation_loss"])
 
 
 def test_a_phase_begins_with_empty_accumulators(spec, loop):
-    filled = enter(spec(), loop, Phase.TRAINING, np.int32(4))
+    filled = enter(spec(), loop, TRAINING, np.int32(4))
     filled = filled.replace(metrics=jax.tree.map(lambda leaf: leaf + 1, filled.metrics))
-    assert not any(jax.tree.leaves(enter(spec(), filled, Phase.VALIDATION, np.int32(4)).metrics))
+    assert not any(jax.tree.leaves(enter(spec(), filled, VALIDATION, np.int32(4)).metrics))
 
 
 def test_leaving_a_phase_clears_its_own_scope(old):
@@ -117,12 +117,12 @@ def test_closing_an_epoch_between_phases_sends_only_its_own_end(spec, loop):
 
 def test_a_loop_that_is_in_the_phase_stays_as_it_is(spec, loop):
     training = loop.replace(phase=Phase.TRAINING)
-    assert in_phase(spec(), training, Phase.TRAINING, np.int32(4)) is training
+    assert in_phase(spec(), training, TRAINING, np.int32(4)) is training
 
 
 def test_going_to_the_other_phase_ends_the_one_at_hand(spec, loop):
     seen = []
-    in_phase(spec(recorder(seen)), loop.replace(phase=Phase.TRAINING), Phase.VALIDATION, np.int32(4))
+    in_phase(spec(recorder(seen)), loop.replace(phase=Phase.TRAINING), VALIDATION, np.int32(4))
     assert seen == [(Event.TRAINING_END, Phase.TRAINING), (Event.VALIDATION_START, Phase.VALIDATION)]
 
 

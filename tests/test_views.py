@@ -10,7 +10,12 @@ from jaxloop.events import Phase, Scope
 from jaxloop.loop import COUNTERS, STEP_FIELDS
 from jaxloop.views import Columns, LoopView
 
-VALUES = dict.fromkeys(COUNTERS, np.int32(3)) | {"stats": {"loss": 0.5}, "phase": Phase.TRAINING, "stop": 0}
+VALUES = dict.fromkeys(COUNTERS, np.int32(3)) | {
+    "stats": {"loss": 0.5},
+    "phase": Phase.TRAINING,
+    "validation_set": None,
+    "stop": 0,
+}
 
 
 @pytest.fixture

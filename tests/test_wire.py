@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING, Phase
 from jaxloop.loop import COUNTERS, new_loop
 from jaxloop.ownership import on_device, own_copy, with_host_scalars
 from jaxloop.placement import resolve
@@ -182,23 +182,23 @@ def layout(base):
 
 
 def test_reading_a_row_gives_its_columns_and_stop(base, layout):
-    columns, stop = layout.reader(Phase.TRAINING, 8)(rows_of(layout, base, (True, 4, 0.5))[0])
+    columns, stop = layout.reader(TRAINING, 8)(rows_of(layout, base, (True, 4, 0.5))[0])
     assert (columns["loss"].tolist(), columns.phase, columns.batch_size, stop) == ([0.5], Phase.TRAINING, 8, 4)
 
 
 def test_reading_a_row_that_does_not_count_gives_its_stop_alone(base, layout):
-    assert layout.reader(Phase.TRAINING, 8)(rows_of(layout, base, (False, 16, 0.5))[0]) == (None, 16)
+    assert layout.reader(TRAINING, 8)(rows_of(layout, base, (False, 16, 0.5))[0]) == (None, 16)
 
 
 def test_reading_many_rows_leaves_out_those_that_do_not_count(base, layout):
     rows = rows_of(layout, base, (True, 0, 0.5), (False, 0, 0.25), (True, 2, 0.125))
-    columns, stop = layout.reader(Phase.TRAINING, 8)(rows)
+    columns, stop = layout.reader(TRAINING, 8)(rows)
     assert (columns["loss"].tolist(), stop) == ([0.5, 0.125], 2)
 
 
 def test_reading_many_rows_of_which_none_counts_gives_their_stop_alone(base, layout):
     rows = rows_of(layout, base, (False, 0, 0.5), (False, 2, 0.125))
-    assert layout.reader(Phase.TRAINING, 8)(rows) == (None, 2)
+    assert layout.reader(TRAINING, 8)(rows) == (None, 2)
 
 
 def test_a_loop_with_host_scalars_has_numpy_scalars_of_its_types(base):

@@ -140,7 +140,7 @@ class _CSVLog:
             self._end()
 
     def _add(self, columns: Columns, now: float) -> None:
-        if self._waiting.phase not in (None, columns.phase):
+        if self._waiting.split not in (None, columns.split):
             self._write_waiting()
         self._waiting.add(columns, now)
 
@@ -177,7 +177,7 @@ class _CSVLog:
 
     def _header(self, loop: LoopView) -> str:
         """The first line of the file; sets which statistics have a column because a callback recorded them."""
-        own = {phase.stat(name) for phase in Phase for name in self._plan.metrics} | {"learning_rate"}
+        own = {*self._plan.statistics, "learning_rate"}
         self._recorded = sorted(set(loop.stats) - own)
         names = ["epoch", "batch", *self._plan.metrics, "phase", "step", "learning_rate", *self._recorded]
         return ",".join(map(_quoted, names)) + "\n"
@@ -276,11 +276,11 @@ class _CSVLog:
         return True
 
     def _lines(self, columns: Columns) -> bytes:
-        phase = columns.phase
-        taken = 1 if phase is Phase.TRAINING else 0
+        split = columns.split
+        taken = 1 if split.phase is Phase.TRAINING else 0
         cells: list[Any] = [columns["epoch"], columns["batch_index"] + 1]
-        cells += [columns[phase.stat(name)] for name in self._plan.metrics]
-        cells += [phase.value, columns["step"] + taken]
+        cells += [columns[split.stat(name)] for name in self._plan.metrics]
+        cells += [split.name, columns["step"] + taken]
         cells += [columns[name] for name in ("learning_rate", *self._recorded)]
         return lines(cells, columns.count)
 

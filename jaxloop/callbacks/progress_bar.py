@@ -10,12 +10,12 @@ from jaxloop.console.guarded import Guarded
 from jaxloop.console.lines import EpochRow, Moment
 from jaxloop.console.screen import Screen, screen_on
 from jaxloop.console.times import Times
-from jaxloop.events import Event, Phase, Plan
+from jaxloop.events import TRAINING, Event, Phase, Plan, Split
 from jaxloop.measured import as_number, is_measured
 from jaxloop.views import Columns, LoopView
 
-_STARTS = {phase.start: phase for phase in Phase}
-_ENDS = {phase.end: phase for phase in Phase}
+_STARTS = tuple(phase.start for phase in Phase)
+_ENDS = tuple(phase.end for phase in Phase)
 _POSITION = ("epoch_index", "epoch_count", "batch_index", "batch_count")
 _EVENTS = (Event.EPOCH_START, *_STARTS, Event.BATCH_END, *_ENDS, Event.EPOCH_END)
 
@@ -68,22 +68,22 @@ class _Progress:
     def __init__(self, plan: Plan, screen: Screen):
         self._plan = plan
         self._screen = screen
-        self._times = Times()
+        self._times = Times(plan.splits)
         self._shown = -math.inf if screen.live else time.perf_counter()  # the last time at which something was shown
-        self._place: tuple[int, Phase] | None = None  # the current epoch and phase, once seen
+        self._place: tuple[int, Split] | None = None  # the current epoch and phase, once seen
         self._batch_size = 0  # of the rows of this phase; 0 before the first
         self._examples_per_second = math.nan  # of the training of this epoch
-        self._measured: dict[Phase, bool] = {}  # whether this epoch has measured the phase, for phases that were seen
-        self._validates = False
+        self._measured: dict[Split, bool] = {}  # whether this epoch has measured the phase, for phases that were seen
+        self._validates: list[Split] = []  # the sets on which an epoch was validated
         self._best: dict[str, float] = {}
 
     def __call__(self, loop: LoopView, event: Event) -> None:
         if event is Event.EPOCH_START:
-            self._measured = dict.fromkeys(Phase, False)
+            self._measured = dict.fromkeys(self._plan.splits, False)
         elif event in _STARTS:
-            self._start(loop, _STARTS[event])
+            self._start(loop)
         elif event in _ENDS:
-            self._end(loop, _ENDS[event])
+            self._end(loop)
         elif event is Event.EPOCH_END:
             self._add_row(loop)
 
@@ -94,7 +94,7 @@ class _Progress:
             last = columns.last()
             row = {name: last[name][0] for name in last}
             index, count, batch_index, total = (int(row[name]) for name in _POSITION)
-            self._show(columns.phase, (index, count, batch_index + 1, total), row, now)
+            self._show(columns.split, (index, count, batch_index + 1, total), row, now)
 
     def notice(self, text: str, seconds: float = 0.0) -> None:
         self._times.leave_out(seconds)  # compiling has its own line, and must not slow the pace of the batches
@@ -105,54 +105,55 @@ class _Progress:
         rate = self._examples_per_second
         return {
             "times": self._times.state(time.perf_counter()),
-            "place": None if self._place is None else [self._place[0], self._place[1].value],
+            "place": None if self._place is None else [self._place[0], self._place[1].name],
             "batch_size": self._batch_size,
             "examples_per_second": None if math.isnan(rate) else rate,
-            "measured": {phase.value: measured for phase, measured in self._measured.items()},
-            "validates": self._validates,
+            "measured": {split.name: measured for split, measured in self._measured.items()},
+            "validates": [split.name for split in self._validates],
             "best": dict(self._best),
         }
 
     def resume(self, loop: LoopView, state: Mapping[str, Any]) -> None:
         """Goes on from where `state` was given."""
         self._times.resume(state["times"], time.perf_counter())
-        self._place = None if state["place"] is None else (state["place"][0], Phase(state["place"][1]))
+        self._place = None if state["place"] is None else (state["place"][0], Split.named(state["place"][1]))
         self._batch_size = state["batch_size"]
         rate = state["examples_per_second"]
         self._examples_per_second = math.nan if rate is None else rate
-        self._measured = {Phase(phase): measured for phase, measured in state["measured"].items()}
-        self._validates, self._best = state["validates"], dict(state["best"])
+        self._measured = {Split.named(name): measured for name, measured in state["measured"].items()}
+        self._validates, self._best = list(map(Split.named, state["validates"])), dict(state["best"])
 
     def close(self) -> None:
         self._screen.close()
 
-    def _start(self, loop: LoopView, phase: Phase) -> None:
-        now = time.perf_counter()
+    def _start(self, loop: LoopView) -> None:
+        now, split = time.perf_counter(), loop.split
+        assert split is not None
         index, count, done, total = (int(getattr(loop, name)) for name in _POSITION)
-        self._place = index, phase
+        self._place = index, split
         self._batch_size = 0
         self._times.begin(now, done)
-        brief = self._times.expected(phase) < self._screen.seconds
+        brief = self._times.expected(split) < self._screen.seconds
         # A phase that should be over before the next drawing gets no bar at its start.
         if self._screen.live and not (brief and now - self._shown < self._screen.seconds):
-            self._show(phase, (index, count, done, total), {}, now)
+            self._show(split, (index, count, done, total), {}, now)
 
-    def _show(self, phase: Phase, position: tuple[int, int, int, int], stats: Mapping[str, Any], now: float) -> None:
+    def _show(self, split: Split, position: tuple[int, int, int, int], stats: Mapping[str, Any], now: float) -> None:
         """Shows how far a phase is; `position` is the epoch, the number of epochs, batches done, number of batches."""
         index, count, done, total = position
-        if self._place != (index, phase):  # the start of the phase was not seen
-            self._place = index, phase
+        if self._place != (index, split):  # the start of the phase was not seen
+            self._place = index, split
             self._times.begin(now, done)
-        in_epoch, in_fit = self._times.left(phase, now, done=done, total=total, epochs_to_come=count - index - 1)
+        in_epoch, in_fit = self._times.left(split, now, done=done, total=total, epochs_to_come=count - index - 1)
         self._shown = now
         self._screen.show(
             Moment(
-                phase=phase,
+                split=split,
                 epoch_index=index,
                 epoch_count=count,
                 done=done,
                 total=total,
-                measured=_measured({name: stats[phase.stat(name)] for name in self._plan.metrics} if stats else {}),
+                measured=_measured({name: stats[split.stat(name)] for name in self._plan.metrics} if stats else {}),
                 learning_rate=float(stats.get("learning_rate", math.nan)),
                 examples_per_second=self._pace(done, now),
                 epoch_left=in_epoch,
@@ -160,28 +161,30 @@ class _Progress:
             )
         )
 
-    def _end(self, loop: LoopView, phase: Phase) -> None:
-        now = time.perf_counter()
-        self._measured[phase] = self._batch_size > 0 or _has(loop.stats, phase)
-        if phase is Phase.TRAINING:
+    def _end(self, loop: LoopView) -> None:
+        now, split = time.perf_counter(), loop.split
+        assert split is not None
+        self._measured[split] = self._batch_size > 0 or _has(loop.stats, split)
+        if split == TRAINING:
             self._examples_per_second = self._pace(int(loop.batch_index), now)
-        self._times.end(phase, now)
+        self._times.end(split, now)
         self._place = None
         self._batch_size = 0
         self._screen.hide()
 
     def _add_row(self, loop: LoopView) -> None:
-        phases = [phase for phase in Phase if self._measured.get(phase, _has(loop.stats, phase))]
-        names = [phase.stat(name) for phase in phases for name in self._plan.metrics]
+        known, splits = self._measured, self._plan.splits
+        seen = [split for split in splits if (known[split] if split in known else _has(loop.stats, split))]
+        names = [split.stat(name) for split in seen for name in self._plan.metrics]
         measured = _measured({name: loop.stats[name] for name in names})
-        self._validates |= Phase.VALIDATION in phases
+        self._validates = [split for split in splits[1:] if split in seen or split in self._validates]
         row = EpochRow(
             epoch_index=int(loop.epoch_index),
             epoch_count=int(loop.epoch_count),
             seconds=self._times.end_epoch(),
             metrics=self._plan.metrics,
             measured=measured,
-            validated=self._validates,
+            validated=tuple(self._validates),
             best=self._is_best(measured),
             learning_rate=float(loop.stats.get("learning_rate", math.nan)),
             examples_per_second=self._examples_per_second,
@@ -195,8 +198,8 @@ class _Progress:
         return self._batch_size / self._times.seconds_per_batch(now, done) if self._batch_size else math.nan
 
     def _is_best(self, measured: Mapping[str, float]) -> bool:
-        """Whether the loss is the best so far: the validation loss if there was any validation, else the loss."""
-        name = Phase.VALIDATION.stat("loss") if self._validates else "loss"
+        """Whether the loss is the best so far: over the first set of validation if there was any, else of training."""
+        name = self._validates[0].stat("loss") if self._validates else "loss"
         loss = measured.get(name, math.nan)
         if math.isfinite(loss) and loss < self._best.get(name, math.inf):
             self._best[name] = loss
@@ -204,9 +207,10 @@ class _Progress:
         return False
 
 
-def _has(stats: Mapping[str, Any], phase: Phase) -> bool:
-    """Whether the statistics of `phase` are measured."""
-    return bool(is_measured(stats[phase.stat("loss")]))
+def _has(stats: Mapping[str, Any], split: Split) -> bool:
+    """Whether the statistics of a split are measured."""
+    name = split.stat("loss")
+    return name in stats and bool(is_measured(stats[name]))
 
 
 def _measured(stats: Mapping[str, Any]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxloop.callback import HostDeclaration, Reads
 from jaxloop.durable import is_same_place
 from jaxloop.errors import CheckpointError
-from jaxloop.events import Event, Phase, Plan
+from jaxloop.events import TRAINING, Event, Phase, Plan, Split
 from jaxloop.files.event_file import EventFile, ScalarRows
 from jaxloop.files.event_folder import cut_back, event_files, has_run, new_run
 from jaxloop.files.png import require_pillow
@@ -27,14 +27,14 @@ _EVENTS = (
     *(Event.FIT_START, Event.TRAINING_START, Event.BATCH_END),
     *(Event.TRAINING_END, Event.VALIDATION_END, Event.EPOCH_END, Event.FIT_END),
 )
-_FOLDERS = {Phase.TRAINING: "train", Phase.VALIDATION: "validation"}
 
 
 class TensorBoardLogger:
     """Writes event files for TensorBoard. To view them: `tensorboard --logdir run/tensorboard/stats`.
 
     Each fit has its own folder below `root`, named by its time, such as `20250131-235959`. In it are the folders
-    `train` and `validation`. Their tags are the same, so that TensorBoard draws both in one chart:
+    `train` and `validation`, or one for each named set of validation. Their tags are the same, so that TensorBoard
+    draws all in one chart:
 
     - By epoch, at its index over the loop's life, from 0: `epoch_<metric>` in both folders. In `train` also
       `epoch_learning_rate`, if the optimizer exposes it; `epoch_examples_per_second`, without the time of compiling;
@@ -147,7 +147,7 @@ class _Run:
         elif event is Event.UPDATE_START:
             self._look_at_gradient(loop)
         elif event in (Event.TRAINING_END, Event.VALIDATION_END):
-            self._end_phase(loop, loop.phase)
+            self._end_phase(loop, loop.split)
         elif event is Event.EPOCH_END:
             self._end_epoch(loop)
         elif event is Event.FIT_END:
@@ -228,7 +228,7 @@ class _Run:
             )
 
     def _name_recorded(self, loop: Any) -> None:
-        own = {phase.stat(name) for phase in Phase for name in self._plan.metrics}
+        own = set(self._plan.statistics)
         self._recorded = sorted(set(loop.stats) - own)
 
     def _open(self, loop: Any) -> None:
@@ -244,19 +244,21 @@ class _Run:
         self._folder = folder
         self._waiting.start(time.time())
         if self._options.hyperparameters:
-            metrics = [(folder, f"epoch_{name}") for folder in _FOLDERS.values() for name in self._plan.metrics]
+            metrics = [
+                (folder, f"epoch_{name}") for folder in map(_folder, self._plan.splits) for name in self._plan.metrics
+            ]
             summary = session_start(self._options.hyperparameters, metrics)
             self._write("", lambda file: file.add(summary, 0))
 
-    def _end_phase(self, loop: Any, phase: Phase) -> None:
+    def _end_phase(self, loop: Any, split: Split) -> None:
         if self._waiting.are_due(time.time(), phase_ended=True):
             self._write_waiting()
         if self._counted and self._latest is not None:
-            values = {f"epoch_{name}": loop.stats[phase.stat(name)] for name in self._plan.metrics}
-            if phase is Phase.TRAINING:
+            values = {f"epoch_{name}": loop.stats[split.stat(name)] for name in self._plan.metrics}
+            if split == TRAINING:
                 seconds = time.perf_counter() - self._began - self._compiling
                 values["epoch_examples_per_second"] = self._counted * self._latest.batch_size / max(seconds, 1e-9)
-            self._write_summary(_FOLDERS[phase], scalars(_measured(values)), loop)
+            self._write_summary(_folder(split), scalars(_measured(values)), loop)
         self._counted = 0
 
     def _end_epoch(self, loop: Any) -> None:
@@ -326,3 +328,8 @@ class _Run:
 
 def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
     return {tag: value for tag, value in values.items() if is_measured(value)}
+
+
+def _folder(split: Split) -> str:
+    """The folder of a split: that of training is called `train` by custom."""
+    return "train" if split == TRAINING else split.name

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING, VALIDATION, Split
 
 _BAR_WIDTHS = 3, 30
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _NUMBER_WIDTH = 8
 _NAME_WIDTH = 16
 _AFTER_METRICS = 1000  # a rank above that of any metric
-_VALIDATION = Phase.VALIDATION.value
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Moment:
     """How far a phase is. A number that is not known is NaN.
 
     Attributes:
-      phase: the current phase.
+      split: the current phase, and the set that it runs over.
       epoch_index, epoch_count: the position in the fit, from 0, and the number of its epochs.
       done, total: the number of batches that are done, and of all batches of the phase.
       measured: the present value of each metric in this phase, by name, if it is measured.
@@ -30,7 +29,7 @@ class Moment:
       epoch_left, fit_left: the seconds that are left in the epoch and in the fit.
     """
 
-    phase: Phase
+    split: Split
     epoch_index: int
     epoch_count: int
     done: int
@@ -51,7 +50,7 @@ class EpochRow:
       seconds: the time of its phases.
       metrics: the names of the metrics, in order.
       measured: what was measured in this epoch, by its name in `loop.stats`.
-      validated: whether any epoch of this fit so far had a validation.
+      validated: the sets on which an epoch of this fit was validated so far.
       best: whether its loss is the best so far.
       learning_rate: the rate that was applied last.
       examples_per_second: the speed of its training.
@@ -62,7 +61,7 @@ class EpochRow:
     seconds: float
     metrics: Sequence[str]
     measured: Mapping[str, float]
-    validated: bool
+    validated: Sequence[Split]
     best: bool
     learning_rate: float = math.nan
     examples_per_second: float = math.nan
@@ -138,7 +137,8 @@ def bar_line(moment: Moment, width: int, *, ascii: bool = False) -> str:
       ascii: whether to draw the bar in ASCII.
     """
     title = _title(moment.epoch_index, moment.epoch_count)
-    lead = (title if moment.phase is Phase.TRAINING else _VALIDATION).rjust(max(len(title), len(_VALIDATION)))
+    name = moment.split.name
+    lead = (title if moment.split == TRAINING else name).rjust(max(map(len, (title, name, VALIDATION.name))))
     batches = f" {moment.done:{len(str(moment.total))}}/{moment.total}"
     least, most = max(_BAR_WIDTHS[0], width // 8), _BAR_WIDTHS[1]
     blank = _Piece(2, f" |{'':{least}}|")
@@ -152,13 +152,13 @@ def moment_line(moment: Moment) -> str:
     """`moment` as one line of a log."""
     title = _title(moment.epoch_index, moment.epoch_count)
     details = "".join(piece.text for piece in _details(moment, rate="learning_rate")).removeprefix(", ")
-    batches = f"{title} {moment.phase.value} {moment.done}/{moment.total} batches"
+    batches = f"{title} {moment.split.name} {moment.done}/{moment.total} batches"
     return f"{batches} - {details}" if details else batches
 
 
 def epoch_line(row: EpochRow) -> str:
     """An epoch as one line of a log: names as in `loop.stats`, each before its number."""
-    names = [phase.stat(name) for name in row.metrics for phase in Phase]
+    names = [split.stat(name) for name in row.metrics for split in (TRAINING, *row.validated)]
     texts = [f"{name} {number(row.measured[name])}" for name in names if name in row.measured]
     if not math.isnan(row.learning_rate):
         texts.append(f"learning_rate {short(row.learning_rate)}")
@@ -172,15 +172,15 @@ def epoch_line(row: EpochRow) -> str:
 def table_lines(row: EpochRow, width: int) -> tuple[str, str]:
     """The header of a table and the row of an epoch, each of at most `width` characters.
 
-    The column under a metric's name is training, and the column to its right is validation. If room is short, the
-    columns are kept in this order: the epoch, the loss, the mark at the best, the other metrics in their order, the
+    The column under a metric's name is training, and each column to its right is a set of validation. If room is short,
+    the columns are kept in this order: the epoch, the loss, the mark at the best, the other metrics in their order, the
     seconds, the learning rate, examples per second.
     """
     place = f"{row.epoch_index + 1}/{row.epoch_count}".rjust(max(len("epoch"), 2 * len(str(row.epoch_count)) + 1))
     pieces = [
         _Piece(0, place, "epoch".rjust(len(place))),
         _cell(_AFTER_METRICS, "seconds", _seconds(row.seconds)),
-        *(_pair(row, name, rank) for name, rank in zip(row.metrics, _ranks(len(row.metrics)), strict=True)),
+        *(_cells(row, name, rank) for name, rank in zip(row.metrics, _ranks(len(row.metrics)), strict=True)),
     ]
     if not math.isnan(row.learning_rate):
         pieces.append(_cell(_AFTER_METRICS + 1, "learning_rate", short(row.learning_rate)))
@@ -200,7 +200,7 @@ def _details(moment: Moment, rate: str) -> list[_Piece]:
     ranks = _ranks(len(moment.measured))
     metrics = [f"{name} {number(value)}" for name, value in moment.measured.items()]
     pieces = [_Piece(rank, f", {text}") for rank, text in zip(ranks, metrics, strict=True)]
-    if not math.isnan(moment.learning_rate) and moment.phase is Phase.TRAINING:
+    if not math.isnan(moment.learning_rate) and moment.split == TRAINING:
         pieces.append(_Piece(_AFTER_METRICS + 2, f", {rate} {short(moment.learning_rate)}"))
     if not math.isnan(moment.examples_per_second):
         pieces.append(_Piece(_AFTER_METRICS + 1, f", {_examples(moment.examples_per_second)} examples/s"))
@@ -233,14 +233,16 @@ def _bar(moment: Moment, width: int, ascii: bool) -> str:
     return f" |{drawn:{width}}|"
 
 
-def _pair(row: EpochRow, name: str, rank: int) -> _Piece:
-    """One metric: its training value, and beside it its validation value if the fit has validation."""
+def _cells(row: EpochRow, name: str, rank: int) -> _Piece:
+    """One metric: its training value, and beside it its value over each set on which the fit validates."""
     shown = name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "."
-    values = [row.measured.get(phase.stat(name)) for phase in Phase]
-    training, validation = ("-" if value is None else number(value) for value in values)
-    left = _cell(rank, shown.rjust(_NUMBER_WIDTH), training)
-    right = _cell(rank, _VALIDATION, validation)
-    return _Piece(rank, left.text + right.text, left.header + right.header) if row.validated else left
+    headers = [shown.rjust(_NUMBER_WIDTH), *(split.name for split in row.validated)]
+    values = [row.measured.get(split.stat(name)) for split in (TRAINING, *row.validated)]
+    cells = [
+        _cell(rank, header.rjust(_NUMBER_WIDTH), "-" if value is None else number(value))
+        for header, value in zip(headers, values, strict=True)
+    ]
+    return _Piece(rank, "".join(cell.text for cell in cells), "".join(cell.header for cell in cells))
 
 
 def _cell(rank: int, header: str, text: str) -> _Piece:

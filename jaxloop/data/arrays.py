@@ -50,6 +50,24 @@ def as_batches(data: Any, batch_size: int | None, keys: Any = None) -> Any:
     return in_batches(data, _size_or_default(batch_size))
 
 
+def sets_of(validation: Any, keys: Any = None) -> list[Any]:
+    """The data of each set of validation: of a mapping that is not itself samples, its values."""
+    if isinstance(validation, Mapping) and not are_samples(validation, keys):
+        return list(validation.values())
+    return [validation]
+
+
+def as_validation(validation: Any, batch_size: int | None, keys: Any = None) -> Any:
+    """`validation` with batches in place of arrays: a dict by name if it has several sets.
+
+    Raises:
+      As `as_batches`.
+    """
+    if isinstance(validation, Mapping) and not are_samples(validation, keys):
+        return {name: as_batches(data, batch_size, keys) for name, data in validation.items()}
+    return as_batches(validation, batch_size, keys)
+
+
 def as_inputs(data: Any, batch_size: int | None) -> Any:
     """`data` to predict from; of the inputs of all examples, an array or a mapping of arrays, batches in their order.
 

@@ -1,7 +1,7 @@
 """The steps of a fit over shapes and dtypes: they can be compiled, and no array is made, moved or computed."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxloop.engine.phase_steps import Entered, PhaseSteps
 from jaxloop.engine.rehearsal import as_traced
 from jaxloop.engine.session import Session
 from jaxloop.engine.setup import Setup
-from jaxloop.events import Event, Phase, Plan
+from jaxloop.events import TRAINING, Event, Plan, Split
 from jaxloop.feeding.checks import check_epoch
 from jaxloop.feeding.feed import Feed, Feeds
 from jaxloop.feeding.slots import ChunkSpec
@@ -75,12 +75,11 @@ class AbstractFit:
         batches = self._source.at(self._first)
         check_epoch(batches.batches)
         begun = functools.partial(Feed.begun, on_recompile=setup.on_recompile)
-        validation = self._setup.validation_feed(place)  # seen first, as in a fit
-        self._validation = None if validation is None else begun(validation, short="filled")
-        self._feed = begun(self._setup.training_feed(batches, place), short="refused")
-        for feed in (self._feed, self._validation):
-            if feed is not None:
-                feed.batches.close()
+        validation = self._setup.supply.validation_feeds(place)  # seen first, as in a fit
+        self._validation = {split: begun(feed, short="filled") for split, feed in validation.items()}
+        self._feed = begun(self._setup.supply.feed(batches, "training", place), short="refused")
+        for feed in (self._feed, *self._validation.values()):
+            feed.batches.close()
 
     @property
     def batch_size(self) -> int:
@@ -110,16 +109,15 @@ class AbstractFit:
         return AbstractSteps(steps, wire, _longest(steps.feed, steps.fusing(wire).steps))
 
     def _session(self, setup: Setup, feed: Feed) -> Session:
-        callbacks, validation = setup.sorted_out, self._validation
+        callbacks = setup.sorted_out
         plan = setup.plan(self._source, self._first, self._epochs)
         spec = setup.spec_for(callbacks, plan, self._place)
-        batches = [None if one is None else _batch_of(one) for one in (feed, validation)]
-        loop = self._begun(spec, plan if callbacks.uses_plan else None, plan, batches[0])
-        loop, trace, traced = _traced(spec, loop, *batches)
+        batches = {split: _batch_of(one) for split, one in {TRAINING: feed, **self._validation}.items()}
+        loop = self._begun(spec, plan if callbacks.uses_plan else None, plan, batches[TRAINING])
+        loop, trace, traced = _traced(spec, loop, batches)
         setup.programs.hold(spec, traced)
-        if validation is not None:
-            validation = as_traced(validation, Phase.VALIDATION, trace)
-        feeds = Feeds(lambda _: as_traced(feed, Phase.TRAINING, trace), validation)
+        validation = {split: as_traced(one, split, trace) for split, one in self._validation.items()}
+        feeds = Feeds(lambda _: as_traced(feed, TRAINING, trace), validation)
         session = setup.session(callbacks, plan, self._place, self._source, feeds, loop)
         return replace(session, trace=trace)
 
@@ -153,13 +151,14 @@ class _Shapes(Residents):
 
 def phases_of(session: Session) -> Iterator[Entered]:
     """The phases of the first epoch of an abstract session, each at its start."""
-    enters = {Phase.TRAINING: functools.partial(_first_entered, session)}
     loop, training = session.loop, session.feeds.training(session.source.at(0))
-    for phase, feed in ((Phase.TRAINING, training), *session.feeds.evaluated()):
+    for split, feed in {TRAINING: training, **session.feeds.validation}.items():
         layouts: list[WireLayout] = []
-        before = enters.get(phase, functools.partial(_left, session.spec))
-        loop = jax.eval_shape(functools.partial(_entered, session.spec, phase, len(feed), before, layouts), loop)
-        yield Entered(phase, loop, PhaseSteps(session, layouts[0], phase, feed), _wire(layouts[0], loop))
+        before = functools.partial(_first_entered, session)
+        if split != TRAINING:
+            before = functools.partial(_left, session.spec)
+        loop = jax.eval_shape(functools.partial(_entered, session.spec, split, len(feed), before, layouts), loop)
+        yield Entered(split, loop, PhaseSteps(session, layouts[0], split, feed), _wire(layouts[0], loop))
 
 
 def _batch_of(feed: Feed) -> Any:
@@ -171,12 +170,12 @@ def _batch_of(feed: Feed) -> Any:
 
 
 def _traced(
-    spec: StepSpec, loop: Loop, batch: Any, validation: Any
-) -> tuple[Loop, TraceReport, dict[Phase, TracedStep]]:
+    spec: StepSpec, loop: Loop, batches: Mapping[Split, Any]
+) -> tuple[Loop, TraceReport, dict[Split, TracedStep]]:
     """The loop with floats as wide as a step makes them, what a trace of its fit shows, and the steps."""
     while True:
         try:
-            return loop, *trace_fit(spec, loop, batch, validation)
+            return loop, *trace_fit(spec, loop, batches)
         except Widening as widening:
             loop = jax.eval_shape(widening.apply, loop)
 
@@ -190,21 +189,22 @@ def _first_entered(session: Session, loop: Loop) -> Loop:
 
 
 def _left(spec: StepSpec, loop: Loop) -> Loop:
-    """The loop after its training."""
-    return leave_phase(spec.fire(loop, Event.TRAINING_END))
+    """The loop after the phase that it is in."""
+    assert loop.phase is not None
+    return leave_phase(spec.fire(loop, loop.phase.end))
 
 
 def _entered(
     spec: StepSpec,
-    phase: Phase,
+    split: Split,
     batch_count: int,
     before: Callable[[Loop], Loop],
     layouts: list[WireLayout],
     loop: Loop,
 ) -> Loop:
     """The loop in a phase, after `before`. Its layout is put into `layouts`: the kind of a key shows only here."""
-    loop = enter(spec, before(loop), phase, np.int32(batch_count))
-    loop = jax.tree.map(strong, spec.fire(loop, phase.start))
+    loop = enter(spec, before(loop), split, np.int32(batch_count))
+    loop = jax.tree.map(strong, spec.fire(loop, split.phase.start))
     layouts.append(layout_of(loop))
     return loop
 

@@ -1,12 +1,15 @@
 """What the arguments of a training loop and of a fit must be."""
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxloop.data import Batches
+from jaxloop.events import TRAINING, VALIDATION, Event, splits_of
 from jaxloop.feeding.checks import check_batches
+from jaxloop.metrics import Metric
 from jaxloop.optimizer import check_update
 
 
@@ -18,8 +21,37 @@ def check_parts(training: Any, validation: Any, optimizer: Any, loss_fn: Any, di
     """
     check_data(training)
     check_batches(training, "training")
-    check_batches(validation, "validation")
+    for name, batches in validation.items() if isinstance(validation, Mapping) else (("", validation),):
+        check_batches(batches, f"validation[{name!r}]" if name else "validation")
     check_step(optimizer, loss_fn, differentiable_step)
+
+
+def names_of_sets(validation: Any, metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """The names of what is validated on; `("validation",)` if it has no names.
+
+    Args:
+      validation: batches, or batches by name, or None.
+      metrics: what is measured over each.
+
+    Raises:
+      ValueError: there is no set, or a name cannot be that of a column; or two statistics would have the same name.
+    """
+    if not isinstance(validation, Mapping):
+        return (VALIDATION.name,)
+    names = tuple(validation)
+    if not names:
+        raise ValueError("validation: there is no set in it. Name one, as {'in_domain': batches}, or give None.")
+    for name in names:
+        if not isinstance(name, str) or not name.isidentifier() or name in (TRAINING.name, Event.FIT_END.value):
+            raise ValueError(
+                f"validation: the name of a set begins its columns, as in `in_domain_loss`, so it must be a word of "
+                f"letters, digits and _, and not {TRAINING.name!r}; got {name!r}."
+            )
+    statistics = [split.stat(metric.name) for split in splits_of(names) for metric in metrics]
+    twice = sorted(name for name, count in collections.Counter(statistics).items() if count > 1)
+    if twice:
+        raise ValueError(f"validation: two statistics would be called {twice[0]!r}. Give the sets other names.")
+    return names
 
 
 def check_data(training: Any) -> None:
@@ -103,6 +135,17 @@ def check_fit(epochs: Any, optimizer: Any, limit_batches: Any = None, steps: Any
     if limit_batches is not None:
         check_positive("limit_batches", limit_batches)
     check_choice("optimizer", optimizer, ("loop", "mine"))
+
+
+def checked_start(validates_first: bool, validation: Any) -> bool:
+    """Whether a fit validates before its first epoch.
+
+    Raises:
+      ValueError: it should, but there is no validation.
+    """
+    if validates_first and not validation:
+        raise ValueError("validate_at_start: there is nothing to validate on. Give the training loop `validation`.")
+    return bool(validates_first)
 
 
 def check_seed(seed: Any) -> None:

@@ -1,6 +1,6 @@
 """What compiling ahead tells of a training loop's programs: seconds, FLOPs, bytes, memory and HLO."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxloop.engine.phase_steps import Entered, PhaseSteps
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING
 from jaxloop.loop import Loop
 from jaxloop.programs.collectives import Collective, collectives_of
 from jaxloop.programs.cost import Estimate, bytes_on_one_device, estimate
@@ -106,20 +106,24 @@ class Compiled:
 
     Attributes:
       training: the program of the training steps.
-      validation: the program of the validation steps; None if there is no validation.
+      validation: the program of the validation steps; None if there is no validation. If that has several named sets,
+        the program of the first.
+      validation_sets: the program for each set, by its name.
     """
 
     training: CompiledStep
     validation: CompiledStep | None
+    validation_sets: Mapping[str, CompiledStep] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return "\n".join(str(step) for step in (self.training, self.validation) if step is not None)
+        return "\n".join(str(step) for step in (self.training, *self.validation_sets.values()))
 
 
 def compiled(phases: Iterable[Entered]) -> Compiled:
     """Compiles the step of each phase, as a fit would do at its first."""
-    found = {entered.phase: compiled_step(entered) for entered in phases}
-    return Compiled(found[Phase.TRAINING], found.get(Phase.VALIDATION))
+    found = {entered.split.name: compiled_step(entered) for entered in phases}
+    training = found.pop(TRAINING.name)
+    return Compiled(training, next(iter(found.values()), None), found)
 
 
 def compiled_step(entered: Entered) -> CompiledStep:

@@ -115,7 +115,7 @@ def _delivery(steps: PhaseSteps, host: Host, progress: Progress, wire: Wire, fus
     several devices they do not wait either: devices of a CPU that run ahead of each other may wait for ever.
     """
     phase, lap, agreement = steps.phase, progress.ledger.lap, progress.agreement
-    hand_over, read = host.delivery(phase), steps.layout.reader(phase, steps.feed.agreed.batch_size)
+    hand_over, read = host.delivery(phase), steps.layout.reader(steps.split, steps.feed.agreed.batch_size)
 
     def tell(rows: np.ndarray) -> bool:
         columns, stop = read(rows)

@@ -221,6 +221,7 @@ class Host:
             for index in range(columns.count):
                 row: dict[str, Any] = {name: columns[name][index] for name in columns}
                 row |= {"stats": {name: row[name] for name in columns.stats}, "phase": columns.phase}
+                row["validation_set"] = columns.split.validation_set
                 self.requests |= int(called_with_view(hosted, row, Event.BATCH_END))
         except BaseException as error:
             _note_rows(error, hosted.callback, columns, index, index)
@@ -244,7 +245,7 @@ def _note_rows(error: BaseException, callback: Any, columns: Columns, first: int
     """Notes on `error` that `callback` raised it over the rows from `first` to `last`."""
     epoch, batches = columns["epoch_index"][first], columns["batch_index"]
     which = f"batch {batches[first]}" if first == last else f"batches {batches[first]} to {batches[last]}"
-    place = f"{columns.phase.value} {which} of epoch {epoch} (counted from 0)"
+    place = f"{columns.split.name} {which} of epoch {epoch} (counted from 0)"
     error.add_note(f"jaxloop: in callback {name_of(callback)!r} at {Event.BATCH_END.name}, {place}")
 
 

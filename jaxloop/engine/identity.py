@@ -1,11 +1,12 @@
 """What makes a run the same run if it is begun again, or begun by several processes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxloop.callback import name_of
 from jaxloop.engine.session import Session
+from jaxloop.events import VALIDATION, Split
 from jaxloop.feeding.feed import Feed
 from jaxloop.feeding.identity import first_batch_mark, identity_of
 from jaxloop.feeding.source import can_begin_at
@@ -14,7 +15,7 @@ from jaxloop.feeding.source import can_begin_at
 def identity_of_run(
     session: Session,
     training: Any,
-    validation: Any,
+    validation: Mapping[Split, Any],
     feed: Feed,
     first: Callable[[], Any],
     *,
@@ -25,7 +26,8 @@ def identity_of_run(
 
     Args:
       session: of the run, before it begins.
-      training, validation: the data, as the training loop was given them.
+      training: the data, as the training loop was given them.
+      validation: the same, of each set.
       feed: of training.
       first: gives the first batch of training. It is asked for only if the data cannot be told by anything else.
       limit: the most batches in a phase; None if there is no limit.
@@ -46,11 +48,17 @@ def identity_of_run(
         "accumulate": int(spec.accumulate),
         "compute_dtype": None if spec.compute_dtype is None else spec.compute_dtype.name,
         "limit_batches": limit,
+        "validate_at_start": session.validates_first,
         "first_step": int(loop.step),
         "first_epoch": int(loop.epoch),
         "callbacks": list(map(name_of, session.callbacks.compiled)),
         "batch": [f"{dtype}{list(shape)}" for shape, dtype in feed.agreed.first.kinds],
         "training": data,
-        "validation": None if validation is None else identity_of(validation),
+        "validation": _of_sets({split.name: identity_of(batches) for split, batches in validation.items()}),
     }
     return json.loads(json.dumps(identity))
+
+
+def _of_sets(identities: dict[str, Any]) -> Any:
+    """What is validated on, by the name of the set if it has one."""
+    return identities if identities.keys() - {VALIDATION.name} else identities.get(VALIDATION.name)

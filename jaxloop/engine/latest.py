@@ -81,7 +81,7 @@ class Latest:
                 "callback that reads it, as @jaxloop.on_host(Event.BATCH_END, reads='loop')",
             )
             return
-        phase = f", after {int(loop.batch_index)} {loop.phase.value} batches" if loop.phase else ""
+        phase = f", after {int(loop.batch_index)} {loop.split.name} batches" if loop.split else ""
         failed = "" if newest else "a step failed as it ran, and before its dispatch "
         place = f"epoch {int(loop.epoch_index)} (counted from 0){phase}"
         note(error, f"jaxloop: {failed}error.loop is the loop in {place}")

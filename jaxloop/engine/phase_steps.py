@@ -12,7 +12,7 @@ from jaxloop.engine.place import Place
 from jaxloop.engine.sameness import check_same_program
 from jaxloop.engine.session import Session
 from jaxloop.errors import StateMismatchError
-from jaxloop.events import Phase
+from jaxloop.events import Phase, Split
 from jaxloop.feeding.feed import Feed
 from jaxloop.feeding.slots import ChunkSpec
 from jaxloop.kinds import kind_name
@@ -35,14 +35,19 @@ class PhaseSteps:
     Attributes:
       session: that they belong to.
       layout: of the wire.
-      phase: the phase.
+      split: the phase, and the set that it runs over.
       feed: its batches.
     """
 
     session: Session
     layout: WireLayout
-    phase: Phase
+    split: Split
     feed: Feed
+
+    @property
+    def phase(self) -> Phase:
+        """The phase."""
+        return self.split.phase
 
     @property
     def cancels(self) -> bool:
@@ -66,8 +71,8 @@ class PhaseSteps:
         if steps != "auto":
             return Fusing(steps, "as given")
         place = self.session.place
-        if place is not None and place.elsewhere and self.phase in place.fused:
-            return Fusing(place.fused[self.phase], "as where the run comes from")
+        if place is not None and place.elsewhere and self.split in place.fused:
+            return Fusing(place.fused[self.split], "as where the run comes from")
         if not self.feed.agreed.one_signature:
             return Fusing(1, "batches of several shapes")
         return self.session.memo.get(self._key("fusing", len(self.feed)), lambda: self._decided(wire))
@@ -78,10 +83,10 @@ class PhaseSteps:
         Raises:
           StateMismatchError: the run had another number, or other names in its rows.
         """
-        before = place.fused[self.phase]
+        before = place.fused[self.split]
         if before != fused:
             raise StateMismatchError(
-                f"fit: the run took {before} steps in a dispatch of {self.phase.value}, and this one would take "
+                f"fit: the run took {before} steps in a dispatch of {self.split.name}, and this one would take "
                 f"{fused}. Results could differ then. Give steps_per_dispatch={before}, and the callbacks of the run."
             )
         if list(place.names) != list(self.layout.names):
@@ -108,7 +113,7 @@ class PhaseSteps:
         return session.programs.steps(
             session.spec,
             self.layout,
-            self.phase,
+            self.split,
             chunk,
             placement=session.placement,
             prepare=None if preparation is None else preparation.prepare,
@@ -150,7 +155,7 @@ class PhaseSteps:
     def _key(self, what: str, count: int) -> Any:
         session, preparation = self.session, self.feed.preparation
         prepare = None if preparation is None else preparation.prepare
-        return what, session.spec, self.layout, self.phase, session.placement, prepare, count
+        return what, session.spec, self.layout, self.split, session.placement, prepare, count
 
 
 @dataclass(frozen=True)
@@ -158,13 +163,18 @@ class Entered:
     """A phase of a run at its start, before any step.
 
     Attributes:
-      phase: the phase.
+      split: the phase, and the set that it runs over.
       loop: that has entered it.
       steps: the steps that follow.
       wire: the loop as they take it; arrays, or their shapes and dtypes.
     """
 
-    phase: Phase
+    split: Split
     loop: Loop
     steps: PhaseSteps
     wire: Wire
+
+    @property
+    def phase(self) -> Phase:
+        """The phase."""
+        return self.split.phase

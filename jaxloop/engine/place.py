@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxloop.events import Event, Phase
+from jaxloop.events import Event, Split
 from jaxloop.programs.fit_trace import Moment
 
 
@@ -31,7 +31,7 @@ class Place:
     """Where a run goes on.
 
     Attributes:
-      moment: the phase that it is in; None between two epochs; FIT_END once it is over.
+      moment: the split that it is in; None between two epochs; FIT_END once it is over.
       position: how many batches of the phase were taken.
       rows: those in flight, int32[row] each: of steps that were taken and that no observer was told of.
       names: what each place of a row holds, to refuse rows of another form.
@@ -49,7 +49,7 @@ class Place:
     rows: Sequence[np.ndarray] = ()
     names: Sequence[str] = ()
     requests: int = 0
-    fused: Mapping[Phase, int] = field(default_factory=dict[Phase, int])
+    fused: Mapping[Split, int] = field(default_factory=dict[Split, int])
     states: Mapping[str, Any] = field(default_factory=dict[str, Any])
     journals: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
     marks: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -57,9 +57,9 @@ class Place:
     origin: Origin | None = None
 
     @property
-    def phase(self) -> Phase | None:
-        """The phase that it is in; None between phases."""
-        return self.moment if isinstance(self.moment, Phase) else None
+    def split(self) -> Split | None:
+        """The phase and the set that it is in; None between phases."""
+        return self.moment if isinstance(self.moment, Split) else None
 
     @property
     def finished(self) -> bool:
@@ -69,12 +69,12 @@ class Place:
     def described(self) -> dict[str, Any]:
         """What JSON holds of it. `journals` are kept apart, `elsewhere` and `origin` are found out on the way back."""
         return {
-            "moment": None if self.moment is None else self.moment.value,
+            "moment": self.split.name if self.split is not None else Event.FIT_END.value if self.finished else None,
             "position": self.position,
             "rows": [np.asarray(row, np.int32).tobytes().hex() for row in self.rows],
             "names": list(self.names),
             "requests": self.requests,
-            "fused": {phase.value: steps for phase, steps in self.fused.items()},
+            "fused": {split.name: steps for split, steps in self.fused.items()},
             "states": dict(self.states),
             "marks": dict(self.marks),
         }
@@ -84,12 +84,12 @@ class Place:
         """The place that `described` gave, with the fields that were found out on the way back."""
         moment = described["moment"]
         return cls(
-            moment=Event.FIT_END if moment == Event.FIT_END.value else None if moment is None else Phase(moment),
+            moment=Event.FIT_END if moment == Event.FIT_END.value else None if moment is None else Split.named(moment),
             position=described["position"],
             rows=[np.frombuffer(bytes.fromhex(row), np.int32) for row in described["rows"]],
             names=described["names"],
             requests=described["requests"],
-            fused={Phase(name): steps for name, steps in described["fused"].items()},
+            fused={Split.named(name): steps for name, steps in described["fused"].items()},
             states=described["states"],
             marks=described["marks"],
             **found,

@@ -25,8 +25,7 @@ def predicted(session: Session, *, fresh: bool) -> Any:
     Raises:
       ValueError: the output is not one per example.
     """
-    feed, spec, placement = session.feeds.validation, session.spec, session.placement
-    assert feed is not None
+    feed, spec, placement = session.feeds.only, session.spec, session.placement
     prepare = None if feed.preparation is None else feed.preparation.prepare
 
     def output(loop: Loop, batch: Batch, resident: Any) -> Any:

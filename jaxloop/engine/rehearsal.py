@@ -1,7 +1,7 @@
 """What is found out before a run: by one abstract trace of it, and by a look into its data."""
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from jaxloop.engine.opening import shown
 from jaxloop.engine.session import Session
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING, VALIDATION, Split
 from jaxloop.feeding.contract import Contract
 from jaxloop.feeding.feed import Feed, Feeds
 from jaxloop.feeding.inspection import Inspection
@@ -53,26 +53,26 @@ class Seen:
         return self.feed.agreed if self.feed.preparation is None else signature_of(self.first())
 
 
-def rehearsed(session: Session, inspection: Inspection, training: Seen | None, validation: Seen | None) -> Session:
+def rehearsed(session: Session, inspection: Inspection, data: Mapping[Split, Seen]) -> Session:
     """The session with the report of one abstract trace, its data checked, its validation filled up if it can be.
+
+    Args:
+      session: before it begins.
+      inspection: of the data.
+      data: of each phase that there is, training first.
 
     Raises:
       ValueError, TypeError: the data, the model, the loss or a callback is not what it must be.
     """
-    everything = [seen for seen in (training, validation) if seen is not None]
-    for seen in everything:
+    for seen in data.values():
         for given in seen.given:
             inspection.numbers(given, seen.first, seen.feed.reader.where)
-    session = _traced(session, training, validation)
-    raises = [
-        phase
-        for phase, seen in zip(Phase, (training, validation), strict=True)
-        if seen is not None and _prepare_raises(session.programs, seen.feed)
-    ]
+    session = _traced(session, data)
+    raises = [split.phase for split, seen in data.items() if _prepare_raises(session.programs, seen.feed)]
     trace = session.trace
     if raises:
         trace = replace(trace, raises=trace.raises.union(raises))
-    for seen in everything:
+    for seen in data.values():
         for given in seen.given:
             inspection.targets(given, seen.first, trace.output, seen.feed.reader.where)
     return replace(session, trace=trace, feeds=_found(session, inspection, trace))
@@ -83,22 +83,20 @@ def kept_contract(memo: Memo, contract: Contract) -> Contract:
     return memo.get(("contract", contract), lambda: contract)
 
 
-def _traced(session: Session, *phases: Seen | None) -> Session:
+def _traced(session: Session, data: Mapping[Split, Seen]) -> Session:
     """The session with the report of one abstract trace, and a loop whose floats are as wide as a step makes them."""
-    keys = [None if seen is None else seen.key for seen in phases]
-    key = ("trace", session.spec, session.layout_of(session.loop), *keys)
-    steps: dict[Phase, TracedStep] = {}
+    key = ("trace", session.spec, session.layout_of(session.loop), *((split, seen.key) for split, seen in data.items()))
+    steps: dict[Split, TracedStep] = {}
 
     def find() -> TraceReport:
-        training, validation = (None if seen is None else seen.kind for seen in phases)
-        trace, found = trace_fit(session.spec, session.loop, training, validation)
+        trace, found = trace_fit(session.spec, session.loop, {split: seen.kind for split, seen in data.items()})
         steps.update(found)
         return trace
 
     try:
         trace = session.memo.get(key, find)
     except Widening as widening:
-        return _traced(replace(session, loop=widening.apply(session.loop)), *phases)
+        return _traced(replace(session, loop=widening.apply(session.loop)), data)
     session.programs.hold(session.spec, steps)
     return replace(session, trace=trace)
 
@@ -114,21 +112,21 @@ def _prepare_raises(programs: Programs, feed: Feed) -> bool:
 def _found(session: Session, inspection: Inspection, trace: TraceReport) -> Feeds:
     """The feeds with what was found: the number of examples, what is filled up, and who looks into each batch."""
 
-    def found(feed: Feed, phase: Phase) -> Feed:
-        feed = as_traced(feed, phase, trace)
+    def found(feed: Feed, split: Split) -> Feed:
+        feed = as_traced(feed, split, trace)
         watch = inspection.watching(trace.output, feed.reader.where, functools.partial(shown, session.programs, feed))
         return replace(feed, contract=kept_contract(session.memo, feed.agreed), watch=watch)
 
     feeds = session.feeds
-    validation = None if feeds.validation is None else found(feeds.validation, Phase.VALIDATION)
-    return Feeds(lambda batches: found(feeds.training(batches), Phase.TRAINING), validation)
+    validation = {split: found(feed, split) for split, feed in feeds.validation.items()}
+    return Feeds(lambda batches: found(feeds.training(batches), TRAINING), validation)
 
 
-def as_traced(feed: Feed, phase: Phase, trace: TraceReport) -> Feed:
+def as_traced(feed: Feed, split: Split, trace: TraceReport) -> Feed:
     """The feed of a phase with what the trace has shown of its batches: their examples, and whether they fill up."""
-    if phase is Phase.VALIDATION and not trace.maskable and feed.agreed.first.leaves:  # of nothing, none is short
+    if split != TRAINING and not trace.maskable and feed.agreed.first.leaves:  # of nothing, none is short
         feed = feed.agreeing(short="alone")
-    return replace(feed, contract=replace(feed.agreed, examples=trace.examples.get(phase)))
+    return replace(feed, contract=replace(feed.agreed, examples=trace.examples.get(split)))
 
 
 def look_into(inspection: Inspection, memo: Memo, spec: StepSpec, loop: Loop, batches: Batch, *, stacked: bool) -> None:
@@ -143,7 +141,7 @@ def look_into(inspection: Inspection, memo: Memo, spec: StepSpec, loop: Loop, ba
         return
 
     def output(loop: Loop, batch: Batch) -> Any:
-        return output_of(spec, enter(spec, loop, Phase.VALIDATION, np.int32(1)), batch)
+        return output_of(spec, enter(spec, loop, VALIDATION, np.int32(1)), batch)
 
     count = len(leaves[0]) if stacked else 1
     first = jax.tree.map(lambda leaf: leaf[0], batches) if stacked else batches

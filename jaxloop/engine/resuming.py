@@ -23,7 +23,7 @@ from jaxloop.shardings import shardings_of
 from jaxloop.telling import warn
 
 #: What a run had of which its checkpoint does not tell, since it was saved before there was a choice.
-_UNSAID = {"accumulate": 1}
+_UNSAID = {"accumulate": 1, "validate_at_start": False}
 
 
 def resumed(session: Session, directory: str | Path) -> Session:

@@ -17,7 +17,7 @@ from jaxloop.engine.place import Place
 from jaxloop.engine.saving import Saves
 from jaxloop.engine.session import Progress, Session
 from jaxloop.engine.stepwise import taken_apart
-from jaxloop.events import Event, Phase, Plan, Scope, leave, should_run
+from jaxloop.events import TRAINING, Event, Plan, Scope, Split, leave, should_run
 from jaxloop.feeding.feed import Feed
 from jaxloop.long_work import long_work
 from jaxloop.loop import Loop
@@ -63,10 +63,12 @@ class Run:
         loop, plan, place = self.session.loop, self.session.plan, self.session.place
         self.progress.latest.between(loop)
         loop = self.event(loop, Event.FIT_START) if place is None else self._going_on(loop, place)
+        if place is None and self.session.validates_first:
+            loop = loop.replace(epoch_index=np.int32(-1))
         if loop.plan is not None and loop.plan.assumed:
             each, total = plan.batch_count, plan.total_steps
             self.host.notice(f"Takes each epoch to have {each} batches, as the first has: {total} steps in all")
-        if place is not None and place.phase is not None:
+        if place is not None and place.split is not None:
             loop = self._between_epochs(self.epoch(loop, place))
         while should_run(loop.stop, None) and loop.epoch_index < plan.epoch_count:
             loop = self._between_epochs(self.epoch(loop))
@@ -75,47 +77,64 @@ class Run:
             self.saves.finished(loop)
         return loop
 
-    def walk(self) -> Iterator[tuple[Phase, Loop, PhaseSteps]]:
+    def walk(self) -> Iterator[tuple[Split, Loop, PhaseSteps]]:
         """The phases of the first epoch, each with the loop at its start and its steps. No step is taken."""
         session = self.session
         loop = self.event(begin_epoch(session.spec, self.event(session.loop, Event.FIT_START)), Event.EPOCH_START)
         training = session.feeds.training(session.source.at(int(loop.epoch) - 1))
-        for phase, feed in ((Phase.TRAINING, training), *session.feeds.evaluated()):
-            loop = self.event(enter(session.spec, loop, phase, np.int32(len(feed))), phase.start)
-            yield phase, loop, self.steps(loop, phase, feed)
-            loop = leave_phase(self.event(loop, phase.end))
+        for split, feed in {TRAINING: training, **session.feeds.validation}.items():
+            loop = self.event(enter(session.spec, loop, split, np.int32(len(feed))), split.phase.start)
+            yield split, loop, self.steps(loop, split, feed)
+            loop = leave_phase(self.event(loop, split.phase.end))
 
     def epoch(self, loop: Loop, place: Place | None = None) -> Loop:
-        """One epoch, from EPOCH_START to EPOCH_END; or from a place in one of its phases on."""
+        """One epoch, from EPOCH_START to EPOCH_END; or from a place in one of its phases on.
+
+        The epoch of index -1 only validates.
+        """
         session = self.session
-        entered = None if place is None else place.phase
+        entered = None if place is None else place.split
         if place is None:
             loop = self.event(begin_epoch(session.spec, loop), Event.EPOCH_START)
-        if entered is Phase.TRAINING or (entered is None and should_run(loop.stop, None)):
+        trains = loop.epoch_index >= 0 and entered is None and should_run(loop.stop, None)
+        if trains or entered == TRAINING:
             feed = session.feeds.training(session.source.at(int(loop.epoch) - 1))
             _check_length(loop.plan, len(feed))
-            loop, place = self.phase(loop, Phase.TRAINING, feed, place), None
-        if session.feeds.validation is not None and (place is not None or should_run(loop.stop, None)):
-            loop = self.phase(loop, Phase.VALIDATION, session.feeds.validation, place)
-        return leave_epoch(self.event(loop, Event.EPOCH_END))
+            loop, place = self.phase(loop, TRAINING, feed, place), None
+        return leave_epoch(self.event(self._validated(loop, place), Event.EPOCH_END))
 
-    def phase(self, loop: Loop, phase: Phase, feed: Feed, place: Place | None = None) -> Loop:
+    def _validated(self, loop: Loop, place: Place | None) -> Loop:
+        """The loop after validation on each set, in order; or from a place in one of them on.
+
+        A validation that was cancelled before it began is cancelled for all sets, and one that is cancelled within a
+        set for that set.
+        """
+        skipped = loop.stop & np.int32(Scope.VALIDATION) if place is None else np.int32(0)
+        for split, feed in self.session.feeds.validation.items():
+            if place is not None and place.split == split:
+                loop, place = self.phase(loop, split, feed, place), None
+            elif place is None and should_run(loop.stop, None):
+                loop = self.phase(loop.replace(stop=loop.stop | skipped), split, feed)
+        return loop
+
+    def phase(self, loop: Loop, split: Split, feed: Feed, place: Place | None = None) -> Loop:
         """One phase, from its START to its END event.
 
         Args:
           loop: before the phase; or, if there is a `place`, in the phase, at the boundary that was there.
-          phase: the phase.
+          split: the phase, and the set that it runs over.
           feed: its batches.
           place: where the phase goes on; None if it begins.
         """
+        phase = split.phase
         if place is None:
-            loop = self.event(enter(self.session.spec, loop, phase, np.int32(len(feed))), phase.start)
+            loop = self.event(enter(self.session.spec, loop, split, np.int32(len(feed))), phase.start)
         # What a compiled callback has cancelled before a save is found out as it would have been: by the next dispatch.
         if place is not None or should_run(loop.stop, phase):
             driver = taken_apart if self.host.cuts(phase) else dispatched
-            steps = self.steps(loop, phase, feed)
+            steps = self.steps(loop, split, feed)
             if self.saves is not None:
-                self.saves.enter(phase, steps.layout, loop)
+                self.saves.enter(split, steps.layout, loop)
             last = self._to_its_end(driver(steps, self.host, self.progress, self._told, loop, place))
             loop = self.progress.agreement.stopped(self.host.take_requests(last.loop()))
             self.progress.ledger.lap("device")
@@ -137,9 +156,9 @@ class Run:
             loop = agreement.stopped(loop)
         return loop.replace(stop=leave(loop.stop, Scope.BATCH))
 
-    def steps(self, loop: Loop, phase: Phase, feed: Feed) -> PhaseSteps:
+    def steps(self, loop: Loop, split: Split, feed: Feed) -> PhaseSteps:
         """The steps of a phase from `loop` on."""
-        return PhaseSteps(self.session, self._layout(loop, phase), phase, feed)
+        return PhaseSteps(self.session, self._layout(loop, split), split, feed)
 
     def _to_its_end(self, boundaries: Boundaries) -> Boundary:
         """The last boundary of a phase. At each one the engine saves, and looks for interrupts, whatever the driver."""
@@ -175,16 +194,15 @@ class Run:
         validation, index = session.feeds.validation, int(loop.epoch)
 
         def read_validation() -> None:
-            if validation is not None:  # its loader may share a random state with that of training
-                validation.batches.pass_over(marks["validation"])
+            for split, feed in validation.items():  # a loader may share a random state with that of training
+                feed.batches.pass_over(marks[split.name])
 
-        if place.phase is Phase.TRAINING:
-            session.source.put_back(index - 1, place.position, marks["training"], tell, read_validation)
-        elif int(loop.epoch_index) + (place.phase is not None) < session.plan.epoch_count:  # another epoch will come
-            session.source.put_back(index, 0, marks["training"], tell, read_validation)
-        if validation is not None:
-            position = place.position if place.phase is Phase.VALIDATION else 0
-            validation.batches.put_back(position, marks["validation"], tell)
+        if place.split == TRAINING:
+            session.source.put_back(index - 1, place.position, marks[TRAINING.name], tell, read_validation)
+        elif int(loop.epoch_index) + (place.split is not None) < session.plan.epoch_count:  # another epoch will come
+            session.source.put_back(index, 0, marks[TRAINING.name], tell, read_validation)
+        for split, feed in validation.items():
+            feed.batches.put_back(place.position if place.split == split else 0, marks[split.name], tell)
 
     def _between_epochs(self, loop: Loop) -> Loop:
         """The loop between two epochs, at which the engine saves and looks for interrupts too."""
@@ -211,19 +229,19 @@ class Run:
         if interrupts.terminated or heard & Ask.TERMINATE:
             raise Preempted(own_copy(loop(), self.session.placement))
 
-    def _layout(self, loop: Loop, phase: Phase) -> WireLayout:
+    def _layout(self, loop: Loop, split: Split) -> WireLayout:
         """The loop's layout. It is that of the epoch before if nothing between steps can have changed it.
 
         Raises:
           ValueError: it differs from that of the epoch before, so that the step would compile again.
         """
-        before = self.progress.layouts.get(phase)
+        before = self.progress.layouts.get(split)
         if before is not None and not self.session.trace.active and not self.host.may_change_the_loop:
             return before
-        layout = self.progress.layouts[phase] = self.session.layout_of(loop)
-        if before is not None and layout != before and not self.host.cuts(phase):
+        layout = self.progress.layouts[split] = self.session.layout_of(loop)
+        if before is not None and layout != before and not self.host.cuts(split.phase):
             message = (
-                f"fit: the {phase.value} step would compile again, since between steps {layout.difference(before)}."
+                f"fit: the {split.name} step would compile again, since between steps {layout.difference(before)}."
             )
             if self.session.on_recompile == "raise":
                 fix = "Keep structure, shapes and dtypes from epoch to epoch, or give on_recompile='warn'."

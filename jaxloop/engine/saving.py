@@ -18,7 +18,7 @@ from jaxloop.engine.host import Host
 from jaxloop.engine.place import Place
 from jaxloop.engine.saver import Saver
 from jaxloop.engine.session import Progress, Session
-from jaxloop.events import Event, Phase
+from jaxloop.events import TRAINING, Event, Split
 from jaxloop.history import Recorder
 from jaxloop.loop import Loop
 from jaxloop.programs.fit_trace import Moment
@@ -57,10 +57,10 @@ class Saves:
         self._run = session.identity()
         moments = session.trace.moments.values()
         self._traced = {name for loop in moments for name in loop.callback_state}  # others come of host callbacks
-        self._fused: dict[Phase, int] = dict(session.place.fused) if session.place is not None else {}
+        self._fused: dict[Split, int] = dict(session.place.fused) if session.place is not None else {}
         self._names: Sequence[str] = ()
         self._done = 0  # training steps of the fit before the phase at hand
-        self._phase = Phase.TRAINING
+        self._split = TRAINING
         self._savers: list[Saver] = []
         try:
             with self._agreement.together():  # only one process opens the folders
@@ -72,19 +72,19 @@ class Saves:
             self.close()
             raise
 
-    def enter(self, phase: Phase, layout: WireLayout, loop: Loop) -> None:
+    def enter(self, split: Split, layout: WireLayout, loop: Loop) -> None:
         """Begins a phase, or goes on in it."""
         if not self._names and self._savers:  # in the first one, while the steps are compiled
             self._savers[0].expect(flattened(loop).arrays)
-        self._phase, self._names = phase, layout.names
-        taken = int(loop.batch_index) if phase is Phase.TRAINING else 0
+        self._split, self._names = split, layout.names
+        taken = int(loop.batch_index) if split == TRAINING else 0
         self._done = int(loop.step) - int(loop.first_step) - taken
 
     def are_due(self, position: int) -> bool:
         """Whether a checkpoint is due at a boundary of the phase, or one has failed. It is asked at each boundary."""
         if self._agreement.several and self._agreement.heard & Ask.SAVE:
             return True
-        steps = self._done + position if self._phase is Phase.TRAINING else 0
+        steps = self._done + position if self._split == TRAINING else 0
         return any(self._is_due(saver, steps) for saver in self._savers)
 
     def at(self, boundary: Boundary, *, now: bool) -> None:
@@ -93,14 +93,14 @@ class Saves:
         Raises:
           CheckpointError: an earlier save has failed.
         """
-        steps = self._done + boundary.position if self._phase is Phase.TRAINING else 0
+        steps = self._done + boundary.position if self._split == TRAINING else 0
         due = [saver for saver in self._savers if self._is_due(saver, steps) or now]
         self._check()
         if not due:
             return
-        self._fused[self._phase] = boundary.fused
+        self._fused[self._split] = boundary.fused
         loop = boundary.loop()
-        place = self._place(loop, self._phase, boundary.position, boundary.rows_in_flight())
+        place = self._place(loop, self._split, boundary.position, boundary.rows_in_flight())
         for saver in due:
             self._save(saver, loop, place)
         self._agreement.saved()
@@ -212,15 +212,15 @@ class Saves:
 
     def _marks(self, loop: Loop, moment: Moment, position: int) -> dict[str, Any]:
         """How the data find the place again."""
-        source, validation = self._session.source, self._session.feeds.validation
+        source = self._session.source
         begun = int(loop.epoch)  # epochs that have begun: the next one has this index
         marks: dict[str, Any] = {}
-        if moment is Phase.TRAINING:
+        if moment == TRAINING:
             marks["training"] = source.mark(begun - 1, position)
         elif moment is not Event.FIT_END:
             marks["training"] = source.mark(begun, 0)
-        if validation is not None:
-            marks["validation"] = validation.batches.mark(position if moment is Phase.VALIDATION else 0)
+        for split, feed in self._session.feeds.validation.items():
+            marks[split.name] = feed.batches.mark(position if moment == split else 0)
         everywhere = [json.loads(text) for text in self._agreement.texts(json.dumps(marks))]
         return marks if all(other == marks for other in everywhere) else {"processes": everywhere}
 
@@ -238,7 +238,7 @@ def _where(loop: Loop, place: Place) -> str:
     """The place in words."""
     if place.finished:
         return "the run is over"
-    if place.phase is None:
+    if place.split is None:
         return f"after epoch {int(loop.epoch_index)} of {int(loop.epoch_count)}"
-    position = f"{place.phase.value} batch {place.position} of {int(loop.batch_count)}"
+    position = f"{place.split.name} batch {place.position} of {int(loop.batch_count)}"
     return f"epoch {int(loop.epoch_index) + 1} of {int(loop.epoch_count)}, {position}"

@@ -11,7 +11,7 @@ from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.latest import Latest
 from jaxloop.engine.ledger import Ledger
 from jaxloop.engine.place import Place
-from jaxloop.events import Phase, Plan
+from jaxloop.events import Plan, Split
 from jaxloop.feeding.contract import OnRecompile
 from jaxloop.feeding.feed import Feeds
 from jaxloop.feeding.source import EpochSource
@@ -44,6 +44,7 @@ class Session:
       trace: what the abstract trace has shown.
       notices: what a person should know of it.
       identity: gives what makes it the same run if it is begun again, for JSON.
+      validates_first: whether it validates before the first epoch.
       place: where it goes on, in a run that was saved; None for one that begins.
     """
 
@@ -61,6 +62,7 @@ class Session:
     trace: TraceReport = TraceReport({}, frozenset(), False)
     notices: tuple[str, ...] = ()
     identity: Callable[[], dict[str, Any]] = dict
+    validates_first: bool = False
     place: Place | None = None
 
     def layout_of(self, loop: Loop) -> WireLayout:
@@ -86,7 +88,7 @@ class Progress:
     interrupts: Interrupts = field(default_factory=Interrupts)
     latest: Latest = field(default_factory=Latest)
     compile_seconds: dict[str, float] = field(default_factory=dict)
-    layouts: dict[Phase, WireLayout] = field(default_factory=dict)
+    layouts: dict[Split, WireLayout] = field(default_factory=dict)
     agreement: Agreement = field(default_factory=Agreement)
     due: Callable[[], bool] = bool
 

@@ -11,25 +11,25 @@ import numpy as np
 from jaxloop import placement
 from jaxloop.callback import Callbacks, bound, sort_out, within_steps
 from jaxloop.callbacks.checkpoint import checkpoints_among
-from jaxloop.data import Batches, one_epoch
+from jaxloop.data import one_epoch
 from jaxloop.engine.agreement import Agreement
+from jaxloop.engine.arguments import checked_start
 from jaxloop.engine.host import Host
 from jaxloop.engine.identity import identity_of_run
 from jaxloop.engine.leaving import leaving
-from jaxloop.engine.opening import Opening, shown
-from jaxloop.engine.rehearsal import Seen, kept_contract, look_into, rehearsed
+from jaxloop.engine.opening import Opening
+from jaxloop.engine.rehearsal import Seen, look_into, rehearsed
 from jaxloop.engine.resuming import resumed
 from jaxloop.engine.run import Run
 from jaxloop.engine.sameness import check_same_run, said
 from jaxloop.engine.session import Progress, Session
-from jaxloop.events import Phase, Plan
+from jaxloop.engine.supply import Supply
+from jaxloop.events import TRAINING, VALIDATION, Plan, Split
 from jaxloop.feeding.checks import check_batches, check_epoch
 from jaxloop.feeding.contract import OnRecompile
-from jaxloop.feeding.feed import Feed, Feeds
+from jaxloop.feeding.feed import Feeds
 from jaxloop.feeding.identity import identity_of
 from jaxloop.feeding.inspection import Check, Inspection, Passed, epochs_in_memory
-from jaxloop.feeding.prepare import Preparation, Prepare
-from jaxloop.feeding.reading import Reader
 from jaxloop.feeding.source import EpochSource, Peekable
 from jaxloop.feeding.specification import Batch
 from jaxloop.loop import Loop
@@ -49,7 +49,7 @@ class Setup:
 
     Attributes:
       training, validation, callbacks, batch_keys, report, steps_per_dispatch, on_recompile, check: as `TrainingLoop`
-        was given them.
+        was given them; `validate_at_start` too.
       spec: of the steps, without callbacks.
       programs: that were compiled, kept from fit to fit.
       memo: what was found out, kept from fit to fit.
@@ -70,6 +70,7 @@ class Setup:
     memo: Memo = field(default_factory=Memo)
     residents: Residents = field(default_factory=Residents)
     placements: list[Placement] = field(default_factory=list[Placement])
+    validate_at_start: bool = False
 
     def fit(
         self,
@@ -83,6 +84,7 @@ class Setup:
         limit: int | None = None,
         optimizer: Literal["loop", "mine"] = "loop",
         resume_from: str | Path | None = None,
+        validate_at_start: bool | None = None,
     ) -> Session:
         """The session of a fit of so many epochs or steps, from a model, a loop, or the checkpoints in a folder."""
         place = self._placed(on)
@@ -96,10 +98,10 @@ class Setup:
                 assert steps is not None, "give one of the two"
                 epochs = source.cut_to(epoch, steps)
                 batches = source.at(epoch)
-            make = functools.partial(self._feed, placement=place, where="training")
+            make = functools.partial(self.supply.feed, placement=place, where="training")
             unseen = make(batches)
-            validation = self._validation(place, limit)  # seen first: training goes on from its first batch
-            training = self._seen(unseen, epochs_in_memory(self.training, batches.batches))
+            validation = self.supply.seen_validation(place, limit)  # seen first: training goes on from its first batch
+            training = self.supply.seen(unseen, epochs_in_memory(self.training, batches.batches))
             opening = Opening(self.spec, self.programs, self.memo, place)
             loop = opening.loop(given, seed, training.feed)
             loop, notices = opening.going_on(loop, optimizer) if isinstance(given, Loop) else (loop, ())
@@ -107,21 +109,23 @@ class Setup:
             plan = self._plan(epochs, len(batches), None if lengths is None else sum(lengths))
             feeds = Feeds(
                 lambda batches: replace(make(batches), contract=training.feed.contract),
-                None if validation is None else validation.feed,
+                {split: seen.feed for split, seen in validation.items()},
             )
+            first = self.validate_at_start if validate_at_start is None else validate_at_start
             session = self.session(sorted_out, plan, place, source, feeds, loop, notices)
+            session = replace(session, validates_first=checked_start(first, validation))
             own = None if isinstance(given, Loop) else int(seed)
             identity = functools.partial(self._identity, session, training, limit=limit, seed=own)
             if resume_from is not None or checkpoints_among(sorted_out.host):
                 source.watched()
-                if validation is not None:
-                    validation.feed.batches.watched()
+                for seen in validation.values():
+                    seen.feed.batches.watched()
                 session = replace(session, identity=identity)
             if place.several_processes:
-                feeds = [seen.feed for seen in (training, validation) if seen is not None]
+                feeds = [seen.feed for seen in (training, *validation.values())]
                 same = identity() | {"training": identity_of(self.training), "host callbacks": said(sorted_out.host)}
                 check_same_run(place, "fit", same, feeds)
-            session = self._begun(session, training, validation)
+            session = self._begun(session, {TRAINING: training, **validation})
             return session if resume_from is None else resumed(session, resume_from)
 
     def evaluation(self, given: Any, batches: Any, *, on: Any = None) -> Session:
@@ -131,8 +135,8 @@ class Setup:
             check_batches(batches, "evaluate")
             session, seen = self._on_batches(given, batches, place)
             if isinstance(given, Loop):
-                return rehearsed(session, self.inspection, None, seen)
-            return self._begun(session, None, seen)
+                return rehearsed(session, self.inspection, {VALIDATION: seen})
+            return self._begun(session, {VALIDATION: seen})
 
     def prediction(self, given: Any, batches: Any, *, on: Any = None) -> Session:
         """The session of predictions of a model or a loop. Nothing is traced: there may be no target."""
@@ -141,8 +145,7 @@ class Setup:
             check_batches(batches, "predict", inputs_alone=True)
             session, _ = self._on_batches(given, batches, place, inputs_alone=True)
         loop = session.loop if isinstance(given, Loop) else _in_new_fit(session)
-        assert session.feeds.validation is not None
-        loop = enter(session.spec, loop, Phase.VALIDATION, np.int32(len(session.feeds.validation)))
+        loop = enter(session.spec, loop, VALIDATION, np.int32(len(session.feeds.only)))
         return replace(session, loop=on_device(loop, session.placement))
 
     def run(self, session: Session, host: Host | None = None, progress: Progress | None = None) -> Run:
@@ -187,15 +190,24 @@ class Setup:
         )
         return replace(self, training=training, validation=None, callbacks=callbacks, **changes)
 
-    def training_feed(self, batches: Peekable, place: Placement) -> Feed:
-        """The feed of an epoch of training, before its first batch was seen."""
-        return self._feed(batches, "training", place)
+    def split_of(self, name: str | None) -> Split:
+        """The set of validation of this name; None for the only one, which may have no name.
 
-    def validation_feed(self, place: Placement) -> Feed | None:
-        """The feed of validation, before its first batch was seen; None if there is none."""
-        if self.validation is None:
-            return None
-        return self._feed(Peekable(one_epoch(self.validation, "validation")), "validation", place)
+        Raises:
+          ValueError: there is none of the name, or there are several and none is named.
+        """
+        names = self.spec.validation_sets
+        if name is None and names == (VALIDATION.name,):
+            return VALIDATION
+        if name is None or name not in names:
+            got = "none was named" if name is None else f"got {name!r}"
+            raise ValueError(f"validation_set: say which, of {', '.join(map(repr, names))}; {got}.")
+        return Split.named(name)
+
+    @property
+    def supply(self) -> Supply:
+        """What makes feeds of its data."""
+        return Supply(self.validation, self.batch_keys, self.on_recompile, self.programs, self.memo, self.residents)
 
     @functools.cached_property
     def sorted_out(self) -> Callbacks:
@@ -209,7 +221,7 @@ class Setup:
         return Inspection(self.check, self.spec.loss_fn, self.spec.metrics, self.batch_keys, passed)
 
     def _identity(self, session: Session, training: Seen, **options: Any) -> dict[str, Any]:
-        return identity_of_run(session, self.training, self.validation, training.feed, training.first, **options)
+        return identity_of_run(session, self.training, self.supply.sets, training.feed, training.first, **options)
 
     def _placed(self, on: Any) -> Placement:
         """The placement that `on` means, remembered if it is several devices."""
@@ -231,7 +243,7 @@ class Setup:
 
     def _plan(self, epochs: int, batch_count: int, total: int | None) -> Plan:
         metrics = tuple(metric.name for metric in self.spec.metrics)
-        return Plan(epochs, batch_count, metrics, self.report, total or 0, total is None)
+        return Plan(epochs, batch_count, metrics, self.report, total or 0, total is None, self.spec.validation_sets)
 
     def session(
         self,
@@ -261,54 +273,26 @@ class Setup:
 
     def _on_batches(
         self, given: Any, batches: Any, place: Placement, *, inputs_alone: bool = False
-    ) -> tuple[Session, Seen | None]:
+    ) -> tuple[Session, Seen]:
         """A model or a loop, in no phase and with nothing cancelled, over the batches of one phase."""
         peekable = Peekable(one_epoch(batches, "batches"))
-        feed = self._feed(peekable, "batches", place, inputs_alone=inputs_alone)
-        seen = self._seen(feed, [peekable.batches], evaluates=True)
+        feed = self.supply.feed(peekable, "batches", place, inputs_alone=inputs_alone)
+        seen = self.supply.seen(feed, [peekable.batches], evaluates=True)
         check_same_run(place, "evaluate" if not inputs_alone else "predict", {}, [seen.feed])
         loop = Opening(self.spec, self.programs, self.memo, place).loop(given, 0, seen.feed)
         loop = loop.replace(stop=np.int32(0))
         plan = loop.plan or self._plan(1, len(feed), len(feed))
-        feeds = Feeds(lambda batches: seen.feed, seen.feed)
+        feeds = Feeds(lambda batches: seen.feed, {VALIDATION: seen.feed})
         return self.session(self.sorted_out, plan, place, EpochSource(()), feeds, loop), seen
 
-    def _begun(self, session: Session, training: Seen | None, validation: Seen | None) -> Session:
+    def _begun(self, session: Session, data: dict[Split, Seen]) -> Session:
         """The session with a loop that begins a new fit, and with what a rehearsal shows."""
         session = replace(session, loop=_in_new_fit(session))
-        session = rehearsed(session, self.inspection, training, validation)
+        session = rehearsed(session, self.inspection, data)
         loop = session.loop
         dtypes = {name: value.dtype for name, value in loop.stats.items()} | dict(session.trace.stats)
         stats = {name: unmeasured(dtype) for name, dtype in sorted(dtypes.items())}
         return replace(session, loop=loop.replace(stats=stats))
-
-    def _validation(self, place: Placement, limit: int | None) -> Seen | None:
-        if self.validation is None:
-            return None
-        batches = Peekable(one_epoch(self.validation, "validation"), limit)
-        seen = self._seen(self._feed(batches, "validation", place), [batches.batches], evaluates=True)
-        seen.feed.batches.close()  # it is read when an epoch of training is over
-        return seen
-
-    def _seen(self, feed: Feed, given: Sequence[Any], *, evaluates: bool = False) -> Seen:
-        """The data of a phase, once the first batch was seen."""
-        feed = feed.begun(short="filled" if evaluates else "refused", on_recompile=self.on_recompile)
-        feed = replace(feed, contract=kept_contract(self.memo, feed.agreed))
-        first = None if feed.gathers else feed.first()  # a loader that has begun may be closed until it is asked for
-        return Seen(feed, functools.cache(lambda: shown(self.programs, feed, first or feed.first())), given)
-
-    def _feed(self, batches: Peekable, where: str, placement: Placement, *, inputs_alone: bool = False) -> Feed:
-        """The feed of batches, with what they leave to the program; resident samples are put on the device."""
-        if len(batches) == 0:
-            raise ValueError(f"{where}: there is no batch. Check the batch size against the number of samples.")
-        given, travelling, preparation = batches.batches, batches.uncompiled, None
-        keys = None if self.batch_keys is None else tuple(self.batch_keys)
-        if travelling is not batches:
-            assert isinstance(given, Batches)
-            prepare = Prepare(given.resident, given.compiled, keys, where, inputs_alone)
-            preparation = Preparation(prepare, self.residents.on(placement, given.samples) if given.resident else None)
-        reader = Reader(where, keys, inputs_alone, whole=preparation is not None)
-        return Feed(travelling, reader, placement, preparation)
 
 
 def _in_new_fit(session: Session) -> Loop:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxloop.data import one_epoch
 from jaxloop.engine.going_on import check_opt_state
 from jaxloop.engine.setup import Setup
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING, Phase, Split
 from jaxloop.feeding.source import length_at
 from jaxloop.feeding.specification import parts_of, rows_of
 from jaxloop.loop import Loop
@@ -34,39 +34,40 @@ class StepByStep:
 
     def begin_epoch(self, loop: Loop) -> Loop:
         """See `TrainingLoop.begin_epoch`."""
-        return self._compiled(loop, open_epoch)(loop, self._batch_count(loop, Phase.TRAINING, begun=1))
+        return self._compiled(loop, open_epoch)(loop, self._batch_count(loop, TRAINING, begun=1))
 
     def end_epoch(self, loop: Loop) -> Loop:
         """See `TrainingLoop.end_epoch`."""
         return self._compiled(loop, close_epoch)(loop)
 
-    def step(self, loop: Loop, batch: Any, phase: Phase) -> Loop:
-        """The loop after one step of `phase`; it first enters the phase if it is not in it."""
+    def step(self, loop: Loop, batch: Any, split: Split) -> Loop:
+        """The loop after one step of a phase; it first enters the phase if it is not in it."""
         batch = parts_of(batch, self.setup.batch_keys, "batch")
         self.setup.look_into(self._spec_of(loop), loop, batch, stacked=False)
-        function = train_step if phase is Phase.TRAINING else eval_step
-        return self._compiled(loop, function)(loop, self._batch_count(loop, phase), batch)
+        function = train_step if split == TRAINING else eval_step
+        return self._compiled(loop, function, split)(loop, self._batch_count(loop, split), batch)
 
     def run_steps(self, loop: Loop, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
         """See `TrainingLoop.run_steps`."""
         batches = parts_of(batches, self.setup.batch_keys, "batches")
         self.setup.look_into(self._spec_of(loop), loop, batches, stacked=True)
-        return self._compiled(loop, run_phase)(loop, self._batch_count(loop, Phase.TRAINING), batches)
+        return self._compiled(loop, run_phase)(loop, self._batch_count(loop, TRAINING), batches)
 
-    def _batch_count(self, loop: Loop, phase: Phase, begun: int = 0) -> Any:
-        """How many batches `phase` has after `begun` more epochs have begun, if that is known without reading data.
+    def _batch_count(self, loop: Loop, split: Split, begun: int = 0) -> Any:
+        """How many batches a phase has after `begun` more epochs have begun, if that is known without reading data.
 
         Waits for the device if a phase begins and the epochs may have several lengths.
         """
-        training, validation = self.setup.training, self.setup.validation
-        if phase is Phase.VALIDATION:
-            return np.int32(0 if validation is None else len(one_epoch(validation, "validation")))
+        training = self.setup.training
+        if split != TRAINING:
+            batches = self.setup.supply.sets.get(split)
+            return np.int32(0 if batches is None else len(one_epoch(batches, "validation")))
         if not hasattr(training, "__getitem__"):
             return loop.batch_count
-        known = loop.phase is phase or hasattr(training, "batch_count")  # or it is in the phase already
+        known = loop.split == TRAINING or hasattr(training, "batch_count")  # or it is in the phase already
         return np.int32(len(training[0]) if known else length_at(training, loop.epoch - 1 + begun))
 
-    def _compiled(self, loop: Loop, function: Callable[..., Any]) -> Program:
+    def _compiled(self, loop: Loop, function: Callable[..., Any], split: Split = TRAINING) -> Program:
         """`function(spec, loop, ...)` jitted, kept by the callbacks and the plan of the loop, and by where it lies."""
         place = self.setup.placement_of(loop)
         spec = self._spec_of(loop, place)
@@ -76,14 +77,15 @@ class StepByStep:
             if function is train_step or (function is run_phase and loop.phase is not Phase.VALIDATION):
                 check_opt_state(spec.optimizer, loop, "loop")
             rest = () if function is close_epoch else (batch_count, *batch)
+            over = {"split": split} if function is eval_step else {}
             if place is None:
-                return function(spec, loop, *rest)
-            return _kept(place, function(spec, loop, *_divided(place, rest, stacked=function is run_phase)))
+                return function(spec, loop, *rest, **over)
+            return _kept(place, function(spec, loop, *_divided(place, rest, stacked=function is run_phase), **over))
 
         # A CPU runs convolutions inside a loop, such as that of microbatches, slowly, unless their axes are in order.
         in_loop = spec.accumulate > 1 and jax.default_backend() == "cpu"
         return self.setup.programs.get(
-            (name, spec, place), lambda: Program(name, canonical(checked) if in_loop else checked)
+            (name, split, spec, place), lambda: Program(name, canonical(checked) if in_loop else checked)
         )
 
     def _spec_of(self, loop: Loop, place: Placement | None = None) -> StepSpec:

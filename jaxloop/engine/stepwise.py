@@ -27,7 +27,7 @@ def taken_apart(
     Args: as `dispatch.dispatched` has them.
     """
     session, phase, feed, ledger = steps.session, steps.phase, steps.feed, progress.ledger
-    hand_over, read = host.delivery(phase), steps.layout.reader(phase, feed.agreed.batch_size)
+    hand_over, read = host.delivery(phase), steps.layout.reader(steps.split, feed.agreed.batch_size)
     loop = on_device(loop, session.placement)
     start = 0
     if place is not None:

@@ -28,7 +28,7 @@ def check_batches(batches: Any, where: str, *, inputs_alone: bool = False) -> No
 
     Args:
       batches: what was given.
-      where: `"training"`, `"validation"`, `"evaluate"` or `"predict"`.
+      where: `"training"`, `"validation"` or a set of it as `"validation['in_domain']"`, `"evaluate"` or `"predict"`.
       inputs_alone: whether a batch may be one array, so that only a tuple of arrays is taken for samples.
 
     Raises:
@@ -44,7 +44,7 @@ def check_batches(batches: Any, where: str, *, inputs_alone: bool = False) -> No
         "validation": "validation=(inputs, targets)",
         "evaluate": "evaluate(loop, (inputs, targets))",
         "predict": "predict(loop, inputs), or predict(loop, jaxloop.in_batches((inputs, targets), 64))",
-    }[where]
+    }[where.partition("[")[0]]
     meant = "epochs of batches" if where == "training" else "batches"
     raise TypeError(f"{where}: expected {meant}, got {what}. Write {line}.")
 

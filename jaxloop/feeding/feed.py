@@ -1,7 +1,7 @@
 """Feeding: the batches of a phase on their way from a user's data to the programs, as many at once as one takes."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from jaxloop.data import Batches
 from jaxloop.data.batches import Rows
 from jaxloop.data.steps import EmptyBatches
-from jaxloop.events import Phase
+from jaxloop.events import Split
 from jaxloop.feeding.checksums import sampled
 from jaxloop.feeding.contract import Contract, contract_of
 from jaxloop.feeding.dividing import Sender, Share, check_divides, divided, share_of, spans_processes
@@ -304,12 +304,14 @@ class Feeds:
 
     Attributes:
       training: makes the feed of an epoch's batches.
-      validation: the feed of validation; None if there is none.
+      validation: the feed of each set that is validated on, in order; none if there is no validation.
     """
 
     training: Callable[[Peekable], Feed]
-    validation: Feed | None
+    validation: Mapping[Split, Feed]
 
-    def evaluated(self) -> tuple[tuple[Phase, Feed], ...]:
-        """The phase of validation with its feed, if there is one."""
-        return () if self.validation is None else ((Phase.VALIDATION, self.validation),)
+    @property
+    def only(self) -> Feed:
+        """The feed of an evaluation or a prediction."""
+        (feed,) = self.validation.values()
+        return feed

@@ -10,7 +10,6 @@ from pathlib import Path
 from jaxloop.errors import CheckpointError
 from jaxloop.files.event_file import EventFile
 
-_FOLDERS = ("", "train", "validation")
 _RUN = re.compile(r"\d{8}-\d{6}(-\d+)?")  # as `new_run` names it
 _OURS = re.compile(r"events\.out\.tfevents\.\d{10,}\..*\.\d+\.\d+")  # as `EventFile` names its file
 
@@ -37,8 +36,9 @@ def has_run(root: Path, name: str) -> bool:
 def event_files(run: Path) -> dict[str, int]:
     """The size of each event file of ours in the folder of a run, by its path in it, as POSIX writes it."""
     found = {}
-    for folder in _FOLDERS:
-        for path in sorted((run / folder).glob("events.out.tfevents.*")):
+    folders = sorted(path for path in run.iterdir() if path.is_dir()) if run.is_dir() else []
+    for folder in (run, *folders):
+        for path in sorted(folder.glob("events.out.tfevents.*")):
             if _OURS.fullmatch(path.name):
                 found[path.relative_to(run).as_posix()] = path.stat().st_size
     return found

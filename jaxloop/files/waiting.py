@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxloop.events import Phase
+from jaxloop.events import Split
 from jaxloop.views import Columns
 
 _ROWS_AT_ONCE = 8192
@@ -28,16 +28,16 @@ class WaitingRows:
         return self._count
 
     @property
-    def phase(self) -> Phase | None:
-        """The phase of the rows that wait; None if there are none."""
-        return self._like.phase if self._like is not None and self._came else None
+    def split(self) -> Split | None:
+        """The split of the rows that wait; None if there are none."""
+        return self._like.split if self._like is not None and self._came else None
 
     def start(self, now: float) -> None:
         """Begins to count the time without a write."""
         self._written = now
 
     def add(self, columns: Columns, now: float) -> None:
-        """Adds rows that have just come. Their phase must be that of the rows that wait."""
+        """Adds rows that have just come. Their split must be that of the rows that wait."""
         self._like, count = columns, columns.count
         self._came.append((columns.bits(), count, now))
         self._count += count

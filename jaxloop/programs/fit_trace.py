@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.callback import Callback, name_of
-from jaxloop.events import Event, Phase
+from jaxloop.events import TRAINING, Event, Phase, Split
 from jaxloop.loop import Loop
 from jaxloop.measured import is_wider, unmeasured
 from jaxloop.phases import enter, leave_phase
@@ -18,7 +18,7 @@ from jaxloop.programs.step_trace import TracedStep, calls_python, traced_step
 from jaxloop.step_spec import StepSpec
 
 #: When a run can be saved: in a phase, between two epochs (None), or after FIT_END.
-Moment = Phase | Literal[Event.FIT_END] | None
+Moment = Split | Literal[Event.FIT_END] | None
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TraceReport:
       maskable: whether the loss in evaluation is one per example or token, so that padding can be masked.
       output: shape and dtype of what the model gives for the first batch; None if that is not known.
       cancels: the phases whose steps a compiled callback can cancel; both if that is not known.
-      examples: how many there are in a batch of each phase, if its loss is one per example or token.
+      examples: how many there are in a batch of each split, if its loss is one per example or token.
       raises: the phases whose steps call Python while they run, and so can raise.
       effects: the events between steps at which a compiled callback prints or calls Python.
       moments: the loop as shapes and dtypes, at each moment at which a run can be saved; see `Moment`.
@@ -42,7 +42,7 @@ class TraceReport:
     maskable: bool
     output: Any = None
     cancels: frozenset[Phase] = frozenset(Phase)
-    examples: Mapping[Phase, int] = field(default_factory=dict[Phase, int])
+    examples: Mapping[Split, int] = field(default_factory=dict[Split, int])
     raises: frozenset[Phase] = frozenset()
     effects: frozenset[Event] = frozenset()
     moments: Mapping[Moment, Loop] = field(default_factory=dict[Moment, Loop], compare=False, repr=False)
@@ -53,14 +53,17 @@ class TraceReport:
         return self.effects.union(event for _, event in self.acts if not event.in_step)
 
 
-def trace_fit(
-    spec: StepSpec, loop: Loop, batch: Any | None, validation_batch: Any | None
-) -> tuple[TraceReport, dict[Phase, TracedStep]]:
+def trace_fit(spec: StepSpec, loop: Loop, batches: Mapping[Split, Any]) -> tuple[TraceReport, dict[Split, TracedStep]]:
     """Traces one epoch with one step in each phase that has a batch, callbacks included. Nothing runs on a device.
 
     Errors in callbacks, model or loss that tracing can show are raised here, before the first compile. Without a
-    training batch, as for an evaluation, no epoch begins or ends. Without a batch of validation, callbacks see no
-    statistics of validation, since nothing will measure them.
+    training batch, as for an evaluation, no epoch begins or ends. Without a batch of a set of validation, callbacks see
+    no statistics of that, since nothing will measure them.
+
+    Args:
+      spec: what the steps are made of.
+      loop: at the start of the fit.
+      batches: of each phase that there is, training first.
 
     Returns:
       What the trace shows, and the step of each phase.
@@ -68,7 +71,7 @@ def trace_fit(
     wider: dict[str, np.dtype[Any]] = {}
     while True:
         try:
-            return _trace_once(spec, loop, batch, validation_batch, wider)
+            return _trace_once(spec, loop, batches, wider)
         except _WiderStatistic as found:
             wider[found.name] = found.dtype
 
@@ -91,8 +94,8 @@ class _Trace:
       wider: statistics that have the dtype given here from the start.
       acts, effects: as in `TraceReport`.
       owners: the place of the callback that owns a name, by the loop's field and the name.
-      steps: the step of each phase.
-      outputs: shapes and dtypes of output and loss in each phase.
+      steps: the step of each split.
+      outputs: shapes and dtypes of output and loss in each split.
       moments: as in `TraceReport`.
     """
 
@@ -101,8 +104,8 @@ class _Trace:
     acts: set[tuple[int, Event]] = field(default_factory=set[tuple[int, Event]])
     effects: set[Event] = field(default_factory=set[Event])
     owners: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-    steps: dict[Phase, TracedStep] = field(default_factory=dict[Phase, TracedStep])
-    outputs: dict[Phase, tuple[Any, Any]] = field(default_factory=dict[Phase, tuple[Any, Any]])
+    steps: dict[Split, TracedStep] = field(default_factory=dict[Split, TracedStep])
+    outputs: dict[Split, tuple[Any, Any]] = field(default_factory=dict[Split, tuple[Any, Any]])
     moments: dict[Moment, Loop] = field(default_factory=dict[Moment, Loop])
 
     @functools.cached_property
@@ -113,54 +116,55 @@ class _Trace:
 
     def report(self, loop: Loop) -> TraceReport:
         """What it has shown, given the loop at the end of the fit."""
-        losses = {phase: loss for phase, (_, loss) in self.outputs.items()}
+        losses = {split: loss for split, (_, loss) in self.outputs.items()}
+        evaluated = [loss for split, loss in losses.items() if split.phase is Phase.VALIDATION]
         return TraceReport(
             stats={name: value.dtype for name, value in loop.stats.items()},
             acts=frozenset(self.acts),
-            maskable=Phase.VALIDATION in losses and bool(losses[Phase.VALIDATION].ndim),
+            maskable=bool(evaluated) and all(loss.ndim for loss in evaluated),
             output=next((output for output, _ in self.outputs.values()), None),
-            cancels=frozenset(phase for phase, step in self.steps.items() if not step.counts),
-            examples={phase: loss.shape[0] for phase, loss in losses.items() if loss.ndim},
-            raises=frozenset(phase for phase, step in self.steps.items() if calls_python(step.jaxpr)),
+            cancels=frozenset(split.phase for split, step in self.steps.items() if not step.counts),
+            examples={split: loss.shape[0] for split, loss in losses.items() if loss.ndim},
+            raises=frozenset(split.phase for split, step in self.steps.items() if calls_python(step.jaxpr)),
             effects=frozenset(self.effects),
             moments=self.moments,
         )
 
 
 def _trace_once(
-    spec: StepSpec, loop: Loop, batch: Any | None, validation_batch: Any | None, wider: Mapping[str, np.dtype[Any]]
-) -> tuple[TraceReport, dict[Phase, TracedStep]]:
+    spec: StepSpec, loop: Loop, batches: Mapping[Split, Any], wider: Mapping[str, np.dtype[Any]]
+) -> tuple[TraceReport, dict[Split, TracedStep]]:
     """As `trace_fit`, with the statistics in `wider` in those dtypes from the start.
 
     Raises:
       _WiderStatistic: another statistic has become of a wider dtype.
     """
     trace = _Trace(spec, wider)
-    if validation_batch is None:
-        unmeasurable = {Phase.VALIDATION.stat(metric.name) for metric in spec.metrics}
+    missing = [split for split in spec.splits if split is not TRAINING and split not in batches]
+    unmeasurable = {split.stat(metric.name) for split in missing for metric in spec.metrics}
+    if unmeasurable:
         loop = loop.replace(stats={name: value for name, value in loop.stats.items() if name not in unmeasurable})
     room = {name: unmeasured(dtype) for name, dtype in wider.items()}
     loop = _fired(trace, loop.replace(stats=loop.stats | room), Event.FIT_START)
-    if batch is not None:
+    if TRAINING in batches:
         loop = _fired(trace, loop, Event.EPOCH_START)
-        loop = _phase_of_one_step(trace, loop, Phase.TRAINING, batch)
-    if validation_batch is not None:
-        loop = _phase_of_one_step(trace, loop, Phase.VALIDATION, validation_batch)
-    if batch is not None:
+    for split, batch in batches.items():
+        loop = _phase_of_one_step(trace, loop, split, batch)
+    if TRAINING in batches:
         loop = trace.moments[None] = _fired(trace, loop, Event.EPOCH_END)
         loop = trace.moments[Event.FIT_END] = _fired(trace, loop, Event.FIT_END)
     return trace.report(loop), trace.steps
 
 
-def _phase_of_one_step(trace: _Trace, loop: Loop, phase: Phase, batch: Any) -> Loop:
-    """The loop after `phase`, as shapes and dtypes."""
+def _phase_of_one_step(trace: _Trace, loop: Loop, split: Split, batch: Any) -> Loop:
+    """The loop after a phase, as shapes and dtypes."""
 
     def entered(loop: Loop) -> Loop:
-        return enter(trace.spec, loop, phase, np.int32(1))
+        return enter(trace.spec, loop, split, np.int32(1))
 
-    step = trace.steps[phase] = traced_step(trace.spec, _fired(trace, loop, phase.start, entered), batch)
-    trace.moments[phase] = step.result
-    loop = _fired(trace, step.result, phase.end)
+    step = trace.steps[split] = traced_step(trace.spec, _fired(trace, loop, split.phase.start, entered), batch)
+    trace.moments[split] = step.result
+    loop = _fired(trace, step.result, split.phase.end)
     return jax.eval_shape(leave_phase, loop)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
 
 
@@ -246,17 +250,18 @@ def _check_evaluated(trace: _Trace, place: int, loop: Loop, after: Loop) -> None
 
 
 def _noting_outputs(trace: _Trace) -> Callback:
-    """A callback that changes nothing, and notes output and loss of each phase's step.
+    """A callback that changes nothing, and notes output and loss of each split's step.
 
     Raises:
       ValueError: the loss is neither a scalar nor one per example.
     """
 
     def note(loop: Loop, event: Event) -> Loop:
-        if event in (Event.UPDATE_START, Event.BATCH_END) and loop.phase is not None:
+        split = loop.split
+        if event in (Event.UPDATE_START, Event.BATCH_END) and split is not None:
             _check_loss(loop)
             # A tracer must not outlive its trace.
-            trace.outputs[loop.phase] = jax.tree.map(jax.typeof, (loop.output, loop.loss))
+            trace.outputs[split] = jax.tree.map(jax.typeof, (loop.output, loop.loss))
         return loop
 
     return note

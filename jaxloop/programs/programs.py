@@ -11,7 +11,7 @@ import jax
 
 from jaxloop import asking
 from jaxloop.asking import counted_and_asked
-from jaxloop.events import Event, Phase
+from jaxloop.events import Event, Phase, Split
 from jaxloop.feeding.prepare import Prepare
 from jaxloop.feeding.slots import ChunkSpec
 from jaxloop.feeding.specification import rows_of
@@ -27,7 +27,10 @@ from jaxloop.step import run_steps, stages, step
 from jaxloop.step_spec import StepSpec
 from jaxloop.wire import Wire, WireLayout
 
-STEP_NAMES = {Phase.TRAINING: "training_step", Phase.VALIDATION: "validation_step"}
+
+def step_name(split: Split) -> str:
+    """What programs of steps are called: "training_step", "validation_step", or by the name of a set of validation."""
+    return f"{split.name}_step"
 
 
 class Program:
@@ -96,7 +99,7 @@ class Programs:
 
     def __init__(self) -> None:
         self._kept = Memo()
-        self._traced: dict[tuple[StepSpec, Phase], TracedStep] = {}
+        self._traced: dict[tuple[StepSpec, Split], TracedStep] = {}
         self._lent: weakref.WeakSet[StepSpec] = weakref.WeakSet()
 
     def __len__(self) -> int:
@@ -125,20 +128,20 @@ class Programs:
         self._kept.forget(gone)
         return gone
 
-    def hold(self, spec: StepSpec, steps: Mapping[Phase, TracedStep]) -> None:
+    def hold(self, spec: StepSpec, steps: Mapping[Split, TracedStep]) -> None:
         """Holds steps that were just traced, for the programs of the run that begins. Earlier ones are dropped.
 
         They are not kept for later runs: JAX's configuration may have changed by then, such as the precision.
         """
         # Cleared in place: a program that is traced again later looks into this same dict, not into a new one.
         self._traced.clear()
-        self._traced.update({(spec, phase): step for phase, step in steps.items()})
+        self._traced.update({(spec, split): step for split, step in steps.items()})
 
     def steps(
         self,
         spec: StepSpec,
         layout: WireLayout,
-        phase: Phase,
+        split: Split,
         chunk: ChunkSpec,
         *,
         placement: Placement,
@@ -155,14 +158,14 @@ class Programs:
         Args:
           spec: what the steps are made of.
           layout: of the wire.
-          phase: that the loop is in.
+          split: that the loop is in.
           chunk: what the batches are like.
           placement: where it runs.
           prepare: makes the batch from what travels and the `resident` samples; None if batches travel as they are.
           donates: whether it may overwrite the wire that it is given.
         """
-        key = ("steps", spec, layout, phase, chunk.signature, placement, prepare, donates)
-        return self.get(key, lambda: self._steps(spec, layout, phase, chunk, placement, prepare, donates))
+        key = ("steps", spec, layout, split, chunk.signature, placement, prepare, donates)
+        return self.get(key, lambda: self._steps(spec, layout, split, chunk, placement, prepare, donates))
 
     def preparing(self, prepare: Prepare) -> Program:
         """`program(resident, batch) -> batch`: the start of the step's program as a program by itself."""
@@ -183,7 +186,7 @@ class Programs:
         self,
         spec: StepSpec,
         layout: WireLayout,
-        phase: Phase,
+        split: Split,
         chunk: ChunkSpec,
         placement: Placement,
         prepare: Prepare | None,
@@ -200,7 +203,7 @@ class Programs:
                 batch = form(prepare)(resident, batch)
                 batch = divided(placement, batch, rows_of(batch))
             before = layout.unpack(wire)
-            traced = None if looks_into_values() else known.get((spec, phase))
+            traced = None if looks_into_values() else known.get((spec, split))
             if traced is not None and traced.takes(before, batch):
                 after, counted = (traced.canonical if placement.is_cpu else traced)(before, batch)
             else:
@@ -212,7 +215,7 @@ class Programs:
         def many(wire: Wire, batches: Any, resident: Any) -> tuple[Wire, Any]:
             return run_steps(lambda wire, batch: one(wire, batch, resident), wire, batches, count)
 
-        name = STEP_NAMES[phase] + (f" x{count}" if count > 1 else "")
+        name = step_name(split) + (f" x{count}" if count > 1 else "")
         options: dict[str, Any] = {"donate_argnums": 0} if donates else {}
         # Both sides are pinned: otherwise the wire, NumPy's at a phase's start and the device's later, compiles twice.
         place, on_wire, batches = placement.sharding, placement.sharding, placement.sharding
@@ -265,7 +268,7 @@ def _stages(
     for stage, event in zip(stages(phase), events, strict=True):
         group.append(stage)
         if event is None or event in cuts:
-            name = f"{STEP_NAMES[phase]} to {event.value if event else 'its end'}"
+            name = f"{phase.value}_step to {event.value if event else 'its end'}"
             run = form(_composed(spec, tuple(group), placement))
             programs.append((Program(name, run, **_everywhere(placement)), event))
             group.clear()

@@ -52,7 +52,7 @@ class Witness:
     def rows(self, columns: Columns) -> None:
         for index in range(columns.count):
             values = {name: number(columns[name][index]) for name in sorted(columns)}
-            where = f"row of {columns.phase.value}"
+            where = f"row of {columns.split.name}"
             epoch, batch = columns["epoch"][index], columns["batch_index"][index] + 1
             self.told.append([f"{where} batch {batch} of epoch {epoch}", values])
 

@@ -13,7 +13,7 @@ from jaxloop.views import Columns, LoopView
 from tests import small
 
 Told = tuple[Event, LoopView] | Columns
-_READ = ("step", "epoch", "epoch_index", "epoch_count", "batch_index", "batch_count", "phase", "stop")
+_READ = ("step", "epoch", "epoch_index", "epoch_count", "batch_index", "batch_count", "phase", "stop", "validation_set")
 
 
 def odd_numbers(loop: jl.Loop, event: Event) -> jl.Loop:

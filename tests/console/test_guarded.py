@@ -10,10 +10,10 @@ import jaxloop as jl
 from jaxloop.console.guarded import Guarded
 from jaxloop.console.lines import Moment
 from jaxloop.console.screen import Lines, Notebook, Terminal, screen_on
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING
 from tests import small
 
-MOMENT = Moment(Phase.TRAINING, epoch_index=0, epoch_count=3, done=2, total=4, measured={"loss": 0.5})
+MOMENT = Moment(TRAINING, epoch_index=0, epoch_count=3, done=2, total=4, measured={"loss": 0.5})
 
 
 class Stream(io.StringIO):

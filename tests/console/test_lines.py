@@ -16,10 +16,10 @@ from jaxloop.console.lines import (
     short,
     table_lines,
 )
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING, VALIDATION
 
 MOMENT = Moment(
-    phase=Phase.TRAINING,
+    split=TRAINING,
     epoch_index=2,
     epoch_count=12,
     done=59,
@@ -36,7 +36,7 @@ ROW = EpochRow(
     seconds=3.14159,
     metrics=("loss", "accuracy"),
     measured={"loss": 0.48191, "accuracy": 0.85, "validation_loss": 0.152, "validation_accuracy": 0.9521},
-    validated=True,
+    validated=(VALIDATION,),
     best=True,
     learning_rate=0.01,
     examples_per_second=12_345.0,
@@ -127,7 +127,7 @@ def test_a_bar_is_never_wider_than_there_is_room(width):
 
 
 def test_a_bar_of_validation_says_so_in_the_place_of_the_epoch_and_has_no_learning_rate():
-    moment = dataclasses.replace(MOMENT, phase=Phase.VALIDATION, done=118)
+    moment = dataclasses.replace(MOMENT, split=VALIDATION, done=118)
     assert bar_line(moment, 140).startswith(
         " validation |" + "█" * 30 + "| 118/118, loss 0.4819, accuracy 0.8500, 12.3k"
     )
@@ -146,7 +146,7 @@ def test_a_bar_can_be_drawn_in_ascii():
 
 
 def test_a_bar_without_batches_or_measurements_shows_the_place_alone():
-    moment = Moment(Phase.TRAINING, epoch_index=0, epoch_count=1, done=0, total=0, measured={})
+    moment = Moment(TRAINING, epoch_index=0, epoch_count=1, done=0, total=0, measured={})
     assert bar_line(moment, 79) == f" Epoch 1/1 |{'':30}| 0/0"
 
 
@@ -170,7 +170,7 @@ def test_a_moment_in_a_log_is_one_line_with_everything():
 
 
 def test_a_moment_of_which_nothing_is_known_is_its_place():
-    moment = Moment(Phase.VALIDATION, epoch_index=0, epoch_count=3, done=1, total=7, measured={})
+    moment = Moment(VALIDATION, epoch_index=0, epoch_count=3, done=1, total=7, measured={})
     assert moment_line(moment) == "Epoch 1/3 validation 1/7 batches"
 
 
@@ -228,7 +228,7 @@ def test_a_table_leaves_out_first_what_matters_least(width, lines):
 
 
 def test_without_validation_a_metric_has_one_column():
-    row = dataclasses.replace(ROW, validated=False, best=False)
+    row = dataclasses.replace(ROW, validated=(), best=False)
     assert table_lines(row, 79) == (
         "epoch  seconds      loss  accuracy  learning_rate  examples/s  best",
         " 3/12     3.14    0.4819    0.8500           0.01       12.3k",

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from jaxloop.console.lines import EpochRow, Moment
 from jaxloop.console.screen import Lines, Notebook, Terminal, screen_on
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING
 
-MOMENT = Moment(Phase.TRAINING, epoch_index=0, epoch_count=3, done=2, total=4, measured={"loss": 0.5})
+MOMENT = Moment(TRAINING, epoch_index=0, epoch_count=3, done=2, total=4, measured={"loss": 0.5})
 HALF = f" Epoch 1/3 |{'█' * 15:30}| 2/4, loss 0.5000"
 FULL = f" Epoch 1/3 |{'█' * 30}| 4/4, loss 0.5000"
 ROW = EpochRow(
@@ -22,7 +22,7 @@ ROW = EpochRow(
     seconds=1.0,
     metrics=("loss",),
     measured={"loss": 0.5},
-    validated=False,
+    validated=(),
     best=True,
 )
 HEADER = "epoch  seconds      loss  examples/s  best"

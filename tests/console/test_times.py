@@ -6,9 +6,7 @@ import math
 import pytest
 
 from jaxloop.console.times import Times
-from jaxloop.events import Phase
-
-TRAINING, VALIDATION = Phase.TRAINING, Phase.VALIDATION
+from jaxloop.events import TRAINING, VALIDATION
 
 
 def an_epoch(times, *, training, validation, at=0.0):

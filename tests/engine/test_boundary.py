@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import jaxloop as jl
-from jaxloop import Event, Phase
+from jaxloop import Event
 from jaxloop.engine.dispatch import dispatched
 from jaxloop.engine.place import Place
 from jaxloop.engine.run import Run
 from jaxloop.engine.stepwise import taken_apart
+from jaxloop.events import TRAINING, VALIDATION, Split
 from jaxloop.ownership import own_copy
 from tests import small
 
@@ -60,30 +61,30 @@ class Rows:
         self.losses += columns["kept"].tolist()
 
 
-def phase_of(run: Run, phase: Phase) -> tuple[jl.Loop, Any]:
+def phase_of(run: Run, split: Split) -> tuple[jl.Loop, Any]:
     """The loop and the steps at the start of a phase."""
-    return next((loop, steps) for found, loop, steps in run.walk() if found is phase)
+    return next((loop, steps) for found, loop, steps in run.walk() if found == split)
 
 
-def driver(run: Run, phase: Phase) -> Any:
-    return taken_apart if run.host.cuts(phase) else dispatched
+def driver(run: Run, split: Split) -> Any:
+    return taken_apart if run.host.cuts(split.phase) else dispatched
 
 
 def nothing(program: Any, what: str) -> None:
     pass
 
 
-@pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.value)
+@pytest.mark.parametrize("split", [TRAINING, VALIDATION], ids=lambda split: split.name)
 @pytest.mark.parametrize(("callbacks", "steps"), [([], 1), ([], 3), ([cuts], 1)], ids=["one", "three", "apart"])
-def test_a_phase_goes_on_from_any_boundary_as_if_it_had_not_been_left(callbacks, steps, phase) -> None:
+def test_a_phase_goes_on_from_any_boundary_as_if_it_had_not_been_left(callbacks, steps, split) -> None:
     rows = Rows()
     run = run_of([*callbacks, rows], steps)
-    loop, of_phase = phase_of(run, phase)
+    loop, of_phase = phase_of(run, split)
     start = own_copy(loop, run.session.placement)
-    whole = run.phase(own_copy(start, run.session.placement).replace(phase=None), phase, of_phase.feed)
+    whole = run.phase(own_copy(start, run.session.placement).replace(phase=None), split, of_phase.feed)
     expected, rows.losses = rows.losses, []
 
-    boundaries = driver(run, phase)(of_phase, run.host, run.progress, nothing, own_copy(start, run.session.placement))
+    boundaries = driver(run, split)(of_phase, run.host, run.progress, nothing, own_copy(start, run.session.placement))
     seen = []
     for boundary in boundaries:
         kept = own_copy(boundary.loop(), run.session.placement)
@@ -98,8 +99,8 @@ def test_a_phase_goes_on_from_any_boundary_as_if_it_had_not_been_left(callbacks,
         assert told + len(in_flight) == position  # each row was told, or is in flight
         flying = [float(row[column : column + 1].view(np.float32)[0]) for row in in_flight]
         rows.losses = []
-        place = Place(phase, position, in_flight, names=of_phase.layout.names, fused={phase: steps})
-        after = run.phase(kept, phase, of_phase.feed, place)
+        place = Place(split, position, in_flight, names=of_phase.layout.names, fused={split: steps})
+        after = run.phase(kept, split, of_phase.feed, place)
         small.assert_trees_equal(after, whole)
         assert rows.losses[: len(flying)] == flying  # they are told first
         assert expected[:told] + rows.losses == expected

@@ -12,6 +12,7 @@ from jax.experimental import io_callback
 import jaxloop as jl
 from jaxloop import Event
 from jaxloop.engine.latest import Latest
+from jaxloop.events import TRAINING
 from jaxloop.ownership import own_copy
 from jaxloop.phases import enter
 from jaxloop.placement import resolve
@@ -167,7 +168,7 @@ class Failed:
 def wires(loop, spec):
     """A layout and three wires of it, of steps 0, 1 and 2."""
     made = spec()
-    own = own_copy(enter(made, loop, jl.Phase.TRAINING, np.int32(3)), PLACEMENT)
+    own = own_copy(enter(made, loop, TRAINING, np.int32(3)), PLACEMENT)
     layout = layout_of(own)
     steps = [own_copy(own.replace(step=np.int32(step), batch_index=np.int32(step)), PLACEMENT) for step in range(3)]
     return layout, [layout.to_wire(step) for step in steps]

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxloop import Event, Phase
+from jaxloop import Event
 from jaxloop.engine.place import Origin, Place
+from jaxloop.events import TRAINING, VALIDATION, Split
 
 ROWS = [np.array([1, -(2**31), 2**31 - 1], np.int32), np.array([0, 7, np.float32(np.nan).view(np.int32)], np.int32)]
 
 
-@pytest.mark.parametrize("moment", [Phase.TRAINING, Phase.VALIDATION, None, Event.FIT_END])
+@pytest.mark.parametrize("moment", [TRAINING, VALIDATION, Split.named("in_domain"), None, Event.FIT_END])
 def test_a_place_is_the_same_after_json(moment) -> None:
     place = Place(
         moment,
@@ -20,7 +21,7 @@ def test_a_place_is_the_same_after_json(moment) -> None:
         rows=ROWS,
         names=["counted", "stop", "loss"],
         requests=4,
-        fused={Phase.TRAINING: 3, Phase.VALIDATION: 1},
+        fused={TRAINING: 3, VALIDATION: 1, Split.named("in_domain"): 2},
         states={"CSVLogger": {"bytes": 12}, "CSVLogger 2": {"bytes": 0}},
         marks={"training": {"kind": "position"}},
     )
@@ -34,5 +35,5 @@ def test_a_place_is_the_same_after_json(moment) -> None:
 
 
 def test_a_place_knows_its_phase_and_whether_the_run_is_over() -> None:
-    assert [Place(moment).phase for moment in (Phase.TRAINING, None, Event.FIT_END)] == [Phase.TRAINING, None, None]
-    assert [Place(moment).finished for moment in (Phase.TRAINING, None, Event.FIT_END)] == [False, False, True]
+    assert [Place(moment).split for moment in (TRAINING, None, Event.FIT_END)] == [TRAINING, None, None]
+    assert [Place(moment).finished for moment in (TRAINING, None, Event.FIT_END)] == [False, False, True]

@@ -5,6 +5,7 @@ import pytest
 
 import jaxloop as jl
 from jaxloop.engine.step_by_step import StepByStep
+from jaxloop.events import TRAINING, VALIDATION
 from tests import small
 
 
@@ -19,9 +20,9 @@ def test_steps_of_ones_own_give_what_a_fit_gives(training_loop) -> None:
     for epoch in range(2):
         loop = steps.begin_epoch(loop)
         for batch in training_loop.training[epoch]:
-            loop = steps.step(loop, batch, jl.Phase.TRAINING)
+            loop = steps.step(loop, batch, TRAINING)
         for batch in training_loop.validation:
-            loop = steps.step(loop, batch, jl.Phase.VALIDATION)
+            loop = steps.step(loop, batch, VALIDATION)
         loop = steps.end_epoch(loop)
     fitted, _ = training_loop.fit(small.model(), 2)
     small.assert_trees_equal(loop.model, fitted.model)
@@ -41,9 +42,9 @@ def test_the_length_of_a_phase_is_known_in_it() -> None:
     for epoch in epochs:
         loop = steps.begin_epoch(loop)
         counts.append(int(loop.batch_count))
-        loop = steps.step(loop, epoch[0], jl.Phase.TRAINING)
+        loop = steps.step(loop, epoch[0], TRAINING)
         counts.append(int(loop.batch_count))
-        loop = steps.step(loop, epoch[0], jl.Phase.VALIDATION)
+        loop = steps.step(loop, epoch[0], VALIDATION)
         counts.append(int(loop.batch_count))
         loop = steps.end_epoch(loop)
     assert counts == [3, 3, 2, 2, 2, 2]
@@ -55,4 +56,4 @@ def test_wild_numbers_are_refused_where_each_batch_is_looked_into() -> None:
     loop = steps.begin_epoch(training_loop.start(small.model(), epochs=1))
     images, _ = small.samples(4)
     with pytest.raises(ValueError, match=r"batch: batch 0's target is 9 at \(2,\)"):
-        steps.step(loop, (images, np.array([0, 1, 9, 2], np.int32)), jl.Phase.TRAINING)
+        steps.step(loop, (images, np.array([0, 1, 9, 2], np.int32)), TRAINING)

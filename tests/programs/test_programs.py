@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxloop.events import Event, Phase, Plan, Scope
+from jaxloop.events import TRAINING, Event, Phase, Plan, Scope
 from jaxloop.feeding.contract import contract_of
 from jaxloop.feeding.slots import ChunkSpec
 from jaxloop.forward import hold
@@ -40,7 +40,7 @@ def in_training(loop, spec):
 
     def make(*callbacks):
         made = spec(*callbacks)
-        return made, own_copy(enter(made, begin_fit(made, loop, Plan(1, 3)), Phase.TRAINING, np.int32(3)), PLACEMENT)
+        return made, own_copy(enter(made, begin_fit(made, loop, Plan(1, 3)), TRAINING, np.int32(3)), PLACEMENT)
 
     return make
 
@@ -48,7 +48,7 @@ def in_training(loop, spec):
 def steps_of(programs, spec, layout, count):
     """The program of so many training steps over batches like `BATCHES`."""
     chunk = ChunkSpec(count, contract_of(batch(0), "training").first)
-    return programs.steps(spec, layout, Phase.TRAINING, chunk, placement=PLACEMENT)
+    return programs.steps(spec, layout, TRAINING, chunk, placement=PLACEMENT)
 
 
 def stepwise(spec, loop):
@@ -97,7 +97,7 @@ def test_one_step_over_the_wire_is_the_step(in_training):
     expected = stepwise(spec, loop)[0]
     wire, row = steps_of(Programs(), spec, layout, 1)(layout.to_wire(loop), batch(0), None)
     jax.tree.map(np.testing.assert_array_equal, layout.from_wire(wire).model.params, expected.model.params)
-    columns, stop = layout.reader(Phase.TRAINING, 4)(np.asarray(row))
+    columns, stop = layout.reader(TRAINING, 4)(np.asarray(row))
     assert (columns["loss"].item(), columns["step"].item(), stop) == (expected.stats["loss"].item(), 0, 0)
 
 
@@ -107,7 +107,7 @@ def test_many_steps_over_the_wire_are_the_steps_one_by_one(in_training):
     expected = stepwise(spec, loop)
     wire, rows = steps_of(Programs(), spec, layout, 3)(layout.to_wire(loop), BATCHES, None)
     jax.tree.map(np.testing.assert_array_equal, layout.from_wire(wire).model.params, expected[-1].model.params)
-    columns, _ = layout.reader(Phase.TRAINING, 4)(np.asarray(rows))
+    columns, _ = layout.reader(TRAINING, 4)(np.asarray(rows))
     assert columns["loss"].tolist() == [after.stats["loss"].item() for after in expected]
     assert columns["step"].tolist() == [0, 1, 2]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxloop.events import Event, Phase, Plan, Scope
+from jaxloop.events import TRAINING, VALIDATION, Event, Phase, Plan, Scope
 from jaxloop.phases import begin_fit, enter
 from jaxloop.programs.step_trace import traced_step
 from jaxloop.step import step
@@ -19,8 +19,8 @@ BATCH = (np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3), np.arange(4, dt
 def entered(loop):
     """The loop at the start of a phase."""
 
-    def entered(spec, phase=Phase.TRAINING):
-        return enter(spec, begin_fit(spec, loop, Plan(1, 1)), phase, np.int32(3))
+    def entered(spec, split=TRAINING):
+        return enter(spec, begin_fit(spec, loop, Plan(1, 1)), split, np.int32(3))
 
     return entered
 
@@ -37,10 +37,10 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("phase", Phase)
-def test_it_does_what_the_step_does(spec, entered, phase):
+@pytest.mark.parametrize("split", [TRAINING, VALIDATION])
+def test_it_does_what_the_step_does(spec, entered, split):
     made = spec(at(Event.BATCH_END, lambda loop: loop.record("loss", loop.loss.mean() + 1)))
-    loop = entered(made, phase)
+    loop = entered(made, split)
     traced = traced_step(made, loop, BATCH)
     assert traced.takes(loop, BATCH)
     expected = jax.jit(lambda loop, batch: step(made, loop, batch))(loop, BATCH)

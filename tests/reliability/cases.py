@@ -63,6 +63,9 @@ class Case:
       before: epochs of an earlier fit, on whose loop this one goes on.
       patient: whether rows wait for each other as long as they can, whatever the clock says.
       x64: whether JAX has numbers of 64 bits.
+      budget: so many training steps in place of epochs.
+      sets: whether validation has two named sets, the second a plain list.
+      at_start: whether it validates before the first epoch.
     """
 
     steps: int | Literal["auto"] = 1
@@ -80,6 +83,9 @@ class Case:
     before: int = 0
     patient: bool = False
     x64: bool = False
+    budget: int | None = None
+    sets: bool = False
+    at_start: bool = False
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -106,6 +112,7 @@ class Fits:
             steps_per_dispatch=case.steps,
             report=case.report,
             progress=False,
+            validate_at_start=case.at_start,
             **models.objective(case.model),
         )
 
@@ -124,7 +131,8 @@ class Fits:
                 listed.append(callbacks.Checkpoint(checkpoints, keep=1))
             return training_loop.fit(
                 self._given,
-                case.epochs,
+                case.epochs if case.budget is None else None,
+                steps=case.budget,
                 callbacks=listed,
                 seed=1,
                 limit_batches=case.limit,
@@ -255,6 +263,8 @@ def training(case: Case) -> Any:
     epochs: Any = jl.TrainingEpochs((inputs, targets), _BATCH, seed=3, resident=resident)
     if case.data in ("epochs", "resident"):
         return epochs
+    if case.data == "every":
+        return epochs.every(case.batches - 2)
     if case.data == "mapped":
         return epochs.map(lambda batch: (2 * batch[0], batch[1]))
     if case.data in ("compiled", "resident compiled"):
@@ -265,11 +275,26 @@ def training(case: Case) -> Any:
     if case.data == "generator":
         return (epoch for epoch in listed)
     in_a_row = [batch for epoch in listed for batch in epoch]
+    if case.data == "stream every":
+        return jl.repeat(_Loader(in_a_row)).every(case.batches - 2)
     if case.data == "repeat":
         return jl.repeat(in_a_row[:-2], batch_count=case.batches)
     if case.data == "stream":
         return jl.repeat(iter(in_a_row), batch_count=case.batches)
     return _of_a_library(case, list(zip(inputs, targets, strict=True)))
+
+
+class _Loader:
+    """A loader that can be iterated again, and not indexed."""
+
+    def __init__(self, batches: list[Any]):
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Any:
+        return iter(self._batches)
 
 
 def _of_a_library(case: Case, pairs: list[Any]) -> Any:
@@ -293,6 +318,8 @@ def _validation(case: Case) -> Any:
         return jl.steps(case.validation)
     samples = _samples(_BATCH * case.validation - 3, seed=1)
     batches = jl.in_batches(samples, _BATCH)
+    if case.sets:
+        return {"in_domain": batches, "out_of_domain": list(jl.in_batches(_samples(2 * _BATCH - 3, seed=2), _BATCH))}
     return list(batches) if case.data in ("list", "repeat") else batches
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxloop.engine import setup
 from jaxloop.engine.session import Session
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING, VALIDATION
 from jaxloop.feeding.source import EpochSource
 from tests.reliability import oracle
 from tests.reliability.cases import Cancel, Case, Fits
@@ -164,7 +164,8 @@ MUTATIONS: Mapping[str, Mutation] = {
     "batch index": Mutation(_begun_again("batch_index"), ("/csv", "/history/batches/batch")),
     "position of the data": Mutation(_placed(position=lambda place: 0), ("/csv", "/loop/.step")),
     "how many steps a dispatch takes": Mutation(
-        _placed(fused=lambda place: dict.fromkeys(Phase, 2)), ("failed: StateMismatchError: fit: the run took 2 steps",)
+        _placed(fused=lambda place: dict.fromkeys((TRAINING, VALIDATION), 2)),
+        ("failed: StateMismatchError: fit: the run took 2 steps",),
     ),
     "names of the rows": Mutation(
         _placed(names=lambda place: [*place.names[1:], "other"]), ("failed: StateMismatchError: fit: a row of the run",)

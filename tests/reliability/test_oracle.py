@@ -70,6 +70,21 @@ def test_from_each_kind_of_data(consult: Consult, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_over_a_budget_of_steps_cut_epochs_and_several_sets(consult: Consult, tmp_path: Path) -> None:
+    logged = ("schedule", "counts", "ema", "bar", *LOGS)
+    cases: dict[str, Case] = {}
+    for steps in (1, "auto"):
+        cases[f"budget, {steps}"] = small(budget=6, steps=steps, callbacks=(*logged, "bound"))
+        cases[f"every, {steps}"] = small(data="every", epochs=5, batches=5, steps=steps, callbacks=("schedule", "csv"))
+        cases[f"sets, {steps}"] = small(sets=True, at_start=True, steps=steps, callbacks=logged)
+    cases["every, resident"] = small(data="every", budget=8, batches=5, steps=3, callbacks=("schedule", "csv"))
+    cases["stream every"] = small(data="stream every", budget=7, batches=5, callbacks=("schedule", "csv"))
+    cases["sets, apart"] = small(sets=True, at_start=True, apart=True)
+    cases["at start, on a loop"] = small(at_start=True, before=1, callbacks=LOGS)
+    assert_none(consult(tmp_path, cases))
+
+
+@pytest.mark.slow
 def test_from_a_loader_of_torch(consult: Consult, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     assert_none(consult(tmp_path, {f"{k}": small(data="torch", steps=k) for k in (1, 3)}))

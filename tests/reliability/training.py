@@ -151,9 +151,9 @@ class Trace:
 
     def rows(self, columns: Any) -> None:
         for index in range(columns.count):
-            loss = columns.phase.stat("loss")
+            loss = columns.split.stat("loss")
             values = [columns[name][index] for name in ("epoch", "batch_index", "step", loss)]
-            self._write(f"{columns.phase.value} row", *values)
+            self._write(f"{columns.split.name} row", *values)
 
     def state(self) -> dict[str, Any]:
         os.fsync(self._file.fileno())

@@ -1,0 +1,82 @@
+"""From the data of a training loop to feeds."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxloop.data import Batches, one_epoch
+from jaxloop.engine.opening import shown
+from jaxloop.engine.rehearsal import Seen, kept_contract
+from jaxloop.events import VALIDATION, Split
+from jaxloop.feeding.contract import OnRecompile
+from jaxloop.feeding.feed import Feed
+from jaxloop.feeding.prepare import Preparation, Prepare
+from jaxloop.feeding.reading import Reader
+from jaxloop.feeding.source import Peekable
+from jaxloop.placement import Placement
+from jaxloop.programs.memo import Memo, Residents
+from jaxloop.programs.programs import Programs
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What makes feeds of data: of training, of each set of validation, and of what is given to an evaluation.
+
+    Attributes:
+      validation, batch_keys, on_recompile: as `TrainingLoop` was given them.
+      programs, memo, residents: of the training loop.
+    """
+
+    validation: Any
+    batch_keys: Sequence[str] | None
+    on_recompile: OnRecompile
+    programs: Programs
+    memo: Memo
+    residents: Residents
+
+    @property
+    def sets(self) -> dict[Split, Any]:
+        """The batches of each set that is validated on, in order."""
+        if self.validation is None:
+            return {}
+        named: Mapping[str, Any] = {VALIDATION.name: self.validation}
+        if isinstance(self.validation, Mapping):
+            named = self.validation
+        return {Split.named(name): batches for name, batches in named.items()}
+
+    def validation_feeds(self, place: Placement, limit: int | None = None) -> dict[Split, Feed]:
+        """The feed of each set that is validated on, before its first batch was seen."""
+        feeds: dict[Split, Feed] = {}
+        for split, batches in self.sets.items():
+            where = "validation" if split == VALIDATION else f"validation[{split.name!r}]"
+            feeds[split] = self.feed(Peekable(one_epoch(batches, where), limit), where, place)
+        return feeds
+
+    def seen_validation(self, place: Placement, limit: int | None) -> dict[Split, Seen]:
+        """The data of each set that is validated on, once their first batches were seen."""
+        found: dict[Split, Seen] = {}
+        for split, feed in self.validation_feeds(place, limit).items():
+            found[split] = self.seen(feed, [feed.batches.batches], evaluates=True)
+            found[split].feed.batches.close()  # it is read when an epoch of training is over
+        return found
+
+    def seen(self, feed: Feed, given: Sequence[Any], *, evaluates: bool = False) -> Seen:
+        """The data of a phase, once the first batch was seen."""
+        feed = feed.begun(short="filled" if evaluates else "refused", on_recompile=self.on_recompile)
+        feed = replace(feed, contract=kept_contract(self.memo, feed.agreed))
+        first = None if feed.gathers else feed.first()  # a loader that has begun may be closed until it is asked for
+        return Seen(feed, functools.cache(lambda: shown(self.programs, feed, first or feed.first())), given)
+
+    def feed(self, batches: Peekable, where: str, placement: Placement, *, inputs_alone: bool = False) -> Feed:
+        """The feed of batches, with what they leave to the program; resident samples are put on the device."""
+        if len(batches) == 0:
+            raise ValueError(f"{where}: there is no batch. Check the batch size against the number of samples.")
+        given, travelling, preparation = batches.batches, batches.uncompiled, None
+        keys = None if self.batch_keys is None else tuple(self.batch_keys)
+        if travelling is not batches:
+            assert isinstance(given, Batches)
+            prepare = Prepare(given.resident, given.compiled, keys, where, inputs_alone)
+            preparation = Preparation(prepare, self.residents.on(placement, given.samples) if given.resident else None)
+        reader = Reader(where, keys, inputs_alone, whole=preparation is not None)
+        return Feed(travelling, reader, placement, preparation)
