@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -44,16 +43,44 @@ def _alike(row: list[str], other: list[str]) -> bool:
     return len(row) == len(other) and all(map(same, row, other))
 
 
-def test_there_are_guides() -> None:
-    assert [guide.name for guide in GUIDES] == ["memory.md", "scale.md"]
+def check_lines(guide: Path, printed: str) -> None:
+    """Fails unless what was printed is, line by line, what the guide shows as text, but for a tenth in each number."""
+    shown = "\n".join(re.findall(r"^```text\n(.*?)^```", guide.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
+    lines = [line for line in shown.splitlines() if line]
+    assert len(printed.splitlines()) == len(lines), printed
+    for line, expected in zip(printed.splitlines(), lines, strict=True):
+        assert re.sub(_NUMBER, "#", line) == re.sub(_NUMBER, "#", expected)
+        numbers, others = (list(map(float, re.findall(_NUMBER, text))) for text in (line, expected))
+        assert numbers == pytest.approx(others, rel=0.1), line
+
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
+#: Guides that show a table of what they print; the others show it as text.
+TABLES = ("memory.md", "scale.md")
+
+
+def guide_of(name: str) -> Path:
+    (found,) = [guide for guide in GUIDES if guide.name == name]
+    return found
 
 
 def test_the_guide_to_memory_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
-    names: dict[str, Any] = {}
-    exec(compile(blocks(GUIDES[0]), GUIDES[0].name, "exec"), names)
-    check_printed(GUIDES[0], capsys.readouterr().out)
+    guide = guide_of("memory.md")
+    exec(compile(blocks(guide), guide.name, "exec"), {})
+    check_printed(guide, capsys.readouterr().out)
 
 
 @pytest.mark.slow
 def test_the_guide_to_scale_prints_its_table_on_eight_devices() -> None:
-    check_printed(GUIDES[1], run_on_devices(blocks(GUIDES[1]), 8))
+    guide = guide_of("scale.md")
+    check_printed(guide, run_on_devices(blocks(guide), 8))
+
+
+@pytest.mark.parametrize("name", [guide.name for guide in GUIDES if guide.name not in TABLES])
+def test_a_guide_prints_what_it_shows(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    guide = guide_of(name)
+    exec(compile(blocks(guide), guide.name, "exec"), {"__name__": "guide"})
+    check_lines(guide, capsys.readouterr().out)
