@@ -37,7 +37,8 @@ class History:
 
     Attributes:
       epochs: one row per epoch: `epoch` (over the loop's life, counted from 1), each metric, each
-        `validation_<metric>`, `learning_rate`, what callbacks recorded, `seconds` of the epoch, and
+        `validation_<metric>`, `learning_rate` (or `learning_rate/<group>` for each of several groups of the optimizer),
+        what callbacks recorded, `seconds` of the epoch, and
         `examples_per_second` of its training, without the time of compiling.
       batches: one row per training batch that was reported: `epoch`, `batch` (counted from 1), `step`, each metric (a
         mean over the phase so far), `learning_rate`, and what callbacks recorded.

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from jaxloop.events import Event, Scope
 from jaxloop.feeding.checks import check_epoch
 from jaxloop.feeding.source import EpochSource, whole
 from jaxloop.history import History
+from jaxloop.hyperparameters import RATE, Aim, aim
 from jaxloop.loop import Loop
 from jaxloop.losses import weighted_mean
 from jaxloop.measured import is_measured, unmeasured
@@ -27,6 +28,7 @@ from jaxloop.training_loop import TrainingLoop
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_RAMP = "learning_rate_finder_rate"  # the column of the rates of the ramp
 _LOSS = "learning_rate_finder_loss"  # the column of the losses, and the name of what the ramp remembers
 _FEWEST_STEPS = 10
 _DESCENT = 0.9  # the suggestion is the rate at which this share of the descent is done
@@ -85,6 +87,8 @@ def find_learning_rate(
     start_rate: float = 1e-6,
     end_rate: float = 10.0,
     steps: int = 200,
+    group: str | None = None,
+    scale: Mapping[str, float] | None = None,
     on: On = None,
     seed: int = 0,
 ) -> LearningRateTest:
@@ -95,7 +99,8 @@ def find_learning_rate(
     three times that value (or three tenths of the first loss, if that is more). Smith: Cyclical learning rates for
     training neural networks, WACV 2017, section 3.3, with the exponential ramp and the early end of fastai's `lr_find`.
 
-    It is a fit of one epoch, as long as the ramp. Compiled callbacks are called, but none of them can set the rate.
+    It is a fit of one epoch, as long as the ramp. Compiled callbacks are called, but none of them can set the rate, nor
+    that of a group that is tested.
     Validation, host callbacks and the console are left out. The given model or loop stays as it was.
 
     Args:
@@ -105,13 +110,18 @@ def find_learning_rate(
       start_rate: above 0, and so small that the model does not learn.
       end_rate: above `start_rate`, and so large that the loss diverges.
       steps: training steps of the whole ramp, at least 10, over as many epochs of data as they take.
+      group: where several groups of the optimizer expose a rate, the one that is tested, by its label. The others
+        train with the rates that they have.
+      scale: in place of `group`, a factor for each group. All are tested together, and the suggestion is the rate
+        before it is multiplied, as `learning_rate_scheduler` takes it.
       on: as in `TrainingLoop.fit`.
       seed: of the run's key. A loop brings its own key.
 
     Raises:
       TypeError: `training_loop` is no TrainingLoop.
-      ValueError: an argument is wrong, the data have fewer batches, the optimizer exposes no rate, or the loss never
-        fell. In the last case `error.test` has the curve, to be drawn.
+      ValueError: an argument is wrong, the data have fewer batches, the optimizer exposes no rate (or several, and
+        neither `group` nor `scale` says which), or the loss never fell. In the last case `error.test` has the curve,
+        to be drawn.
       Whatever `TrainingLoop.fit` raises.
 
     Example:
@@ -120,10 +130,11 @@ def find_learning_rate(
       >>> loop, history = training_loop.fit(loop, epochs=12)
     """
     _check_arguments(training_loop, start_rate, end_rate, steps)
+    aimed = aim("find_learning_rate", RATE, group, scale)
     first = int(model_or_loop.epoch) if isinstance(model_or_loop, Loop) else 0
     batches = _Chain(_epochs_for(steps, training_loop.training, first), steps)
     trial = TrainingLoop.of(training_loop.setup.on_trial(itertools.repeat(batches), report="batch"))
-    ramp = _ramp(float(start_rate), float(end_rate), int(steps))
+    ramp = _ramp(float(start_rate), float(end_rate), int(steps), aimed)
     _, history = trial.fit(model_or_loop, epochs=1, callbacks=[ramp], on=on, seed=seed)
     return _test_of(history, int(steps))
 
@@ -135,14 +146,14 @@ def _test_of(history: History, steps: int) -> LearningRateTest:
     measured = is_measured(history.batches[_LOSS])
     if not measured.any():
         raise ValueError("find_learning_rate: no batch has an example of a weight above 0. Check the weights.")
-    test = _judged(history.batches["learning_rate"][measured], history.batches[_LOSS][measured], steps)
+    test = _judged(history.batches[_RAMP][measured], history.batches[_LOSS][measured], steps)
     if math.isnan(test.suggestion):
         raise _no_suggestion(test)
     return test
 
 
 @functools.lru_cache(maxsize=16)  # the same ramp again is the same callback, so it compiles nothing again
-def _ramp(start_rate: float, end_rate: float, steps: int) -> Callback:
+def _ramp(start_rate: float, end_rate: float, steps: int, aimed: Aim) -> Callback:
     """A compiled callback that sets each step's rate, records its loss, and ends the fit where the loss diverges."""
     rates = np.geomspace(start_rate, end_rate, steps)
     window = steps // 10
@@ -151,7 +162,8 @@ def _ramp(start_rate: float, end_rate: float, steps: int) -> Callback:
         if event is Event.FIT_START:
             return loop.remember(_LOSS, {"average": np.float32(0), "first": np.float32(0), "best": np.float32(np.inf)})
         if event in (Event.BATCH_START, Event.UPDATE_START):  # the last callback at both: its rate is the one applied
-            return loop.with_hyperparameter("learning_rate", jnp.asarray(rates)[loop.batch_index])
+            rate = jnp.asarray(rates)[loop.batch_index]
+            return loop.replace(opt_state=aimed.hit(loop.opt_state, rate)).record(_RAMP, rate)
         if event is not Event.BATCH_END:
             return loop
         loss, before = _loss_of(loop), loop.callback_state[_LOSS]

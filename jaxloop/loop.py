@@ -9,10 +9,10 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.core import Tracer
 
 from jaxloop.events import Phase, Plan, Scope, Split, split_at
+from jaxloop.hyperparameters import exposed, is_rate, the_one, with_value
 from jaxloop.kinds import kind_name, strong
 from jaxloop.measured import as_statistic, is_measured
 from jaxloop.metrics import check_name
@@ -49,9 +49,10 @@ class Loop:
       batch_index, batch_count: int32[], the position in this phase, counted from 0, and the number of its batches.
       metrics: the accumulator of each metric by name; empty at the start of a phase.
       stats: float32[] by name: each metric, as `loss` in training and as `validation_loss` in validation, or as
-        `<name>_loss` if that has several named sets; `learning_rate`; what callbacks record. An integer that a callback
-        records is int32[] or uint32[]. A statistic is NaN until it is measured. `jaxloop.measured.is_measured` tells
-        that NaN from a NaN that was measured.
+        `<name>_loss` if that has several named sets; `learning_rate`, or `learning_rate/<group>` for each of several
+        groups of the optimizer; what callbacks record. An integer that a callback records is int32[] or uint32[]. A
+        statistic is NaN until it is measured. `jaxloop.measured.is_measured` tells that NaN from a NaN that was
+        measured.
       callback_state: what callbacks remember, by name.
       stop: int32[], one bit for each `Scope` that is cancelled and not yet left.
       input, target, weight, output, loss, gradient: the current step; `None` between steps. `loss` is what the loss
@@ -149,7 +150,7 @@ class Loop:
             one that the name has elsewhere.
         """
         check_name("Loop.record", name)
-        if name == "learning_rate":  # a float also where the optimizer was given a whole number
+        if is_rate(name):  # a float also where the optimizer was given a whole number
             value = jnp.asarray(value, jnp.float32)
         known = getattr(self.stats.get(name), "dtype", None)
         return self.replace(stats=self.stats | {name: as_statistic("Loop.record", name, value, known)})
@@ -199,43 +200,43 @@ class Loop:
         key = jax.random.fold_in(jax.random.fold_in(self.key, purpose), self.step)
         return jax.random.fold_in(key, self.batch_index) if validating else key
 
-    def hyperparameter(self, name: str) -> Any:
+    def hyperparameter(self, name: str, *, group: str | None = None) -> Any:
         """The value of a hyperparameter that `optax.inject_hyperparams` exposes.
-
-        Raises:
-          ValueError: the optimizer exposes no such hyperparameter, or several.
-        """
-        found = find_hyperparameters(self.opt_state, name)
-        if len(found) != 1:
-            raise ValueError(_hyperparameter_message(self.opt_state, name, len(found)))
-        return found[0]
-
-    def with_hyperparameter(self, name: str, value: Any) -> "Loop":
-        """This loop with another value for a hyperparameter that `optax.inject_hyperparams` exposes.
 
         Args:
           name: as in `optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)`: `"learning_rate"`.
+          group: the part of the optimizer that is meant, where several expose it: the label that `optax.partition`
+            gives its parameters. `hyperparameters(name)` has all.
+
+        Raises:
+          ValueError: the optimizer exposes no such hyperparameter, or several and no group is given, or none in this
+            group. The message has the groups that there are.
+        """
+        return the_one("Loop.hyperparameter", self.opt_state, name, group).value
+
+    def hyperparameters(self, name: str) -> dict[str | None, Any]:
+        """The values of a hyperparameter by group; one that is alone and has no label is under None.
+
+        Example:
+          >>> for group, rate in loop.hyperparameters("learning_rate").items():
+          ...     loop = loop.with_hyperparameter("learning_rate", 0.5 * rate, group=group)
+        """
+        return {place.group or None: place.value for place in exposed(self.opt_state, name)}
+
+    def with_hyperparameter(self, name: str, value: Any, *, group: str | None = None) -> "Loop":
+        """This loop with another value for a hyperparameter that `optax.inject_hyperparams` exposes.
+
+        Args:
+          name, group: as in `hyperparameter`.
           value: float[], may be traced.
 
         Raises:
-          ValueError: the optimizer exposes no such hyperparameter, or several; or drives it by a schedule of its own;
-            or was given a whole number for it, which it keeps as an integer.
+          ValueError: as `hyperparameter`; or the optimizer drives it by a schedule of its own, or was given a whole
+            number for it, which it keeps as an integer.
         """
-        old = self.hyperparameter(name)
-        if is_scheduled(self.opt_state, name):
-            raise ValueError(
-                f"Loop.with_hyperparameter: the optimizer drives {name!r} by a schedule of its own. "
-                "Give `optax.inject_hyperparams` a number and change that number from a callback."
-            )
-        dtype = jnp.asarray(old).dtype
-        if jnp.issubdtype(dtype, jnp.integer) and not jnp.issubdtype(jnp.result_type(value), jnp.integer):
-            raise ValueError(
-                f"Loop.with_hyperparameter: {name!r} is a whole number in the optimizer, {dtype.name}, and would cut "
-                f"off fractions. Make it a float, as `optax.inject_hyperparams(optax.sgd)({name}=1.0)`."
-            )
-        value = jnp.asarray(value, dtype=dtype)
-        opt_state = optax.tree_utils.tree_set(self.opt_state, _in_hyperparams, **{name: value})
-        return self.replace(opt_state=opt_state)
+        where = "Loop.with_hyperparameter"
+        place = the_one(where, self.opt_state, name, group)
+        return self.replace(opt_state=with_value(where, self.opt_state, place, value))
 
     def __repr__(self) -> str:
         leaves = jax.tree.leaves(self.model.params)
@@ -270,43 +271,6 @@ def new_loop(model: Model, opt_state: Any, key: jax.Array) -> Loop:
         stats={},
         callback_state={},
         stop=np.int32(0),
-    )
-
-
-def find_hyperparameters(opt_state: Any, name: str) -> list[Any]:
-    """All values of the hyperparameter `name` that `optax.inject_hyperparams` exposes in `opt_state`."""
-    found = optax.tree_utils.tree_get_all_with_path(opt_state, name, _in_hyperparams)
-    return [value for _, value in found]
-
-
-# `inject_hyperparams` keeps the values in a dict that is the field `hyperparams` of its state. Without this filter
-# optax would also find a field of the same name in the state of the optimizer inside.
-def _in_hyperparams(path: tuple[Any, ...], value: Any) -> bool:
-    return len(path) >= 2 and getattr(path[-2], "name", None) == "hyperparams"
-
-
-def _is_hyperparams(path: tuple[Any, ...], value: Any) -> bool:
-    return getattr(path[-1], "name", None) == "hyperparams"
-
-
-def is_scheduled(opt_state: Any, name: str) -> bool:
-    """Whether `optax.inject_hyperparams` drives the hyperparameter `name` by a schedule."""
-    found = optax.tree_utils.tree_get_all_with_path(opt_state, "hyperparams_states")
-    return any(name in states for _, states in found)
-
-
-def _hyperparameter_message(opt_state: Any, name: str, count: int) -> str:
-    if count:
-        return (
-            f"Loop.hyperparameter: {count} parts of the optimizer expose {name!r}; it is not clear which one is meant. "
-            "Wrap only one of them in `optax.inject_hyperparams`."
-        )
-    nodes = optax.tree_utils.tree_get_all_with_path(opt_state, "hyperparams", _is_hyperparams)
-    others = ", ".join(sorted({exposed for _, node in nodes for exposed in node}))
-    rate = "" if name == "learning_rate" else "learning_rate=0.1, "
-    return (
-        f"Loop.hyperparameter: the optimizer exposes no {name!r}{f', only {others}' if others else ''}. "
-        f"Make it as `optax.inject_hyperparams(optax.sgd)({rate}{name}=0.1)`."
     )
 
 

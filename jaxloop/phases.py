@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxloop.events import TRAINING, VALIDATION, Event, Phase, Plan, Scope, Split, leave
+from jaxloop.hyperparameters import RATE, columns
 from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.measured import unmeasured, without_nan
 from jaxloop.step import run_steps, step
@@ -44,7 +45,7 @@ def begin_fit(spec: StepSpec, loop: Loop, plan: Plan) -> Loop:
         phase=None,
         validation_set=None,
         metrics=spec.empty_metrics,
-        stats=_unmeasured(spec, *spec.splits) | {"learning_rate": unmeasured(np.float32)},
+        stats=_unmeasured(spec, *spec.splits) | _unmeasured_rates(loop.opt_state),
         callback_state={name: value for name, value in loop.callback_state.items() if name in loop.lasting},
         evaluated=frozenset(),
     )
@@ -160,6 +161,11 @@ def _out_of_phase(spec: StepSpec, loop: Loop) -> Loop:
 def _fired(spec: StepSpec, loop: Loop, event: Event) -> Loop:
     loop = spec.fire(loop, event)
     return loop.replace(stop=leave(loop.stop, Scope.BATCH))
+
+
+def _unmeasured_rates(opt_state: Any) -> dict[str, Any]:
+    """The rate of each group; `learning_rate` also where the optimizer exposes none, so that logs have its column."""
+    return {name: unmeasured(np.float32) for name in columns(opt_state, RATE) or (RATE,)}
 
 
 def _unmeasured(spec: StepSpec, *splits: Split) -> dict[str, Any]:

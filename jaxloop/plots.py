@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxloop.events import TRAINING, VALIDATION, Split, splits_of
+from jaxloop.hyperparameters import RATE, is_rate
 from jaxloop.measured import as_floats, as_number, is_measured
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ _BLUE, _VERMILION = "#0072B2", "#D55E00"
 _COLORS = (_VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of the sets of validation
 _LONG_NAME = 20  # letters
 _GREY = "#808080"
-_NO_PANEL = ("epoch", "batch", "step", "learning_rate", "seconds", "examples_per_second")
+_GROUP_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of the same palette
+_NO_PANEL = ("epoch", "batch", "step", "seconds", "examples_per_second")
 _MARKED_POINTS = 40  # with more epochs the points of a curve are not marked: the markers would cover the curve
 
 
@@ -47,7 +49,8 @@ def draw_history(
         raise ValueError("History.plot: there is nothing to draw, since no epoch was begun. Fit at least one.")
     splits = splits_of(validation_sets)
     names = _chosen(epochs, names, splits)
-    figure, panels, rate_panel = _panels(len(names), with_rate=_measured(epochs, "learning_rate"))
+    rates = [name for name in epochs if is_rate(name) and _measured(epochs, name)]
+    figure, panels, rate_panel = _panels(len(names), with_rate=bool(rates))
     judged_by = _judged_by(epochs, splits)
     best = _best_epoch(epochs, judged_by)
     per_epoch = _batches_per_epoch(batches)
@@ -65,7 +68,7 @@ def draw_history(
     if per_epoch > 1:  # the first batches lie before the end of their epoch
         start = min(start, batches["epoch"][0] - 1)
     if rate_panel is not None:
-        _draw_rate(rate_panel, epochs, batches, per_epoch)
+        _draw_rates(rate_panel, epochs, batches, rates)
     _finish(figure, panels if rate_panel is None else [*panels, rate_panel], epochs, best, judged_by, start)
     return figure
 
@@ -119,7 +122,7 @@ def _chosen(epochs: Table, names: Sequence[str] | None, splits: Sequence[Split])
     if isinstance(names, str) or not names:
         raise ValueError(f"History.plot: `names` must be a list of one or more columns, got {names!r}.")
     with_their_metric = {split.stat(name) for name in epochs for split in splits[1:]}
-    can_be = [name for name in epochs if name not in with_their_metric and name not in _NO_PANEL]
+    can_be = [name for name in epochs if not (name in with_their_metric or name in _NO_PANEL or is_rate(name))]
     for name in names:
         if name not in can_be:
             raise ValueError(f"History.plot: there is no column {name!r} to draw; there are {', '.join(can_be)}.")
@@ -222,13 +225,26 @@ def _title(panel: "Axes", name: str, epochs: Table, columns: Sequence[tuple[str,
             beside = panel.annotate(text, (0, 0), (-8, 0), xycoords=beside, va="bottom", **style)
 
 
-def _draw_rate(panel: "Axes", epochs: Table, batches: Table, per_epoch: int) -> None:
-    """The learning rate, batch by batch if each batch was reported."""
-    if per_epoch > 1 and _measured(batches, "learning_rate"):
-        x, y = batches["epoch"] - 1 + batches["batch"] / per_epoch, batches["learning_rate"]
-    else:
-        x, y = epochs["epoch"], epochs["learning_rate"]
-    panel.plot(x, y, color=_GREY, linewidth=1.8, marker="o" if len(x) == 1 else "")
+def _draw_rates(panel: "Axes", epochs: Table, batches: Table, names: Sequence[str]) -> None:
+    """The learning rate, batch by batch if each batch was reported; several as curves of their groups, on a log scale.
+
+    On that scale a group is not drawn while its rate is 0.
+    """
+    per_epoch = _batches_per_epoch(batches)
+    positive = False
+    for index, name in enumerate(names):
+        if per_epoch > 1 and _measured(batches, name):
+            x, y = batches["epoch"] - 1 + batches["batch"] / per_epoch, batches[name]
+        else:
+            x, y = epochs["epoch"], epochs[name]
+        alone = name == RATE
+        color = _GREY if alone else _GROUP_COLORS[index % len(_GROUP_COLORS)]
+        panel.plot(
+            x, y, color=color, linewidth=1.8, marker="o" if len(x) == 1 else "", label="_alone" if alone else name
+        )
+        positive |= not alone and bool((as_floats(y) > 0).any())
+    if positive:
+        panel.set_yscale("log", nonpositive="mask")
     panel.set_title("learning_rate", loc="left", fontsize="medium", fontweight="bold")
 
 

@@ -12,7 +12,8 @@ from jaxloop.carried import carried
 from jaxloop.events import Event, Phase, Scope, leave, should_run
 from jaxloop.extra_args import Saved, extra_args, save
 from jaxloop.forward import cleaned, hold, predict, with_loss, with_model_state
-from jaxloop.loop import STEP_FIELDS, Loop, find_hyperparameters
+from jaxloop.hyperparameters import RATE, columns
+from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.measured import unmeasured
 from jaxloop.microbatches import differentiated
 from jaxloop.optimizer import updated
@@ -163,7 +164,7 @@ def _finish(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tu
 
 
 def update(spec: StepSpec, loop: Loop, saved: Saved | None) -> Loop:
-    """The optimizer's step: sets the parameters, `opt_state` and the learning rate that was applied.
+    """The optimizer's step: sets the parameters, `opt_state` and the learning rates that were applied.
 
     Args:
       spec: what the step is made of.
@@ -175,8 +176,9 @@ def update(spec: StepSpec, loop: Loop, saved: Saved | None) -> Loop:
     updates, opt_state = updated(spec.optimizer, loop.gradient, loop.opt_state, params, known)
     params = optax.apply_updates(params, updates)
     loop = loop.replace(opt_state=opt_state, model=loop.model.replace(params=params))
-    rates = find_hyperparameters(opt_state, "learning_rate")
-    return loop.record("learning_rate", rates[0]) if len(rates) == 1 else loop
+    for column, rate in columns(opt_state, RATE).items():
+        loop = loop.record(column, rate)
+    return loop
 
 
 def measure(spec: StepSpec, loop: Loop) -> Loop:

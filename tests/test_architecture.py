@@ -10,8 +10,8 @@ import jaxloop
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
     {"precision", "whole_number"},
-    {"adapters", "chips", "compile_cache", "data", "durable", "errors", "events", "file_lock", "kinds", "long_work"}
-    | {"losses", "masks", "measured", "optimizer", "schedules", "telling", "tracers"},
+    {"adapters", "chips", "compile_cache", "data", "durable", "errors", "events", "file_lock", "hyperparameters"}
+    | {"kinds", "long_work", "losses", "masks", "measured", "optimizer", "schedules", "telling", "tracers"},
     {"memory_limits", "model", "metrics", "placement", "plots"},
     {"casting", "loop", "partitioning", "topology"},
     {"births", "callback", "carried", "shardings", "views"},

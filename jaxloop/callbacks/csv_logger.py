@@ -13,6 +13,7 @@ from jaxloop.events import Event, Phase, Plan
 from jaxloop.files.decimals import lines
 from jaxloop.files.line_file import LineFile
 from jaxloop.files.waiting import WaitingRows
+from jaxloop.hyperparameters import is_rate
 from jaxloop.telling import warn
 from jaxloop.views import Columns, LoopView
 
@@ -24,10 +25,10 @@ class CSVLogger:
     """Writes statistics as CSV, which pandas reads without options.
 
     Columns: `epoch` (over the loop's life) and `batch`, both counted from 1; each metric, a mean over the phase so far;
-    `phase`; `step`, the number of training batches taken; `learning_rate`; and what callbacks recorded. A statistic
-    that has diverged is `nan`, one that was not measured is an empty cell, and integers are written in full. With
-    `report="batch"` every batch of training and validation has a row; with `report="epoch"` only the last batch of each
-    phase.
+    `phase`; `step`, the number of training batches taken; `learning_rate`, or `learning_rate/<group>` for each of
+    several groups of the optimizer; and what callbacks recorded. A statistic that has diverged is `nan`, one that was
+    not measured is an empty cell, and integers are written in full. With `report="batch"` every batch of training and
+    validation has a row; with `report="epoch"` only the last batch of each phase.
 
     Rows are written once a second, at the end of a phase (at most ten times a second), when 8192 rows wait, and at the
     end of the fit, however it ends. If the process is killed, only the rows since the last write are lost.
@@ -79,7 +80,7 @@ class _CSVLog:
         self._path = path
         self._plan = plan
         self._file: LineFile | None = None
-        self._recorded: list[str] = []
+        self._recorded: list[str] = []  # the names of statistics that are not metrics, the learning rates first
         self._last: Columns | None = None  # the latest rows of this phase
         self._waiting = WaitingRows()
         self._failed = False
@@ -176,10 +177,10 @@ class _CSVLog:
             file.close()
 
     def _header(self, loop: LoopView) -> str:
-        """The first line of the file; sets which statistics have a column because a callback recorded them."""
-        own = {*self._plan.statistics, "learning_rate"}
-        self._recorded = sorted(set(loop.stats) - own)
-        names = ["epoch", "batch", *self._plan.metrics, "phase", "step", "learning_rate", *self._recorded]
+        """The first line of the file; sets which statistics besides metrics have a column."""
+        own = set(self._plan.statistics)
+        self._recorded = sorted(set(loop.stats) - own, key=lambda name: (not is_rate(name), name))
+        names = ["epoch", "batch", *self._plan.metrics, "phase", "step", *self._recorded]
         return ",".join(map(_quoted, names)) + "\n"
 
     def _opened(self, prepare: Callable[[], None]) -> None:
@@ -281,7 +282,7 @@ class _CSVLog:
         cells: list[Any] = [columns["epoch"], columns["batch_index"] + 1]
         cells += [columns[split.stat(name)] for name in self._plan.metrics]
         cells += [split.name, columns["step"] + taken]
-        cells += [columns[name] for name in ("learning_rate", *self._recorded)]
+        cells += [columns[name] for name in self._recorded]
         return lines(cells, columns.count)
 
 

@@ -67,6 +67,7 @@ def reduce_on_plateau(
     cooldown: int = 0,
     min_rate: float = 0.0,
     hyperparameter: str = "learning_rate",
+    group: str | None = None,
     name: str = "reduce_on_plateau",
 ) -> Callback:
     """Multiplies the learning rate by `factor` after `patience` epochs in a row without improvement.
@@ -77,6 +78,9 @@ def reduce_on_plateau(
     epoch longer. The next fit keeps the reduced rate, and counts from 0. Do not schedule the same hyperparameter: the
     schedule would overwrite the reduced rate.
 
+    Where several groups of the optimizer expose the rate, each group's own is multiplied, so that their proportions
+    stay; or only that of one `group`.
+
     Args:
       monitor: as in `early_stopping`.
       factor: above 0 and below 1.
@@ -84,12 +88,14 @@ def reduce_on_plateau(
       min_delta: an improvement must be larger than this; at least 0, in the statistic's own unit.
       mode: as in `early_stopping`.
       cooldown: how many epochs after a reduction are not counted, at least 0.
-      min_rate: the rate is not reduced below this.
+      min_rate: the rate of no group is reduced below this.
       hyperparameter: one that `optax.inject_hyperparams` exposes, in place of the learning rate.
+      group: the only group of the optimizer whose rate is reduced, by its label.
       name: the key in `loop.callback_state`; a second one needs its own.
 
     Raises:
-      ValueError: as `early_stopping`. When a fit begins: also if the optimizer exposes no such hyperparameter.
+      ValueError: as `early_stopping`. When a fit begins: also if the optimizer exposes no such hyperparameter, or none
+        in `group`.
 
     Example:
       >>> optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
@@ -99,7 +105,8 @@ def reduce_on_plateau(
     watched = _watched("reduce_on_plateau", monitor, mode, min_delta)
     patience = _whole("reduce_on_plateau", "patience", patience, least=1)
     cooldown = _whole("reduce_on_plateau", "cooldown", cooldown, least=0)
-    return _ReduceOnPlateau(name, watched, patience, _factor(factor), cooldown, _least_rate(min_rate), hyperparameter)
+    reduction = _Reduction(hyperparameter, group, _factor(factor), _least_rate(min_rate))
+    return _ReduceOnPlateau(name, watched, patience, cooldown, reduction)
 
 
 @dataclass(frozen=True)
@@ -157,10 +164,8 @@ class _ReduceOnPlateau:
     name: str
     watched: "_Watched"
     patience: int
-    factor: float
     cooldown: int
-    min_rate: float
-    hyperparameter: str
+    reduction: "_Reduction"
     __name__ = "reduce_on_plateau"
 
     @property
@@ -185,8 +190,25 @@ class _ReduceOnPlateau:
             "cooldown": jnp.where(reduced, self.cooldown, jnp.maximum(memory["cooldown"] - measured, 0)),
         }
         loop = loop.replace(callback_state=loop.callback_state | {self.name: memory})
-        rate = loop.hyperparameter(self.hyperparameter)
-        return loop.with_hyperparameter(self.hyperparameter, jnp.where(reduced, self._lower(rate), rate))
+        return self.reduction.applied(loop, when=reduced)
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """What a plateau does to a hyperparameter: in one group of the optimizer, or in all if none is named."""
+
+    hyperparameter: str
+    group: str | None
+    factor: float
+    min_rate: float
+
+    def applied(self, loop: Loop, when: Any) -> Loop:
+        name = self.hyperparameter
+        groups = loop.hyperparameters(name) if self.group is None else {self.group: None}
+        for group in groups or [None]:  # where there is none, the loop says so
+            rate = loop.hyperparameter(name, group=group)
+            loop = loop.with_hyperparameter(name, jnp.where(when, self._lower(rate), rate), group=group)
+        return loop
 
     def _lower(self, rate: Any) -> Any:
         # A rate that is below `min_rate` already stays as it is: a reduction must never raise it.

@@ -11,6 +11,7 @@ from jaxloop.console.lines import EpochRow, Moment
 from jaxloop.console.screen import Screen, screen_on
 from jaxloop.console.times import Times
 from jaxloop.events import TRAINING, Event, Phase, Plan, Split
+from jaxloop.hyperparameters import RATE, is_rate
 from jaxloop.measured import as_number, is_measured
 from jaxloop.views import Columns, LoopView
 
@@ -154,7 +155,7 @@ class _Progress:
                 done=done,
                 total=total,
                 measured=_measured({name: stats[split.stat(name)] for name in self._plan.metrics} if stats else {}),
-                learning_rate=float(stats.get("learning_rate", math.nan)),
+                **_rates(stats),
                 examples_per_second=self._pace(done, now),
                 epoch_left=in_epoch,
                 fit_left=in_fit,
@@ -186,7 +187,7 @@ class _Progress:
             measured=measured,
             validated=tuple(self._validates),
             best=self._is_best(measured),
-            learning_rate=float(loop.stats.get("learning_rate", math.nan)),
+            **_rates(loop.stats),
             examples_per_second=self._examples_per_second,
         )
         self._measured, self._examples_per_second = {}, math.nan
@@ -205,6 +206,15 @@ class _Progress:
             self._best[name] = loss
             return True
         return False
+
+
+def _rates(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """The learning rates, as `Moment` and `EpochRow` take them."""
+    groups = {name: float(stats[name]) for name in sorted(stats) if is_rate(name) and name != RATE}
+    return {
+        "learning_rate": float(stats.get(RATE, math.nan)),
+        "group_rates": {name.removeprefix(f"{RATE}/"): rate for name, rate in groups.items()},
+    }
 
 
 def _has(stats: Mapping[str, Any], split: Split) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
@@ -24,7 +24,8 @@ class Moment:
       epoch_index, epoch_count: the position in the fit, from 0, and the number of its epochs.
       done, total: the number of batches that are done, and of all batches of the phase.
       measured: the present value of each metric in this phase, by name, if it is measured.
-      learning_rate: the rate that was applied last.
+      learning_rate: the rate that was applied last, if there is only one.
+      group_rates: the rate of each group of the optimizer, if there are several.
       examples_per_second: the speed in this phase.
       epoch_left, fit_left: the seconds that are left in the epoch and in the fit.
     """
@@ -36,6 +37,7 @@ class Moment:
     total: int
     measured: Mapping[str, float]
     learning_rate: float = math.nan
+    group_rates: Mapping[str, float] = field(default_factory=dict[str, float])
     examples_per_second: float = math.nan
     epoch_left: float = math.nan
     fit_left: float = math.nan
@@ -52,7 +54,8 @@ class EpochRow:
       measured: what was measured in this epoch, by its name in `loop.stats`.
       validated: the sets on which an epoch of this fit was validated so far.
       best: whether its loss is the best so far.
-      learning_rate: the rate that was applied last.
+      learning_rate: the rate that was applied last, if there is only one.
+      group_rates: the rate of each group of the optimizer, if there are several.
       examples_per_second: the speed of its training.
     """
 
@@ -64,6 +67,7 @@ class EpochRow:
     validated: Sequence[Split]
     best: bool
     learning_rate: float = math.nan
+    group_rates: Mapping[str, float] = field(default_factory=dict[str, float])
     examples_per_second: float = math.nan
 
 
@@ -160,8 +164,7 @@ def epoch_line(row: EpochRow) -> str:
     """An epoch as one line of a log: names as in `loop.stats`, each before its number."""
     names = [split.stat(name) for name in row.metrics for split in (TRAINING, *row.validated)]
     texts = [f"{name} {number(row.measured[name])}" for name in names if name in row.measured]
-    if not math.isnan(row.learning_rate):
-        texts.append(f"learning_rate {short(row.learning_rate)}")
+    texts += [f"{name} {short(rate)}" for name, rate in _rates(row, "learning_rate")]
     if row.best:
         texts.append("best")
     title = _title(row.epoch_index, row.epoch_count)
@@ -182,8 +185,7 @@ def table_lines(row: EpochRow, width: int) -> tuple[str, str]:
         _cell(_AFTER_METRICS, "seconds", _seconds(row.seconds)),
         *(_cells(row, name, rank) for name, rank in zip(row.metrics, _ranks(len(row.metrics)), strict=True)),
     ]
-    if not math.isnan(row.learning_rate):
-        pieces.append(_cell(_AFTER_METRICS + 1, "learning_rate", short(row.learning_rate)))
+    pieces += [_cell(_AFTER_METRICS + 1, name, short(rate)) for name, rate in _rates(row, "learning_rate")]
     pieces.append(_cell(_AFTER_METRICS + 2, "examples/s", _examples(row.examples_per_second)))
     pieces.append(_cell(2, "best", "*" if row.best else ""))
     kept = _fitting(pieces, width)
@@ -200,8 +202,8 @@ def _details(moment: Moment, rate: str) -> list[_Piece]:
     ranks = _ranks(len(moment.measured))
     metrics = [f"{name} {number(value)}" for name, value in moment.measured.items()]
     pieces = [_Piece(rank, f", {text}") for rank, text in zip(ranks, metrics, strict=True)]
-    if not math.isnan(moment.learning_rate) and moment.split == TRAINING:
-        pieces.append(_Piece(_AFTER_METRICS + 2, f", {rate} {short(moment.learning_rate)}"))
+    if moment.split == TRAINING:
+        pieces += [_Piece(_AFTER_METRICS + 2, f", {name} {short(value)}") for name, value in _rates(moment, rate)]
     if not math.isnan(moment.examples_per_second):
         pieces.append(_Piece(_AFTER_METRICS + 1, f", {_examples(moment.examples_per_second)} examples/s"))
     if not math.isnan(moment.fit_left):
@@ -209,6 +211,12 @@ def _details(moment: Moment, rate: str) -> list[_Piece]:
         if moment.epoch_index + 1 < moment.epoch_count:
             pieces.append(_Piece(_AFTER_METRICS, f" ({duration(moment.epoch_left)} in epoch)"))
     return pieces
+
+
+def _rates(shown: Moment | EpochRow, name: str) -> list[tuple[str, float]]:
+    """The rates that are known: one under `name`, or those of groups under `name/group`."""
+    rates = {name: shown.learning_rate} | {f"{name}/{group}": rate for group, rate in shown.group_rates.items()}
+    return [(name, rate) for name, rate in rates.items() if not math.isnan(rate)]
 
 
 def _ranks(count: int) -> list[int]:

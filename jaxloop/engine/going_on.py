@@ -8,7 +8,8 @@ import numpy as np
 import optax
 
 from jaxloop.kinds import kind_name
-from jaxloop.loop import Loop, is_scheduled
+from jaxloop.hyperparameters import column, exposed, exposed_names
+from jaxloop.loop import Loop
 
 _FIX = (
     "Fit it with the optimizer that made it, or begin this one anew on the loop's model: "
@@ -40,14 +41,11 @@ def check_opt_state(optimizer: optax.GradientTransformation, loop: Loop, where: 
 
 
 def hyperparameters_of(opt_state: Any) -> dict[str, Any]:
-    """The numbers that `optax.inject_hyperparams` exposes and no schedule drives, by their path in `opt_state`."""
+    """What `optax.inject_hyperparams` exposes and no schedule drives, by name, and group where several expose it."""
     found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state):
-        if len(path) < 2 or getattr(path[-2], "name", None) != "hyperparams":
-            continue
-        name = str(getattr(path[-1], "key", ""))
-        if not is_scheduled(opt_state, name):
-            found[jax.tree_util.keystr(path)] = leaf
+    for name in exposed_names(opt_state):
+        places = exposed(opt_state, name)
+        found |= {column(place, among=places): place.value for place in places if not place.scheduled}
     return found
 
 
@@ -59,11 +57,10 @@ def kept_hyperparameters(opt_state: Any, made_with: Mapping[str, Any]) -> list[s
       made_with: what `hyperparameters_of` finds in the state that the optimizer begins with.
     """
     lines = []
-    for path, value in hyperparameters_of(opt_state).items():
-        mine = made_with.get(path)
+    for name, value in hyperparameters_of(opt_state).items():
+        mine = made_with.get(name)
         if mine is None or np.array_equal(value, mine, equal_nan=True):
             continue
-        name = path.rsplit("[", 1)[-1].strip("]'\"")
         lines.append(
             f"The loop keeps its {name}, {_shown(value)}; the optimizer was made with {_shown(mine)}, which "
             "optimizer='mine' would take, and begin anew"
