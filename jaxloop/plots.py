@@ -240,11 +240,19 @@ def _draw_rates(panel: "Axes", epochs: Table, batches: Table, names: Sequence[st
         alone = name == RATE
         color = _GREY if alone else _GROUP_COLORS[index % len(_GROUP_COLORS)]
         panel.plot(
-            x, y, color=color, linewidth=1.8, marker="o" if len(x) == 1 else "", label="_alone" if alone else name
+            x,
+            y,
+            color=color,
+            linewidth=1.8,
+            marker="o" if len(x) == 1 else "",
+            label="_alone" if alone else name.removeprefix(f"{RATE}/"),
         )
         positive |= not alone and bool((as_floats(y) > 0).any())
     if positive:
         panel.set_yscale("log", nonpositive="mask")
+    if names != [RATE]:
+        columns = 1 + (len(names) - 1) // 5
+        panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small", ncols=columns)
     panel.set_title("learning_rate", loc="left", fontsize="medium", fontweight="bold")
 
 
@@ -262,7 +270,8 @@ def _finish(
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.set_xlabel("epoch")
         _without_frame(panel)
-        handles |= {str(line.get_label()): line for line in panel.get_legend_handles_labels()[0]}
+        if panel.get_legend() is None:  # that of the rates has a legend of its own
+            handles |= {str(line.get_label()): line for line in panel.get_legend_handles_labels()[0]}
         if best is not None:
             line = panel.axvline(epochs["epoch"][best], color=_GREY, linewidth=1, linestyle=":", zorder=0)
             handles[f"epoch {epochs['epoch'][best]}, lowest {judged_by}"] = line

@@ -110,3 +110,41 @@ def test_a_parameter_named_like_a_hyperparameter_is_not_mistaken_for_it(loop):
     params = {"learning_rate": jnp.zeros(2), "hyperparams": {"learning_rate": jnp.ones(2)}}
     opt_state = optax.inject_hyperparams(optax.adam)(learning_rate=0.25).init(params)
     assert loop.replace(opt_state=opt_state).hyperparameter("learning_rate") == 0.25
+
+
+LABELLED = optax.partition(
+    {"one": INJECTED, "other": optax.inject_hyperparams(optax.adam)(learning_rate=0.5), "none": optax.set_to_zero()},
+    {"weight": "one", "bias": "other"},
+)
+
+
+def test_a_hyperparameter_of_a_group_is_read_and_changed_by_its_label(loop):
+    before = with_optimizer(loop, LABELLED)
+    after = before.with_hyperparameter("learning_rate", 0.75, group="other")
+    assert before.hyperparameters("learning_rate") == {"one": 0.25, "other": 0.5}
+    assert after.hyperparameters("learning_rate") == {"one": 0.25, "other": 0.75}
+    assert after.hyperparameter("learning_rate", group="other") == 0.75
+    assert after.hyperparameter("momentum") == after.hyperparameter("momentum", group="one") == np.float32(0.9)
+
+
+def test_every_group_of_a_hyperparameter_is_told_and_can_be_given_back(loop):
+    assert with_optimizer(loop, INJECTED).hyperparameters("learning_rate") == {None: 0.25}
+    assert with_optimizer(loop, optax.sgd(0.1)).hyperparameters("learning_rate") == {}
+    for optimizer in (INJECTED, LABELLED):
+        before = after = with_optimizer(loop, optimizer)
+        for group, rate in before.hyperparameters("learning_rate").items():
+            after = after.with_hyperparameter("learning_rate", rate / 2, group=group)
+        halves = {group: rate / 2 for group, rate in before.hyperparameters("learning_rate").items()}
+        assert after.hyperparameters("learning_rate") == halves
+
+
+@pytest.mark.parametrize("method", ["hyperparameter", "with_hyperparameter"])
+def test_a_group_that_is_not_there_is_refused_with_those_that_are(loop, method):
+    value = (0.1,) if method == "with_hyperparameter" else ()
+    ask = getattr(with_optimizer(loop, LABELLED), method)
+    with pytest.raises(ValueError, match=rf"^Loop\.{method}: no group 'none' .* there are 'one', 'other'"):
+        ask("learning_rate", *value, group="none")
+    with pytest.raises(ValueError, match=rf"^Loop\.{method}: 2 parts .* the groups 'one', 'other'. .* by group='one'"):
+        ask("learning_rate", *value)
+    with pytest.raises(ValueError, match=r"Write 'learning_rate' and group='one'\."):
+        ask("learning_rate/one", *value)

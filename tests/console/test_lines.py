@@ -275,3 +275,17 @@ def test_a_long_name_is_cut_and_a_wide_list_of_metrics_is_left_out_from_the_last
 @pytest.mark.parametrize("width", range(1, 140))
 def test_a_table_is_never_wider_than_there_is_room(width):
     assert max(map(len, table_lines(ROW, width))) <= width
+
+
+def test_the_rates_of_groups_are_told_each_by_its_name() -> None:
+    rates = {"body": 1e-4, "head": 0.01}
+    moment = dataclasses.replace(MOMENT, learning_rate=math.nan, group_rates=rates)
+    row = dataclasses.replace(ROW, learning_rate=math.nan, group_rates=rates)
+    assert ", lr/body 1e-4, lr/head 0.01, " in bar_line(moment, 200)
+    assert "learning_rate/body 1e-4, learning_rate/head 0.01, " in moment_line(moment)
+    assert ", learning_rate/body 1e-4, learning_rate/head 0.01, best" in epoch_line(row)
+    header, cells = table_lines(row, 200)
+    assert header.split()[-4:] == ["learning_rate/body", "learning_rate/head", "examples/s", "best"]
+    assert cells.split()[-4:-2] == ["1e-4", "0.01"]
+    assert "lr/" not in bar_line(dataclasses.replace(moment, phase=Phase.VALIDATION), 200)
+    assert len(bar_line(moment, 40)) <= 40
