@@ -306,3 +306,25 @@ assert found.model.params["kernel"].sharding == moment.sharding
 
 def test_over_eight_devices_the_rates_and_the_run_are_those_of_one() -> None:
     run_on_devices(MESH, 8)
+
+
+def test_weight_decay_stands_still_with_the_rate_unless_it_comes_after_it() -> None:
+    params = {"kernel": jnp.ones(2)}
+
+    def moved(optimizer: Any) -> np.ndarray:
+        return np.asarray(optimizer.update({"kernel": jnp.ones(2)}, optimizer.init(params), params)[0]["kernel"])
+
+    inject = optax.inject_hyperparams
+    np.testing.assert_array_equal(moved(inject(optax.adamw)(learning_rate=0.0, weight_decay=0.1)), np.zeros(2))
+    after = optax.chain(inject(optax.adam)(learning_rate=0.0), optax.add_decayed_weights(-1e-4))
+    np.testing.assert_allclose(moved(after), np.full(2, -1e-4))
+
+
+def test_the_gradient_of_a_group_with_the_rate_0_counts_in_the_norm_that_is_clipped() -> None:
+    def norm(loop: jl.Loop, event: jl.Event) -> jl.Loop:
+        return loop.record("norm", optax.tree.norm(loop.gradient)) if event is jl.Event.UPDATE_START else loop
+
+    made = training_loop(unfreeze, jl.callbacks.clip_by_global_norm(1e-3), norm)
+    loop, history = made.fit(small.model(), 1)
+    np.testing.assert_allclose(history.batches["norm"], np.full(3, 1e-3), rtol=1e-5)
+    assert np.linalg.norm(loop.opt_state.inner_states["bias"].inner_state.inner_state[0].trace["bias"]) < 2e-3
