@@ -88,6 +88,33 @@ def test_eighteen_fits_compile_each_program_once(run: Any) -> None:
     assert len(set(accuracies[3])) > 1  # the seeds differ
 
 
+def test_the_best_weights_are_saved_and_loaded(run: Any) -> None:
+    variables = run("tabular")
+    losses = variables["history"].epochs["validation_loss"]
+    assert variables["accuracy"] > 0.9
+    assert len(losses) == losses.argmin() + 6 < 100
+    measured = variables["training_loop"].evaluate(variables["best"], variables["validation"])
+    assert measured["loss"] == pytest.approx(losses.min(), rel=1e-6)
+    features, labels = variables["validation"]
+    logits = np.asarray(variables["loop"].model(features), np.float64)
+    costs = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+    assert measured["loss"] == pytest.approx((costs * variables["class_weights"][labels]).mean(), rel=1e-5)
+
+
+def test_each_head_has_a_loss_and_a_metric_of_its_own(run: Any) -> None:
+    variables = run("two_heads")
+    epochs = variables["history"].epochs
+    for phase in ("", "validation_"):
+        whole = epochs[f"{phase}digit_loss"] + 0.5 * epochs[f"{phase}parity_loss"]
+        np.testing.assert_allclose(epochs[f"{phase}loss"], whole, rtol=1e-5)
+    images, targets = variables["validation"]
+    outputs = variables["loop"].model(images)
+    for head, accuracy in variables["accuracies"].items():
+        correct = np.asarray(outputs[head]).argmax(1) == targets[head]
+        assert accuracy == pytest.approx(correct.mean(), abs=1e-6)
+        assert accuracy > 0.85
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", OTHERS)
 @pytest.mark.parametrize("name", NAMES)
