@@ -35,10 +35,11 @@ class History:
     means that the statistic has diverged. A place where nothing was measured holds a special value: one particular
     NaN, the least int32, or the largest uint32. `jaxloop.measured.is_measured(column)` is False there.
 
+    Where several groups of the optimizer have a learning rate, `learning_rate/<group>` stands for each of them.
+
     Attributes:
       epochs: one row per epoch: `epoch` (over the loop's life, counted from 1), each metric, each
-        `validation_<metric>`, `learning_rate` (or `learning_rate/<group>` for each of several groups of the optimizer),
-        what callbacks recorded, `seconds` of the epoch, and
+        `validation_<metric>`, `learning_rate`, what callbacks recorded, `seconds` of the epoch, and
         `examples_per_second` of its training, without the time of compiling.
       batches: one row per training batch that was reported: `epoch`, `batch` (counted from 1), `step`, each metric (a
         mean over the phase so far), `learning_rate`, and what callbacks recorded.

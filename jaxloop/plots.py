@@ -20,10 +20,10 @@ Table = Mapping[str, np.ndarray]
 #: Blue and vermilion of Okabe and Ito's palette: colour-blind readers can distinguish them.
 _BLUE, _VERMILION = "#0072B2", "#D55E00"
 _COLORS = (_VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of the sets of validation
+_GROUP_COLORS = (_BLUE, *_COLORS)
 _LONG_NAME = 20  # letters
 _GREY = "#808080"
-_GROUP_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of the same palette
-_NO_PANEL = ("epoch", "batch", "step", "seconds", "examples_per_second")
+_NO_PANEL = ("epoch", "batch", "step", "learning_rate", "seconds", "examples_per_second")
 _MARKED_POINTS = 40  # with more epochs the points of a curve are not marked: the markers would cover the curve
 
 

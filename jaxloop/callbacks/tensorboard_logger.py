@@ -37,8 +37,7 @@ class TensorBoardLogger:
     draws all in one chart:
 
     - By epoch, at its index over the loop's life, from 0: `epoch_<metric>` in both folders. In `train` also
-      `epoch_learning_rate`, if the optimizer exposes it (or `epoch_learning_rate/<group>` for each of several groups);
-      `epoch_examples_per_second`, without the time of compiling;
+      `epoch_learning_rate`, if the optimizer exposes it; `epoch_examples_per_second`, without the time of compiling;
       and what callbacks recorded, with its value at the end of the epoch.
     - By training batch, at its index over the loop's life, from 0: `batch_<metric>`, each a mean over the epoch so far;
       `batch_learning_rate`; and what callbacks recorded. With `report="epoch"` there are none.

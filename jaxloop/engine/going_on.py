@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import optax
 
-from jaxloop.kinds import kind_name
 from jaxloop.hyperparameters import column, exposed, exposed_names
+from jaxloop.kinds import kind_name
 from jaxloop.loop import Loop
 
 _FIX = (

@@ -287,5 +287,5 @@ def test_the_rates_of_groups_are_told_each_by_its_name() -> None:
     header, cells = table_lines(row, 200)
     assert header.split()[-4:] == ["learning_rate/body", "learning_rate/head", "examples/s", "best"]
     assert cells.split()[-4:-2] == ["1e-4", "0.01"]
-    assert "lr/" not in bar_line(dataclasses.replace(moment, phase=Phase.VALIDATION), 200)
+    assert "lr/" not in bar_line(dataclasses.replace(moment, split=VALIDATION), 200)
     assert len(bar_line(moment, 40)) <= 40
