@@ -1,5 +1,6 @@
 """What a chip is: how much memory a JAX device has, and how fast it computes at most."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -13,6 +14,19 @@ class Chip(NamedTuple):
 
     flops: float
     memory: int
+
+
+class StepCost(NamedTuple):
+    """What a training step takes of the devices of a run, as far as it is known.
+
+    Attributes:
+      seconds: how long a step would take if every device computed at its largest FLOP/s.
+      memory: gives the most bytes that a device of this process has had in use so far; None if the backend does not
+        tell, as that of a CPU.
+    """
+
+    seconds: float | None = None
+    memory: Callable[[], int | None] = lambda: None
 
 
 _GIB = 2**30

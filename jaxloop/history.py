@@ -14,6 +14,7 @@ from jaxloop.errors import CorruptCheckpointError
 from jaxloop.events import VALIDATION, Event, Phase, Plan
 from jaxloop.measured import UNMEASURED, as_number, is_measured, with_nan
 from jaxloop.plots import draw_history, save
+from jaxloop.speed import training_speed
 from jaxloop.views import Columns, LoopView
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class History:
     Attributes:
       epochs: one row per epoch: `epoch` (over the loop's life, counted from 1), each metric, each
         `validation_<metric>`, `learning_rate`, what callbacks recorded, `seconds` of the epoch, and
-        `examples_per_second` of its training, without the time of compiling.
+        `examples_per_second` of its training, without the time of compiling. On a chip that `jaxloop.chips` knows also
+        `mfu`, the share of its largest FLOP/s; where the device tells also `peak_memory_bytes`, the most that it has
+        had in use. See `jaxloop.speed`.
       batches: one row per training batch that was reported: `epoch`, `batch` (counted from 1), `step`, each metric (a
         mean over the phase so far), `learning_rate`, and what callbacks recorded.
       stopped: `"completed"`; `"cancelled"`; or `"preempted"`, where SIGTERM came and the run was saved.
@@ -162,7 +165,7 @@ class Recorder:
         self._compiling = 0.0
         self._by_batch = plan.report == "batch"
         self._counted = 0  # training rows in this epoch so far
-        self._rate = float(UNMEASURED)
+        self._speed: dict[str, float] = {}  # of the training in this epoch, once it is over
         self._last: Columns | None = None  # the latest training rows
         self._before: Columns | None = None  # the last row before a resume: later ones have its order of columns
 
@@ -178,18 +181,19 @@ class Recorder:
     def __call__(self, loop: LoopView, event: Event) -> None:
         now = time.perf_counter()
         if event is Event.EPOCH_START:
-            self._began, self._rate = now, float(UNMEASURED)
+            self._began, self._speed = now, {}
         elif event is Event.TRAINING_START:
             self._training_began, self._counted = now, 0
             self._compiling = sum(self._compile_seconds.values())
         elif event is Event.TRAINING_END:
-            examples = self._counted * (self._last.batch_size if self._last is not None else 0)
-            self._rate = examples / max(self._training_seconds(now), 1e-9)
+            speed = training_speed(self._last, self._counted, self._training_seconds(now))
+            self._speed = {"examples_per_second": 0.0} | speed
             if not self._by_batch and self._counted and self._last is not None:
                 self._bits += self._last.last().bits()
         elif event is Event.EPOCH_END:
             row = {name: _kept(loop.stats[name]) for name in _in_order(self._plan, loop.stats)}
-            row = {"epoch": int(loop.epoch), **row, "seconds": now - self._began, "examples_per_second": self._rate}
+            clocks = {"seconds": now - self._began, "examples_per_second": float(UNMEASURED), **self._speed}
+            row = {"epoch": int(loop.epoch), **row, **clocks, **row}  # what a callback has recorded as `mfu` stays
             self._epochs.append(row)
             self._lines += _line(row)
 
@@ -198,7 +202,7 @@ class Recorder:
         now = time.perf_counter()
         return {
             "counted": self._counted,
-            "rate": _exact(self._rate),
+            "speed": {name: _exact(value) for name, value in self._speed.items()},
             "epoch_seconds": now - self._began,
             "training_seconds": self._training_seconds(now),
             "last": None if self._last is None else self._last.last().to_json(),
@@ -230,14 +234,16 @@ class Recorder:
         self._bits, self._lines = bytearray(batches), bytearray(epochs)
         self._epochs = [_row(line) for line in epochs.splitlines()]
         self._last = self._before = None if state["last"] is None else Columns.from_json(state["last"])
-        self._counted, self._rate = state["counted"], float(_number(state["rate"]))
+        speed = state["speed"] if "speed" in state else {"examples_per_second": state["rate"]}  # older checkpoints
+        self._counted, self._speed = state["counted"], {name: float(_number(kept)) for name, kept in speed.items()}
         now = time.perf_counter()
         self._began, self._training_began = now - state["epoch_seconds"], now - state["training_seconds"]
         self._compiling = sum(self._compile_seconds.values())
 
     def history(self, stopped: Stopped) -> History:
         """What was collected."""
-        epochs = {name: np.array([row[name] for row in self._epochs]) for name in (self._epochs or [{}])[0]}
+        names = dict.fromkeys(name for row in self._epochs for name in row)  # another device may tell more, or less
+        epochs = {name: np.array([row.get(name, float(UNMEASURED)) for row in self._epochs]) for name in names}
         compiling = dict(self._compile_seconds)
         sets = self._plan.validation_sets
         return History(epochs, self._batches(), stopped, compiling, validation_sets=sets)

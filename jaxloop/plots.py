@@ -23,7 +23,7 @@ _COLORS = (_VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of the set
 _GROUP_COLORS = (_BLUE, *_COLORS)
 _LONG_NAME = 20  # letters
 _GREY = "#808080"
-_NO_PANEL = ("epoch", "batch", "step", "learning_rate", "seconds", "examples_per_second")
+_NO_PANEL = ("epoch", "batch", "step", "learning_rate", "seconds", "examples_per_second", "mfu", "peak_memory_bytes")
 _MARKED_POINTS = 40  # with more epochs the points of a curve are not marked: the markers would cover the curve
 
 

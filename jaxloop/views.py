@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxloop.chips import StepCost
 from jaxloop.errors import StateMismatchError
 from jaxloop.events import Phase, Scope, Split, split_at
 from jaxloop.loop import COUNTERS, FIELDS, STEP_FIELDS, Loop
@@ -72,17 +73,26 @@ class Columns(Mapping[str, np.ndarray]):
       split: the phase and the set of data of all these rows. Its `name` is that of the set, and `split.stat("loss")` is
         the name of the loss over it.
       batch_size: the number of examples in a full batch.
+      cost: what a step takes of the devices, as far as it is known. Rows that were kept as JSON do not know it.
     """
 
-    __slots__ = ("_decoded", "_matrix", "_places", "batch_size", "phase", "split")
+    __slots__ = ("_decoded", "_matrix", "_places", "batch_size", "cost", "phase", "split")
 
-    def __init__(self, matrix: np.ndarray, places: Mapping[str, tuple[int, np.dtype]], split: Split, batch_size: int):
+    def __init__(
+        self,
+        matrix: np.ndarray,
+        places: Mapping[str, tuple[int, np.dtype]],
+        split: Split,
+        batch_size: int,
+        cost: StepCost | None = None,
+    ):
         self._matrix = matrix
         self._places = places
         self._decoded: dict[str, np.ndarray] = {}
         self.split = split
         self.phase = split.phase
         self.batch_size = batch_size
+        self.cost = cost
 
     @property
     def stats(self) -> tuple[str, ...]:
@@ -91,7 +101,11 @@ class Columns(Mapping[str, np.ndarray]):
 
     def last(self) -> "Columns":
         """Only the last row."""
-        return Columns(self._matrix[-1:], self._places, self.split, self.batch_size)
+        return Columns(self._matrix[-1:], self._places, self.split, self.batch_size, self.cost)
+
+    def chosen(self, mask: np.ndarray) -> "Columns":
+        """Only the rows at which `mask`, bool[rows], is true. They are copied."""
+        return Columns(self._matrix[mask], self._places, self.split, self.batch_size, self.cost)
 
     def bits(self) -> bytes:
         """The rows as bytes, which are the cheapest to keep: the rows themselves keep device buffers alive."""
@@ -100,7 +114,7 @@ class Columns(Mapping[str, np.ndarray]):
     def with_bits(self, bits: bytes | bytearray) -> "Columns":
         """Columns like these, over other rows whose `bits` follow one another."""
         matrix = np.frombuffer(bits, np.int32).reshape(-1, self._matrix.shape[1])
-        return Columns(matrix, self._places, self.split, self.batch_size)
+        return Columns(matrix, self._places, self.split, self.batch_size, self.cost)
 
     def placed_as(self, other: "Columns") -> "Columns":
         """These rows with each column at its place in `other`, so that the `bits` of both can follow one another.
@@ -121,7 +135,7 @@ class Columns(Mapping[str, np.ndarray]):
         matrix = np.ones((self.count, other._matrix.shape[1]), np.int32)
         for name, (place, _) in other._places.items():
             matrix[:, place] = self._matrix[:, self._places[name][0]]
-        return Columns(matrix, other._places, self.split, self.batch_size)
+        return Columns(matrix, other._places, self.split, self.batch_size, self.cost)
 
     def to_json(self) -> dict[str, Any]:
         """These rows, bit for bit, as JSON can hold them, with all that is needed to read them in another process."""

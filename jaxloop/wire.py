@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxloop.chips import StepCost
 from jaxloop.events import TRAINING, VALIDATION, Split
 from jaxloop.loop import COUNTERS, Loop
 from jaxloop.placement.moving import placed
@@ -167,7 +168,9 @@ class WireLayout:
 
         return jax.tree.unflatten(self.tree, map(leaf, self.slots, self.kinds))
 
-    def reader(self, split: Split, batch_size: int) -> Callable[[np.ndarray], tuple[Columns | None, int]]:
+    def reader(
+        self, split: Split, batch_size: int, cost: StepCost | None = None
+    ) -> Callable[[np.ndarray], tuple[Columns | None, int]]:
         """A function that reads the rows that a dispatch left: int32[row] of one step, or int32[steps, row].
 
         Returns:
@@ -177,11 +180,11 @@ class WireLayout:
 
         def read(rows: np.ndarray) -> tuple[Columns | None, int]:
             if rows.ndim == 1:
-                columns = Columns(rows[np.newaxis], places, split, batch_size) if rows.item(0) & 1 else None
+                columns = Columns(rows[np.newaxis], places, split, batch_size, cost) if rows.item(0) & 1 else None
                 return columns, rows.item(stop_place)
             counted = rows[:, 0] & 1  # above it stands what processes have asked for
             matrix = rows if counted.all() else rows[counted != 0]
-            columns = Columns(matrix, places, split, batch_size) if len(matrix) else None
+            columns = Columns(matrix, places, split, batch_size, cost) if len(matrix) else None
             return columns, rows.item(-1, stop_place)
 
         return read

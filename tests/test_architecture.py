@@ -15,7 +15,7 @@ FLOORS = [
     {"memory_limits", "model", "metrics", "placement", "plots"},
     {"casting", "loop", "partitioning", "topology"},
     {"births", "callback", "carried", "shardings", "views"},
-    {"asking", "lying", "step_spec"},
+    {"asking", "lying", "speed", "step_spec"},
     {"forward"},
     {"gradient"},
     {"microbatches"},

@@ -99,6 +99,7 @@ def prepared(steps: PhaseSteps, wire: Wire, tell: Tell, interrupts: Interrupts |
     A signal that waits is seen at the first boundary. So nothing more is compiled once one has come.
     """
     fused = steps.fusing(wire).steps
+    steps.cost(wire, fused)  # before compiling, which lets go of the trace that FLOPs are counted in
     for chunk in steps.announced(fused):
         if interrupts is not None and interrupts.pending:
             break
@@ -115,7 +116,8 @@ def _delivery(steps: PhaseSteps, host: Host, progress: Progress, wire: Wire, fus
     several devices they do not wait either: devices of a CPU that run ahead of each other may wait for ever.
     """
     phase, lap, agreement = steps.phase, progress.ledger.lap, progress.agreement
-    hand_over, read = host.delivery(phase), steps.layout.reader(steps.split, steps.feed.agreed.batch_size)
+    read = steps.layout.reader(steps.split, steps.feed.agreed.batch_size, steps.cost(wire, fused))
+    hand_over = host.delivery(phase)
 
     def tell(rows: np.ndarray) -> bool:
         columns, stop = read(rows)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxloop.asking import argument
+from jaxloop.chips import StepCost
 from jaxloop.engine.place import Place
 from jaxloop.engine.sameness import check_same_program
 from jaxloop.engine.session import Session
@@ -19,7 +20,7 @@ from jaxloop.kinds import kind_name
 from jaxloop.loop import Loop
 from jaxloop.measured import looks_into_values
 from jaxloop.programs.canonical import other_layouts
-from jaxloop.programs.flops import flops_of
+from jaxloop.programs.flops import flops_of, loops_in
 from jaxloop.programs.fusing import Fusing, steps_ahead, steps_per_dispatch
 from jaxloop.programs.programs import Program
 from jaxloop.wire import Wire, WireLayout
@@ -107,6 +108,22 @@ class PhaseSteps:
         jaxpr = self.program(chunk).jaxpr(wire, chunk.abstract, self.given)
         return flops_of(jaxpr) / chunk.steps
 
+    def cost(self, wire: Wire, fused: int) -> StepCost:
+        """What a step takes of the devices, for loggers that show how well these are used.
+
+        FLOPs are counted in training only, and only where the largest FLOP/s of the chip is known.
+
+        Args:
+          wire: as the steps take it.
+          fused: how many steps a dispatch takes.
+        """
+        placement = self.session.placement
+        counted = self.phase is Phase.TRAINING and self.feed.agreed.one_signature
+        if placement.peak_flops is None or not counted:
+            return StepCost(None, placement.peak_memory)
+        key = self._key("cost", fused)
+        return StepCost(self.session.memo.get(key, lambda: self._seconds_at_peak(wire, fused)), placement.peak_memory)
+
     def program(self, chunk: ChunkSpec) -> Program:
         """The program for a chunk; it may not be compiled yet."""
         session, preparation = self.session, self.feed.preparation
@@ -151,6 +168,12 @@ class PhaseSteps:
         jaxpr = self.program(chunk).jaxpr(wire, chunk.abstract, self.given)
         slow_in_loops = placement.is_cpu and bool(other_layouts(jaxpr))
         return decide(flops=flops_of(jaxpr) / chunk.steps, slow_in_loops=slow_in_loops)
+
+    def _seconds_at_peak(self, wire: Wire, fused: int) -> float | None:
+        """How long a step would take at the largest FLOP/s; None if it has a loop whose length only its values tell."""
+        chunk, peak = self.feed.expected(fused), self.session.placement.peak_flops
+        jaxpr = self.program(chunk).jaxpr(wire, chunk.abstract, self.given)
+        return None if peak is None or "while" in loops_in(jaxpr) else flops_of(jaxpr) / chunk.steps / peak
 
     def _key(self, what: str, count: int) -> Any:
         session, preparation = self.session, self.feed.preparation

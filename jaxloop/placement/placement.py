@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxloop.chips import peak_flops
 from jaxloop.placement.divisions import check_axes, check_divides, parts_of, said
 from jaxloop.placement.moving import copied_to, copied_to_device, copied_within, from_host, whole
 
@@ -109,6 +110,18 @@ class Placement:
     def single(self) -> bool:
         """Whether it is one device."""
         return self.mesh.size == 1
+
+    @functools.cached_property
+    def peak_flops(self) -> float | None:
+        """The largest FLOP/s of all devices together; None if it is not known, as for a CPU."""
+        each = peak_flops(self.device.device_kind)
+        return None if each is None else self.mesh.size * each
+
+    def peak_memory(self) -> int | None:
+        """The most bytes that a device of this process has had in use so far; None if the backend does not tell."""
+        here = [device for device in self.mesh.devices.flat if device.process_index == jax.process_index()]
+        told = [stats["peak_bytes_in_use"] for device in here if "peak_bytes_in_use" in (stats := _memory(device))]
+        return max(told, default=None)
 
     @functools.cached_property
     def parts(self) -> int:
@@ -292,3 +305,8 @@ class Placement:
     @functools.cached_property
     def _devices(self) -> set[Device]:
         return set(self.mesh.devices.flat)
+
+
+def _memory(device: Device) -> Mapping[str, int]:
+    """What a device tells of its memory; nothing on a backend that does not count it."""
+    return device.memory_stats() or {}

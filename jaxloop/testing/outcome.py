@@ -11,9 +11,8 @@ from jaxloop.checkpoint.leaves import flattened
 from jaxloop.events import Event
 from jaxloop.history import History
 from jaxloop.loop import Loop
+from jaxloop.speed import MEASURED_OUTSIDE
 from jaxloop.views import Columns, LoopView
-
-_CLOCKS = ("seconds", "examples_per_second")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def columns_of(history: History) -> dict[str, Any]:
         f"{name} of {table}": [number(value) for value in column]
         for table, found in tables.items()
         for name, column in found.items()
-        if name not in _CLOCKS
+        if name not in MEASURED_OUTSIDE
     }
     return {"stopped": [history.stopped], **columns}
 
