@@ -61,8 +61,8 @@ def whole_rows(folder: Path) -> list[int]:
     table = [dict(zip(header, row, strict=True)) for row in rows if "training" in row]
     found = event_files.scalars(event_files.only_run(folder / "stats") / "train")
     for name in ("loss", "accuracy", "learning_rate"):
-        expected = {int(row["step"]) - 1: float(np.float32(row[name])) for row in table}
-        assert found.get(f"batch_{name}", {}) == expected
+        expected = {int(row["step"]): float(np.float32(row[name])) for row in table}
+        assert found.get(f"batch/{name}", {}) == expected
     return [int(row["step"]) for row in table]
 
 
@@ -81,7 +81,7 @@ def test_an_exception_from_the_data_at_any_batch_leaves_the_rows_before_it(
     )
     with pytest.raises(Mine) as caught:
         training_loop.fit(small.model(), 3)
-    assert f"in epoch {epoch}" in "\n".join(caught.value.__notes__)
+    assert f"in epoch {epoch + 1}" in "\n".join(caught.value.__notes__)
     sent = batch - batch % steps_per_dispatch  # what was gathered for a dispatch that never came is lost
     assert whole_rows(tmp_path) == list(range(1, 3 * epoch + sent + 1))
 
@@ -100,7 +100,7 @@ def test_an_exception_behind_the_last_batch_leaves_the_rows_of_all(steps_per_dis
         small.training_loop(training=training, callbacks=loggers(tmp_path), **changes).fit(small.model(), 2)
     assert caught.value.__notes__ == [
         "jaxloop: while it read training, after all 3 batches",
-        "jaxloop: error.loop is the loop in epoch 1 (counted from 0), after 3 training batches",
+        "jaxloop: error.loop is the loop in epoch 2 (counted from 1), after 3 training batches",
     ]
     assert whole_rows(tmp_path) == [1, 2, 3, 4, 5, 6]
     expected, _ = small.training_loop(training=list(epochs[:2]), **changes).fit(small.model(), 2)
@@ -114,7 +114,7 @@ def test_an_exception_from_the_very_first_batch_comes_before_any_step_is_compile
     with counted_compiles() as counts, pytest.raises(KeyError, match="mine") as caught:
         small.training_loop(**data).fit(small.model(), 1)
     assert steps_in(counts) == {}
-    assert f"while it read {where}, batch 0 of 3" in "\n".join(caught.value.__notes__)
+    assert f"while it read {where}, batch 1 of 3" in "\n".join(caught.value.__notes__)
 
 
 @pytest.mark.parametrize("steps_per_dispatch", [1, 2])
@@ -134,7 +134,7 @@ def test_an_exception_keeps_its_type_says_where_and_leaves_the_loop_and_whole_lo
     if isinstance(error, Exception):
         where = r"read training, batch \d of 3" if how == "data" else r"in callback '.*raises' at BATCH_END"
         assert re.search(where, notes)
-    assert "in epoch 1" in notes
+    assert "in epoch 2" in notes
     loop = caught.value.loop  # type: ignore[attr-defined]
     assert 3 <= int(loop.step) <= 6
     assert np.isfinite(np.asarray(loop.model.params["kernel"])).all()
@@ -183,7 +183,7 @@ def test_an_exception_at_any_event_names_the_callback_and_closes_the_logs(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training": []}, "training: it has no epoch 0"),
+        ({"training": []}, "training: it has no epoch 1"),
         ({"training": [[]]}, "training: there is no batch"),
         ({"training": [(IMAGES, LABELS)]}, r"its first element is a batch.*repeat"),
         ({"training": [iter([])]}, r"an epoch must be a sized iterable.*batch_count"),
@@ -318,5 +318,5 @@ def test_what_an_observer_raises_names_its_row_and_the_loop_says_how_far_it_is(s
     taken = int(caught.value.loop.batch_index)  # type: ignore[attr-defined]
     assert taken == {1: 3, 3: 6}[steps_per_dispatch]
     callback, loop = caught.value.__notes__
-    assert callback.endswith("raises' at BATCH_END, training batch 1 of epoch 0 (counted from 0)")
-    assert loop == f"jaxloop: error.loop is the loop in epoch 0 (counted from 0), after {taken} training batches"
+    assert callback.endswith("raises' at BATCH_END, training batch 2 of epoch 1 (counted from 1)")
+    assert loop == f"jaxloop: error.loop is the loop in epoch 1 (counted from 1), after {taken} training batches"

@@ -19,6 +19,7 @@ from jaxloop.files.summaries import histograms, images, plain_hyperparameters, s
 from jaxloop.files.waiting import WaitingRows
 from jaxloop.loop import Loop
 from jaxloop.measured import as_floats, is_measured
+from jaxloop.speed import training_speed
 from jaxloop.telling import warn
 from jaxloop.views import Columns
 from jaxloop.whole_number import whole_number
@@ -36,15 +37,15 @@ class TensorBoardLogger:
     `train` and `validation`, or one for each named set of validation. Their tags are the same, so that TensorBoard
     draws all in one chart:
 
-    - By epoch, at its index over the loop's life, from 0: `epoch_<metric>` in both folders. In `train` also
-      `epoch_learning_rate`, if the optimizer exposes it; `epoch_examples_per_second`, without the time of compiling;
-      and what callbacks recorded, with its value at the end of the epoch.
-    - By training batch, at its index over the loop's life, from 0: `batch_<metric>`, each a mean over the epoch so far;
-      `batch_learning_rate`; and what callbacks recorded. With `report="epoch"` there are none.
+    - By epoch, counted from 1 over the loop's life as everywhere: `epoch/<metric>` in both folders. In `train` also
+      `epoch/learning_rate`, if the optimizer exposes it; what callbacks recorded, with its value at the end of the
+      epoch; and `epoch/examples_per_second`, `epoch/mfu` and `epoch/peak_memory_bytes` as `History.epochs` has them.
+    - By training batch, at the number of training batches taken, which is `step` in CSV and `History`:
+      `batch/<metric>`, each a mean over the epoch so far; `batch/learning_rate`; and what callbacks recorded. With
+      `report="epoch"` there are none.
 
-    The format holds numbers as float32: a whole number above 2**24 is rounded. CSV and `History` keep it exactly. A
-    statistic that an epoch has not measured has no point at that epoch. At a batch it is NaN, like one that has
-    diverged.
+    The format holds numbers as float32: a whole number above 2**24 is rounded. CSV and `History` keep it exactly. What
+    an epoch has not measured has no point at that epoch. At a batch it is NaN, like what has diverged.
 
     Rows are written once a second, at the end of a phase (at most ten times a second), when 8192 rows wait, and at the
     end of the fit, however it ends. What is written outlives the process, and no write waits for the disk. If a write
@@ -244,9 +245,8 @@ class _Run:
         self._folder = folder
         self._waiting.start(time.time())
         if self._options.hyperparameters:
-            metrics = [
-                (folder, f"epoch_{name}") for folder in map(_folder, self._plan.splits) for name in self._plan.metrics
-            ]
+            folders = list(map(_folder, self._plan.splits))
+            metrics = [(folder, f"epoch/{name}") for folder in folders for name in self._plan.metrics]
             summary = session_start(self._options.hyperparameters, metrics)
             self._write("", lambda file: file.add(summary, 0))
 
@@ -254,27 +254,28 @@ class _Run:
         if self._waiting.are_due(time.time(), phase_ended=True):
             self._write_waiting()
         if self._counted and self._latest is not None:
-            values = {f"epoch_{name}": loop.stats[split.stat(name)] for name in self._plan.metrics}
+            values = {name: loop.stats[split.stat(name)] for name in self._plan.metrics}
             if split == TRAINING:
                 seconds = time.perf_counter() - self._began - self._compiling
-                values["epoch_examples_per_second"] = self._counted * self._latest.batch_size / max(seconds, 1e-9)
-            self._write_summary(_folder(split), scalars(_measured(values)), loop)
+                speed = training_speed(self._latest, self._counted, seconds)
+                values |= {name: value for name, value in speed.items() if name not in loop.stats}
+            self._write_summary(_folder(split), scalars(_of_epoch(values)), loop)
         self._counted = 0
 
     def _end_epoch(self, loop: Any) -> None:
         options = self._options
-        logged = {f"epoch_{name}": loop.stats[name] for name in self._logged(loop.stats)}
-        self._write_summary("train", scalars(_measured(logged)), loop)
+        recorded = {name: loop.stats[name] for name in self._logged(loop.stats)}
+        self._write_summary("train", scalars(_of_epoch(recorded)), loop)
         if options.weight_histograms is not None and int(loop.epoch) % options.weight_histograms == 0:
             self._write_summary("train", histograms("weights", loop.model.params), loop)
         if options.images is not None:
             self._write_summary("train", images(options.images(loop)), loop)
 
     def _look_at_gradient(self, loop: Any) -> None:
-        step = int(loop.step)
-        if step % (self._options.gradient_histograms or 1) == 0:
+        taken = int(loop.step)
+        if taken % (self._options.gradient_histograms or 1) == 0:
             gradient = histograms("gradients", loop.gradient)
-            self._write("train", lambda file: file.add(gradient, step))
+            self._write("train", lambda file: file.add(gradient, taken + 1))
 
     def _logged(self, stats: Mapping[str, Any]) -> list[str]:
         """The names of the other statistics; without the learning rate if the optimizer does not expose it."""
@@ -283,8 +284,7 @@ class _Run:
     def _write_summary(self, folder: str, summary: Any, loop: Any) -> None:
         """Writes the summary of an epoch if it holds anything."""
         if summary.value:
-            step = int(loop.epoch) - 1
-            self._write(folder, lambda file: file.add(summary, step))
+            self._write(folder, lambda file: file.add(summary, int(loop.epoch)))
 
     def _write_waiting(self) -> None:
         waiting = self._waiting.together()
@@ -294,7 +294,7 @@ class _Run:
         columns, times = waiting
         names = [*self._plan.metrics, *self._logged(columns)]
         values = np.stack([as_floats(columns[name]) for name in names], axis=1)
-        records = self._encoder([f"batch_{name}" for name in names]).encode(times, columns["step"], values)
+        records = self._encoder([f"batch/{name}" for name in names]).encode(times, columns["step"] + 1, values)
         self._write("train", lambda file: file.write(records))
 
     def _encoder(self, tags: list[str]) -> ScalarRows:
@@ -326,8 +326,9 @@ class _Run:
                 file.close()
 
 
-def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {tag: value for tag, value in values.items() if is_measured(value)}
+def _of_epoch(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that were measured, by their tags."""
+    return {f"epoch/{name}": value for name, value in values.items() if is_measured(value)}
 
 
 def _folder(split: Split) -> str:

@@ -99,7 +99,7 @@ class ScalarRows:
       tags: the tags of the scalars, in the order of the columns.
 
     Example:
-      >>> rows = ScalarRows(["batch_loss"])
+      >>> rows = ScalarRows(["batch/loss"])
       >>> event_file.write(rows.encode(np.array([1.7e9]), np.array([0]), np.array([[0.5]], np.float32)))
     """
 

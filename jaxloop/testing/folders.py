@@ -6,7 +6,7 @@ from typing import Any
 
 _RUN = re.compile(r"\d{8}-\d{6}(-\d+)?")
 _EVENTS = "events.out.tfevents."
-_CLOCKS = ("seconds", "per_second")  # what a tag ends with if its values are those of a clock
+_CLOCKS = ("seconds", "per_second", "mfu", "memory_bytes")  # what a tag ends with if it is of a clock, or of a device
 
 
 def content(folder: Path) -> dict[str, list[str]]:

@@ -42,8 +42,8 @@ def test_a_write_that_fails_warns_once_and_training_goes_on(tmp_path, monkeypatc
     small.assert_trees_equal(plain.model.params, loop.model.params)
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 3 * 5
     train = event_files.scalars(event_files.only_run(tmp_path / "stats") / "train")
-    assert train["batch_loss"]
-    assert train["batch_loss"].items() <= dict(enumerate(history.batches["loss"].tolist())).items()
+    assert train["batch/loss"]
+    assert train["batch/loss"].items() <= dict(enumerate(history.batches["loss"].tolist(), start=1)).items()
 
 
 def test_a_file_that_cannot_be_closed_warns_too(view, tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_a_logger_that_failed_writes_again_in_the_next_fit(tmp_path, monkeypatch
     (first,) = tmp_path.iterdir()
     training_loop.fit(small.model(), 1)
     (second,) = set(tmp_path.iterdir()) - {first}
-    assert len(event_files.scalars(second / "train")["batch_loss"]) == 3
+    assert len(event_files.scalars(second / "train")["batch/loss"]) == 3
 
 
 def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -129,11 +129,11 @@ def test_rows_delivered_before_a_kill_are_there_after_it(tmp_path):
     assert done.returncode == -signal.SIGKILL, done.stderr
     run = event_files.only_run(tmp_path)
     train = event_files.scalars(run / "train")
-    steps = list(train["batch_loss"])
-    assert steps == list(range(len(steps)))
+    steps = list(train["batch/loss"])
+    assert steps == list(range(1, len(steps) + 1))
     assert 1500 + 901 <= len(steps) <= 1500 + 1201  # those before the second that the callback slept are written
-    assert list(train["epoch_loss"]) == [0]
-    assert list(event_files.scalars(run / "validation")["epoch_loss"]) == [0]
+    assert list(train["epoch/loss"]) == [1]
+    assert list(event_files.scalars(run / "validation")["epoch/loss"]) == [1]
 
 
 @pytest.fixture
@@ -177,5 +177,5 @@ def test_a_full_disk_warns_once_and_the_fit_comes_to_its_end(tiny_disk):
     assert lines
     assert all(line.endswith("\n") and line.count(",") == header.count(",") for line in lines)
     train = event_files.scalars(event_files.only_run(tiny_disk / "stats") / "train")
-    assert list(train["batch_loss"]) == list(range(len(train["batch_loss"])))
-    assert len(train["batch_loss"]) >= 100
+    assert list(train["batch/loss"]) == list(range(1, len(train["batch/loss"]) + 1))
+    assert len(train["batch/loss"]) >= 100

@@ -61,21 +61,22 @@ def test_tensorboard_reads_back_every_value_of_a_fit_bit_for_bit(steps_per_dispa
     train, validation = event_files.scalars(run / "train"), event_files.scalars(run / "validation")
     names = ("loss", "accuracy", "learning_rate", "gradient_norm")
     for name in names:
-        assert train[f"batch_{name}"] == dict(enumerate(history.batches[name].tolist()))
-        assert train[f"epoch_{name}"] == dict(enumerate(float32s(history.epochs[name])))
+        assert train[f"batch/{name}"] == dict(enumerate(history.batches[name].tolist(), start=1))
+        assert train[f"epoch/{name}"] == dict(enumerate(float32s(history.epochs[name]), start=1))
     for name in ("loss", "accuracy"):
-        assert validation[f"epoch_{name}"] == dict(enumerate(float32s(history.epochs[f"validation_{name}"])))
-    expected = {f"{kind}_{name}" for kind in ("batch", "epoch") for name in names}
-    assert set(train) == expected | {"epoch_examples_per_second"}
-    assert set(validation) == {"epoch_loss", "epoch_accuracy"}
+        expected = dict(enumerate(float32s(history.epochs[f"validation_{name}"]), start=1))
+        assert validation[f"epoch/{name}"] == expected
+    expected = {f"{kind}/{name}" for kind in ("batch", "epoch") for name in names}
+    assert set(train) == expected | {"epoch/examples_per_second"}
+    assert set(validation) == {"epoch/loss", "epoch/accuracy"}
 
 
 def test_where_epochs_are_reported_there_are_no_tags_of_batches(tmp_path):
     _, history = fit(tmp_path, report="epoch")
     train = event_files.scalars(event_files.only_run(tmp_path) / "train")
-    names = {"epoch_loss", "epoch_accuracy", "epoch_learning_rate", "epoch_gradient_norm", "epoch_examples_per_second"}
+    names = {"epoch/loss", "epoch/accuracy", "epoch/learning_rate", "epoch/gradient_norm", "epoch/examples_per_second"}
     assert set(train) == names
-    assert train["epoch_loss"] == dict(enumerate(float32s(history.epochs["loss"])))
+    assert train["epoch/loss"] == dict(enumerate(float32s(history.epochs["loss"]), start=1))
 
 
 def test_without_validation_there_is_no_folder_for_it(tmp_path):
@@ -86,7 +87,7 @@ def test_without_validation_there_is_no_folder_for_it(tmp_path):
 def test_an_optimizer_that_exposes_no_learning_rate_has_no_tag_of_it(tmp_path):
     fit(tmp_path, optimizer=optax.sgd(0.1))
     train = event_files.scalars(event_files.only_run(tmp_path) / "train")
-    assert "batch_loss" in train
+    assert "batch/loss" in train
     assert not any("learning_rate" in tag for tag in train)
 
 
@@ -96,9 +97,9 @@ def test_a_fit_that_goes_on_has_a_folder_of_its_own_and_its_steps_go_on(tmp_path
     _, history = fit(tmp_path, 1, model_or_loop=loop)
     (second,) = set(tmp_path.iterdir()) - {first}
     train, validation = event_files.scalars(second / "train"), event_files.scalars(second / "validation")
-    assert train["batch_loss"] == dict(enumerate(history.batches["loss"].tolist(), start=6))
-    assert train["epoch_loss"] == {2: np.float32(history.epochs["loss"][0])}
-    assert validation["epoch_loss"] == {2: np.float32(history.epochs["validation_loss"][0])}
+    assert train["batch/loss"] == dict(enumerate(history.batches["loss"].tolist(), start=7))
+    assert train["epoch/loss"] == {3: np.float32(history.epochs["loss"][0])}
+    assert validation["epoch/loss"] == {3: np.float32(history.epochs["validation_loss"][0])}
 
 
 def test_runs_of_the_same_second_are_apart(log, view, tmp_path, monkeypatch):
@@ -125,7 +126,7 @@ def test_examples_per_second_leave_compilation_out(log, view, columns, run_of, c
     clock.now += 9.0
     one(view(Phase.TRAINING, STATS, epoch=1), Event.TRAINING_END)
     one.close()
-    assert event_files.scalars(run_of() / "train")["epoch_examples_per_second"] == {0: 16.0}  # 32 in 2 seconds
+    assert event_files.scalars(run_of() / "train")["epoch/examples_per_second"] == {1: 16.0}  # 32 in 2 seconds
 
 
 def test_rows_of_a_phase_are_written_when_it_ends(log, view, columns, run_of, clock):
@@ -136,7 +137,7 @@ def test_rows_of_a_phase_are_written_when_it_ends(log, view, columns, run_of, cl
     assert event_files.scalars(run_of() / "train") == {}
     clock.now += 0.125
     one(view(Phase.TRAINING, STATS, epoch=1), Event.TRAINING_END)
-    assert event_files.scalars(run_of() / "train")["batch_loss"] == {0: 0.5, 1: 0.25}
+    assert event_files.scalars(run_of() / "train")["batch/loss"] == {1: 0.5, 2: 0.25}
     one.close()
 
 
@@ -148,7 +149,7 @@ def test_rows_of_short_phases_are_written_together(log, view, columns, run_of, c
         one.rows(columns(step=2 * epoch, loss=[0.5, 0.25], learning_rate=[0.1, 0.1]))
         clock.now += 0.0625
         one(view(Phase.TRAINING, STATS, epoch=epoch + 1), Event.TRAINING_END)
-        assert list(event_files.scalars(run_of() / "train").get("batch_loss", {})) == [[], [0, 1, 2, 3]][epoch]
+        assert list(event_files.scalars(run_of() / "train").get("batch/loss", {})) == [[], [1, 2, 3, 4]][epoch]
         one.rows(columns(Phase.VALIDATION, loss=[0.5], learning_rate=[0.1]))
         one(view(Phase.VALIDATION, STATS, epoch=epoch + 1), Event.VALIDATION_END)
     one.close()
@@ -160,11 +161,11 @@ def test_rows_are_written_once_8192_wait(log, view, columns, run_of, clock):
     one(view(Phase.TRAINING), Event.TRAINING_START)
     for step in range(0, 9000, 1000):
         one.rows(columns(step=step, loss=[0.5] * 1000, learning_rate=[0.1] * 1000))
-    assert list(event_files.scalars(run_of() / "train")["batch_loss"]) == list(range(9000))
+    assert list(event_files.scalars(run_of() / "train")["batch/loss"]) == list(range(1, 9001))
     one.rows(columns(step=9000, loss=[0.5], learning_rate=[0.1]))
-    assert list(event_files.scalars(run_of() / "train")["batch_loss"]) == list(range(9000))
+    assert list(event_files.scalars(run_of() / "train")["batch/loss"]) == list(range(1, 9001))
     one.close()
-    assert list(event_files.scalars(run_of() / "train")["batch_loss"]) == list(range(9001))
+    assert list(event_files.scalars(run_of() / "train")["batch/loss"]) == list(range(1, 9002))
 
 
 def test_rows_are_written_once_the_last_were_a_second_ago_each_with_its_time(log, view, columns, run_of, clock):
@@ -174,7 +175,7 @@ def test_rows_are_written_once_the_last_were_a_second_ago_each_with_its_time(log
     for step in range(4):
         clock.now += 0.5
         one.rows(columns(step=step, loss=[0.5], learning_rate=[0.1]))
-    assert [event.wall_time for event in event_files.read(run_of() / "train").Scalars("batch_loss")] == [
+    assert [event.wall_time for event in event_files.read(run_of() / "train").Scalars("batch/loss")] == [
         *(100.5, 101.0, 101.5, 102.0),
     ]
     one.close()
@@ -188,7 +189,7 @@ def test_a_phase_without_rows_has_no_value_of_its_epoch(log, view, columns, run_
     one(view(Phase.TRAINING, STATS, epoch=1), Event.TRAINING_END)
     one(view(Phase.VALIDATION, STATS, epoch=1), Event.VALIDATION_END)
     one.close()
-    assert event_files.scalars(run_of() / "train")["epoch_loss"] == {0: 0.5}
+    assert event_files.scalars(run_of() / "train")["epoch/loss"] == {1: 0.5}
     assert not (run_of() / "validation").exists()
 
 
@@ -198,7 +199,7 @@ def test_a_loss_that_is_not_finite_is_written_as_it_is(log, view, columns, run_o
     one.rows(columns(loss=[np.nan, np.inf], learning_rate=[0.1, 0.1]))
     one.close()
     np.testing.assert_array_equal(
-        list(event_files.scalars(run_of() / "train")["batch_loss"].values()), [np.nan, np.inf]
+        list(event_files.scalars(run_of() / "train")["batch/loss"].values()), [np.nan, np.inf]
     )
 
 
@@ -222,10 +223,10 @@ def test_what_was_not_measured_in_an_epoch_has_no_point(log, view, run_of, colum
     one(view(None, stats, epoch=1), Event.EPOCH_END)
     one.close()
     found = event_files.scalars(run_of() / "train")
-    assert not {"epoch_norm", "epoch_late", "epoch_loss"} & set(found)
-    assert found["epoch_tokens"] == {0: 2**20 + 1}
-    assert np.isnan(found["epoch_bad"][0])
-    np.testing.assert_array_equal(list(found["batch_late"].values()), [np.nan, 7.0])
+    assert not {"epoch/norm", "epoch/late", "epoch/loss"} & set(found)
+    assert found["epoch/tokens"] == {1: 2**20 + 1}
+    assert np.isnan(found["epoch/bad"][1])
+    np.testing.assert_array_equal(list(found["batch/late"].values()), [np.nan, 7.0])
 
 
 @pytest.mark.parametrize("root", ["file", "file/deep/stats"])

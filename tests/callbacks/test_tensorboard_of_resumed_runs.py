@@ -13,7 +13,7 @@ from jaxloop.events import Event, Phase
 from tests import event_files
 from tests.callbacks import replaying
 
-RATE = "epoch_examples_per_second"
+RATE = "epoch/examples_per_second"
 
 
 def die(log):
@@ -175,8 +175,8 @@ def test_below_another_root_a_new_folder_begins_and_a_warning_says_so(saved, res
     expected = logged(short_run[0], short_run[1])
     told_before = sum(columns.count for columns in short_run[1][:5] if not isinstance(columns, tuple))
     assert told_before > 0
-    assert found["train", "batch_loss"] == expected["train", "batch_loss"][told_before:]
-    assert found["validation", "epoch_loss"] == expected["validation", "epoch_loss"]
+    assert found["train", "batch/loss"] == expected["train", "batch/loss"][told_before:]
+    assert found["validation", "epoch/loss"] == expected["validation", "epoch/loss"]
 
 
 def test_a_folder_that_was_moved_to_another_root_is_continued_there(saved, resumed, logged, short_run, tmp_path):
@@ -247,7 +247,7 @@ def test_the_rate_of_the_epoch_leaves_out_the_time_between_and_compiling(tmp_pat
     second(view(Phase.TRAINING, stats, epoch=1), Event.TRAINING_END)
     second.close()
     found = event_files.scalars(event_files.only_run(tmp_path) / "train")
-    assert found[RATE] == {0: 16 / (3 + 1)}
+    assert found[RATE] == {1: 16 / (3 + 1)}
 
 
 def test_a_log_that_had_failed_goes_on_and_says_that_points_are_missing(short_run, tmp_path, monkeypatch):
@@ -267,7 +267,7 @@ def test_a_log_that_had_failed_goes_on_and_says_that_points_are_missing(short_ru
         warnings.simplefilter("error")
         assert replaying.saved(log)["failed"] is False
     log.close()
-    assert 4 in event_files.scalars(event_files.only_run(tmp_path) / "train")["batch_loss"]
+    assert 4 in event_files.scalars(event_files.only_run(tmp_path) / "train")["batch/loss"]
 
 
 def test_a_checkpoint_syncs_each_file(short_run, tmp_path, monkeypatch):

@@ -22,10 +22,10 @@ def test_weights_have_histograms_after_every_so_many_epochs_and_steps_stay_fused
     assert "training_step x3" in history.compile_seconds
     found = event_files.read(event_files.only_run(tmp_path) / "train")
     assert found.Tags()["histograms"] == ["weights/bias", "weights/kernel"]
-    assert [event.step for event in found.Histograms("weights/kernel")] == [1, 3]
+    assert [event.step for event in found.Histograms("weights/kernel")] == [2, 4]
     last = found.Histograms("weights/kernel")[-1].histogram_value
     assert last.sum == pytest.approx(np.asarray(loop.model.params["kernel"], np.float64).sum())
-    assert len(event_files.scalars(event_files.only_run(tmp_path) / "train")["batch_loss"]) == 12
+    assert len(event_files.scalars(event_files.only_run(tmp_path) / "train")["batch/loss"]) == 12
 
 
 def test_gradients_have_histograms_at_every_so_many_steps_and_every_row_is_there(tmp_path):
@@ -40,9 +40,9 @@ def test_gradients_have_histograms_at_every_so_many_steps_and_every_row_is_there
     _, history = training_loop.fit(small.model(), 2)
     found = event_files.read(event_files.only_run(tmp_path) / "train")
     read = {event.step: event.histogram_value.sum for event in found.Histograms("gradients/kernel")}
-    assert read == pytest.approx({step: sums[step] for step in (0, 2, 4)})
+    assert read == pytest.approx({step + 1: sums[step] for step in (0, 2, 4)})
     scalars = event_files.scalars(event_files.only_run(tmp_path) / "train")
-    assert scalars["batch_loss"] == dict(enumerate(history.batches["loss"].tolist()))
+    assert scalars["batch/loss"] == dict(enumerate(history.batches["loss"].tolist(), start=1))
 
 
 def test_looking_at_weights_and_gradients_changes_nothing_in_the_training(tmp_path):
@@ -61,7 +61,7 @@ def test_images_are_made_of_the_loop_after_each_epoch(tmp_path):
     logger = TensorBoardLogger(tmp_path, images=images)
     small.training_loop(callbacks=[logger], steps_per_dispatch=3).fit(small.model(), 3)
     (event,) = event_files.read(event_files.only_run(tmp_path) / "train").Images("kernel")
-    assert (event.step, event.height, event.width) == (1, 2, 3)
+    assert (event.step, event.height, event.width) == (2, 2, 3)
 
 
 def test_where_pillow_is_missing_images_are_refused_before_training(monkeypatch):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jaxloop.files.event_file import EventFile, ScalarRows
 from tests import event_files
 
-TAGS = ["batch_loss", "batch_" + "long" * 40, "ä/b"]
+TAGS = ["batch/loss", "batch/" + "long" * 40, "ä/b"]
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ def read_back(tmp_path):
 
 
 def test_scalars_are_read_back_with_their_tags(read_back):
-    found = read_back(scalars({"epoch_loss": np.float32(0.1), "epoch_rate": jnp.float32(3), "bad": np.nan}))
-    assert found.Tags()["scalars"] == ["epoch_loss", "epoch_rate", "bad"]
-    assert found.Scalars("epoch_loss")[0].value == np.float32(0.1)
-    assert found.Scalars("epoch_rate")[0].step == 7
+    found = read_back(scalars({"epoch/loss": np.float32(0.1), "epoch/rate": jnp.float32(3), "bad": np.nan}))
+    assert found.Tags()["scalars"] == ["epoch/loss", "epoch/rate", "bad"]
+    assert found.Scalars("epoch/loss")[0].value == np.float32(0.1)
+    assert found.Scalars("epoch/rate")[0].step == 7
 
 
 def test_each_array_of_a_tree_has_a_histogram_under_its_path(read_back):
@@ -104,7 +104,7 @@ def test_a_hyperparameter_of_another_kind_is_refused_with_the_fix(given):
 
 def test_tensorboard_reads_hyperparameters_and_where_their_metrics_are(read_back):
     metadata = pytest.importorskip("tensorboard.plugins.hparams.metadata")
-    summary = session_start({"rate": 0.5, "fast": True, "name": "sgd"}, [("train", "epoch_loss")])
+    summary = session_start({"rate": 0.5, "fast": True, "name": "sgd"}, [("train", "epoch/loss")])
     plugin = read_back(summary).summary_metadata
     start = metadata.parse_session_start_info_plugin_data(_content(plugin["_hparams_/session_start_info"]))
     assert start.hparams["rate"].number_value == 0.5
@@ -113,7 +113,7 @@ def test_tensorboard_reads_hyperparameters_and_where_their_metrics_are(read_back
     experiment = metadata.parse_experiment_plugin_data(_content(plugin["_hparams_/experiment"]))
     assert sorted(info.name for info in experiment.hparam_infos) == ["fast", "name", "rate"]
     (metric,) = experiment.metric_infos
-    assert (metric.name.group, metric.name.tag) == ("train", "epoch_loss")
+    assert (metric.name.group, metric.name.tag) == ("train", "epoch/loss")
 
 
 @pytest.mark.parametrize(("completed", "status"), [(True, "STATUS_SUCCESS"), (False, "STATUS_FAILURE")])

@@ -131,7 +131,7 @@ MUTATIONS: Mapping[str, Mutation] = {
     ),
     "metrics, in validation": Mutation(
         _begun_again("metrics"),
-        ("/csv", "/history/epochs/validation_loss", "/points/fit 0/validation/epoch_loss"),
+        ("/csv", "/history/epochs/validation_loss", "/points/fit 0/validation/epoch/loss"),
         ("/loop/.model", "/loop/.opt_state"),
         at=_IN_VALIDATION,
     ),

@@ -38,8 +38,8 @@ def test_the_run_has_everything_that_is_to_be_compared(expected: dict[str, Any])
         assert name in leaves
     assert expected["stopped"] == "completed"
     assert len(expected["csv"]) == 1 + EPOCHS * (BATCHES + VALIDATION_BATCHES)
-    assert len(expected["points"]["fit 0/train/batch_loss"]) == EPOCHS * BATCHES
-    assert len(expected["points"]["fit 0/validation/epoch_loss"]) == EPOCHS
+    assert len(expected["points"]["fit 0/train/batch/loss"]) == EPOCHS * BATCHES
+    assert len(expected["points"]["fit 0/validation/epoch/loss"]) == EPOCHS
     assert sum("training row" in line for line in expected["trace"]) == EPOCHS * BATCHES
     assert sum("VALIDATION_END" in line for line in expected["trace"]) == EPOCHS
     assert not any("seconds" in name for table in expected["history"].values() for name in table)
