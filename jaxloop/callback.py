@@ -82,6 +82,8 @@ def on_host(*events: Event, reads: Reads = "stats", every_process: bool = False)
     - `notice(text, seconds)`: gets a line that is meant for a person, and how long its cause took.
     - `close()`: is called once after the fit, however the fit ends. An exception from `close` never hides why the fit
       ended: it becomes a note on that exception, or a warning if the fit has ended well.
+    - `ended(how)`: is called right before `close`. `how` is `"completed"`, `"cancelled"`, `"preempted"` (SIGTERM has
+      come, and the run was saved) or `"failed"` (an exception ends the fit).
     - `state()` and `resume(loop, state)`: what a checkpoint keeps of the callback, and how it goes on from there.
 
     The engine calls `state` at a checkpoint: between two dispatches of a phase, between epochs, or after FIT_END. It

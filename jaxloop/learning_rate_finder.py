@@ -261,7 +261,7 @@ class _Chain:
             if left < len(epoch):  # as `break` in a loop by hand
                 yield from itertools.islice(epoch, left)
             else:
-                yield from whole(epoch, f"training: epoch {index} of the test (counted from 0)")
+                yield from whole(epoch, f"training: epoch {index + 1} of the test (counted from 1)")
             left -= len(epoch)
 
     @property
@@ -287,7 +287,7 @@ def _epochs_for(steps: int, training: Any, first: int) -> list[Any]:
                 raise ValueError("an epoch without a batch")
         except ValueError as error:
             raise ValueError(
-                f"find_learning_rate: `steps` is {steps}, but from epoch {first} on (counted from 0) the data have "
+                f"find_learning_rate: `steps` is {steps}, but from epoch {first + 1} on (counted from 1) the data have "
                 f"only {count} batches. Give fewer steps, or more epochs."
             ) from error
         epochs.append(epoch)

@@ -214,7 +214,7 @@ def test_batches_of_several_announced_lengths_take_part():
 
 def test_steps_beyond_the_data_are_refused():
     epochs = [list(epoch) for epoch in jl.TrainingEpochs(samples(), batch_size=8)[:2]]
-    with pytest.raises(ValueError, match=r"`steps` is 40, but from epoch 0 on .* only 12 batches\. Give fewer steps"):
+    with pytest.raises(ValueError, match=r"`steps` is 40, but from epoch 1 on .* only 12 batches\. Give fewer steps"):
         find(training_loop(training=epochs))
 
 

@@ -89,7 +89,7 @@ class _Watch:
 
     def __call__(self, loop: LoopView, event: Event) -> None:
         of_fit = event in (Event.FIT_START, Event.FIT_END)
-        self._see(event.name if of_fit else f"{event.name} of epoch {int(loop.epoch_index)} (counted from 0)")
+        self._see(event.name if of_fit else f"{event.name} of epoch {int(loop.epoch_index) + 1} (counted from 1)")
 
     def rows(self, columns: Columns) -> None:
         self._rows += columns.count

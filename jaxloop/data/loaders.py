@@ -121,8 +121,8 @@ class _LoaderBatches:
             raise
         if self.count == self.length:
             raise ValueError(
-                f"repeat: the loader's length is {self.count}, but it went on after that in epoch {self.epoch} "
-                f"(counted from 0). Cut it, as repeat(batches, batch_count={self.count})."
+                f"repeat: the loader's length is {self.count}, but it went on after that in epoch {self.epoch + 1} "
+                f"(counted from 1). Cut it, as repeat(batches, batch_count={self.count})."
             )
         self.count += 1
         return batch
@@ -257,7 +257,7 @@ class _Position:
 
 def _ended(epoch: int, index: int, batch_count: int) -> str:
     return (
-        f"repeat: the batches ended before batch {index} of epoch {epoch} (both counted from 0), but an epoch has "
-        f"{batch_count}. Give something that can be iterated again, such as a list or a loader, more batches, or a "
+        f"repeat: the batches ended before batch {index + 1} of epoch {epoch + 1} (both counted from 1), but an epoch "
+        f"has {batch_count}. Give something that can be iterated again, such as a list or a loader, more batches, or a "
         "smaller `batch_count`."
     )

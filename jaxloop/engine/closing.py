@@ -21,11 +21,12 @@ def bound_or_closed(callbacks: Sequence[Any], plan: Plan) -> tuple[Any, ...]:
     return tuple(done)
 
 
-def close_all(callbacks: Sequence[Any], error: BaseException | None) -> None:
-    """Closes every callback that has `close`, even if some of them fail.
+def close_all(callbacks: Sequence[Any], error: BaseException | None, how: str = "failed") -> None:
+    """Closes every callback that has `close`, even if some of them fail. Those that have `ended` are told how first.
 
     Args:
       callbacks: the host callbacks of a fit.
+      how: how it ended, as `History.stopped` says, or `"failed"`.
       error: the exception that ended the fit. It stays the one that is raised; failures to close are noted on it. None
         for a fit that ended well. Its result must not be lost, so that failures to close are only warned of.
 
@@ -35,11 +36,12 @@ def close_all(callbacks: Sequence[Any], error: BaseException | None) -> None:
     """
     failures: list[tuple[str, BaseException]] = []
     for callback in callbacks:
-        try:
-            if hasattr(callback, "close"):
-                callback.close()
-        except BaseException as failure:
-            failures.append((name_of(callback), failure))
+        for method, arguments in (("ended", (how,)), ("close", ())):
+            try:
+                if hasattr(callback, method):
+                    getattr(callback, method)(*arguments)
+            except BaseException as failure:
+                failures.append((name_of(callback), failure))
     for name, failure in failures:
         if error is not None:
             error.add_note(f"jaxloop: callback {name!r} could not be closed either, {failure!r}")

@@ -60,7 +60,7 @@ def _fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Lo
             else:
                 saves = Saves(session, progress, host, recorder, checkpoints) if checkpoints else None
                 loop, stopped = _run(Run(session, progress, host, saves))
-            host.close()  # while SIGTERM still waits: it must not keep loggers from closing their files
+            host.close(how=stopped)  # while SIGTERM still waits: it must not keep loggers from closing their files
     except BaseException as error:
         if saves is not None:
             _close_after(error, saves)

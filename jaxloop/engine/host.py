@@ -159,10 +159,10 @@ class Host:
                 hosted.callback.notice(text, seconds)
                 self.ledger.lap(hosted.lap)
 
-    def close(self, error: BaseException | None = None) -> None:
+    def close(self, error: BaseException | None = None, how: str = "failed") -> None:
         """Closes the callbacks that are open still; see `close_all`."""
         open_still, self._open = self._open, ()
-        close_all(open_still, error)
+        close_all(open_still, error, how)
 
     def _fire_one(self, hosted: Hosted, loop: Loop, event: Event, phase: Phase | None = None) -> Loop:
         try:
@@ -243,9 +243,9 @@ def _noting(text: str) -> Iterator[None]:
 
 def _note_rows(error: BaseException, callback: Any, columns: Columns, first: int, last: int) -> None:
     """Notes on `error` that `callback` raised it over the rows from `first` to `last`."""
-    epoch, batches = columns["epoch_index"][first], columns["batch_index"]
+    epoch, batches = columns["epoch_index"][first] + 1, columns["batch_index"] + 1
     which = f"batch {batches[first]}" if first == last else f"batches {batches[first]} to {batches[last]}"
-    place = f"{columns.split.name} {which} of epoch {epoch} (counted from 0)"
+    place = f"{columns.split.name} {which} of epoch {epoch} (counted from 1)"
     error.add_note(f"jaxloop: in callback {name_of(callback)!r} at {Event.BATCH_END.name}, {place}")
 
 

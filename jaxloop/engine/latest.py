@@ -30,7 +30,7 @@ class Latest:
     def between(self, loop: Loop) -> None:
         """Holds a loop between phases, or between two steps that are taken one by one."""
         self._layout, self._held = None, deque([(loop, None)])
-        self._place = f"epoch {int(loop.epoch_index)}" if loop.phase is None else self._place
+        self._place = f"epoch {int(loop.epoch_index) + 1}" if loop.phase is None else self._place
 
     def phase(self, layout: WireLayout, wire: Wire, *, donated: bool) -> Callable[[tuple[Wire, Any]], None]:
         """Holds the wire at a phase's start; gives what is called with each dispatch's (wire, rows)."""
@@ -76,14 +76,14 @@ class Latest:
         if loop is None:
             note(
                 error,
-                f"jaxloop: in {self._place or 'the fit'} (counted from 0); there is no error.loop: a step that failed "
+                f"jaxloop: in {self._place or 'the fit'} (counted from 1); there is no error.loop: a step that failed "
                 "as it ran was given the loop's arrays to write over. To have the loop before it, keep it by a host "
                 "callback that reads it, as @jaxloop.on_host(Event.BATCH_END, reads='loop')",
             )
             return
         phase = f", after {int(loop.batch_index)} {loop.split.name} batches" if loop.split else ""
         failed = "" if newest else "a step failed as it ran, and before its dispatch "
-        place = f"epoch {int(loop.epoch_index)} (counted from 0){phase}"
+        place = f"epoch {int(loop.epoch_index) + 1} (counted from 1){phase}"
         note(error, f"jaxloop: {failed}error.loop is the loop in {place}")
         error.loop = loop  # type: ignore[attr-defined]
 

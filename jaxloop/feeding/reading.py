@@ -72,6 +72,6 @@ def noting(where: str, total: int, position: Position) -> Generator[None, None, 
         yield
     except Exception as error:
         index = position.index
-        place = f"batch {index} of {total} (counted from 0)" if index < total else f"after all {index} batches"
+        place = f"batch {index + 1} of {total} (counted from 1)" if index < total else f"after all {index} batches"
         error.add_note(f"jaxloop: while it read {where}, {place}")
         raise

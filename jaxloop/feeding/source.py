@@ -47,7 +47,7 @@ class EpochSource:
                 epoch = self._training[index] if self._rest is None else next(self._rest)
             except (IndexError, StopIteration) as error:
                 raise ValueError(
-                    f"training: it has no epoch {index} (counted from 0); give more epochs, or train fewer."
+                    f"training: it has no epoch {index + 1} (counted from 1); give more epochs, or train fewer."
                 ) from error
             self._whole = length_of(epoch)
             self._taken = (index, Peekable(epoch, self._limit_of(index)))
@@ -56,9 +56,9 @@ class EpochSource:
         if start and index != self._back and self._in_turn(epoch):
             what = "its epochs come one by one" if self._rest is not None else "it is read in turn"
             raise ValueError(
-                f"training: epoch {index} cannot be entered at batch {start} (both counted from 0), since {what}, and "
-                "what a loader gives next is not known to be what it gave then. Give epochs by position, such as "
-                "TrainingEpochs, or a list of lists of batches."
+                f"training: epoch {index + 1} cannot be entered at batch {start + 1} (both counted from 1), since "
+                f"{what}, and what a loader gives next is not known to be what it gave then. Give epochs by position, "
+                "such as TrainingEpochs, or a list of lists of batches."
             )
         return epoch
 
@@ -218,7 +218,7 @@ class EpochSource:
         try:
             return self.at(index)
         except ValueError:
-            raise refused("training", f"had an epoch {index} (counted from 0)", "end before it") from None
+            raise refused("training", f"had an epoch {index + 1} (counted from 1)", "end before it") from None
 
     def _in_turn(self, epoch: Peekable) -> bool:
         return self._rest is not None or not can_begin_at(epoch.batches)

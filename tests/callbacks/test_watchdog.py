@@ -99,7 +99,7 @@ small.training_loop(callbacks=[Close(), jl.callbacks.Watchdog(2)]).fit(small.mod
 @pytest.mark.parametrize(
     ("script", "last"),
     [
-        (CALLBACK, "EPOCH_END of epoch 0 (counted from 0), and 0 rows since"),
+        (CALLBACK, "EPOCH_END of epoch 1 (counted from 1), and 0 rows since"),
         (DATA, "'Compiled training_step in"),
         (STEP, "'Compiled training_step in"),
         (CLOSE, "FIT_END, and 0 rows since"),
@@ -126,7 +126,7 @@ time.sleep(100)
 """
     )
     assert done.returncode == EXIT_STATUS
-    assert "the last was VALIDATION_END of epoch 1 (counted from 0), and 0 rows since" in done.stderr
+    assert "the last was VALIDATION_END of epoch 2 (counted from 1), and 0 rows since" in done.stderr
 
 
 @pytest.mark.slow

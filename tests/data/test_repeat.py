@@ -129,22 +129,22 @@ def test_no_batch_is_refused():
 def test_a_generator_that_ends_early_is_refused_with_epoch_and_batch():
     epochs = iter(repeat((index for index in range(5)), 3))
     assert list(next(epochs)) == [0, 1, 2]
-    with pytest.raises(ValueError, match=r"ended before batch 2 of epoch 1 \(both counted from 0\).*an epoch has 3"):
+    with pytest.raises(ValueError, match=r"ended before batch 3 of epoch 2 \(both counted from 1\).*an epoch has 3"):
         list(next(epochs))
 
 
 def test_a_loader_that_begins_empty_is_refused_at_the_first_batch():
-    with pytest.raises(ValueError, match="ended before batch 0 of epoch 0"):
+    with pytest.raises(ValueError, match="ended before batch 1 of epoch 1"):
         list(next(iter(repeat(Loader(0), 2))))
 
 
 def test_a_loader_with_fewer_batches_than_it_told_is_refused():
-    with pytest.raises(ValueError, match="ended before batch 3 of epoch 0"):
+    with pytest.raises(ValueError, match="ended before batch 4 of epoch 1"):
         first(repeat(Loader(3, tells=4)), 1)
 
 
 def test_a_loader_with_more_batches_than_it_told_is_refused_with_the_fix():
-    with pytest.raises(ValueError, match=r"length is 3, but it went on .*epoch 0.*batch_count=3"):
+    with pytest.raises(ValueError, match=r"length is 3, but it went on .*epoch 1.*batch_count=3"):
         first(repeat(Loader(4, tells=3)), 1)
 
 
@@ -171,7 +171,7 @@ def test_training_on_it_equals_training_on_the_same_batches(training):
 
 def test_training_stops_where_a_generator_ends():
     training_loop = small.training_loop(training=repeat((batch for batch in batches()), 2))
-    with pytest.raises(ValueError, match="ended before batch 1 of epoch 1"):
+    with pytest.raises(ValueError, match="ended before batch 2 of epoch 2"):
         training_loop.fit(small.model(), epochs=2)
 
 
@@ -203,7 +203,7 @@ def test_validation_takes_the_next_batches_of_what_can_be_had_only_once():
     assert next(iter(batches)) == 0
     assert next(iter(batches)) == 0  # it was only looked at
     assert [list(batches) for _ in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    with pytest.raises(ValueError, match="repeat: the batches ended before batch 0"):
+    with pytest.raises(ValueError, match="repeat: the batches ended before batch 1"):
         list(batches)
 
 

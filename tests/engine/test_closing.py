@@ -7,7 +7,7 @@ import pytest
 from jaxloop.callback import on_host
 from jaxloop.engine.closing import bound_or_closed
 from jaxloop.engine.host import Host
-from jaxloop.events import Event, Plan
+from jaxloop.events import Event, Plan, Scope
 from jaxloop.placement import resolve
 from tests import small
 
@@ -82,3 +82,36 @@ def test_where_one_cannot_be_bound_those_before_it_are_closed():
     assert closed == [1, 2]
     assert caught.value.__notes__[0].endswith("Broken' was bound to the plan of the fit")
     assert "OSError('too')" in caught.value.__notes__[1]
+
+
+@on_host(Event.FIT_START)
+class Ending:
+    """Writes down how it was told that a fit has ended, and that it was closed after that."""
+
+    def __init__(self):
+        self.told = []
+
+    def __call__(self, loop, event):
+        pass
+
+    def ended(self, how):
+        self.told.append(how)
+
+    def close(self):
+        self.told.append("closed")
+
+
+@pytest.mark.parametrize("how", ["completed", "cancelled", "failed"])
+def test_a_callback_is_told_how_the_fit_ended_before_it_is_closed(how):
+    def end(loop, event):
+        return loop.cancel(Scope.FIT, when=loop.step >= 2) if event is Event.BATCH_END else loop
+
+    @on_host(Event.EPOCH_END)
+    def fail(loop, event):
+        raise RuntimeError("out of luck")
+
+    ending = Ending()
+    others = {"completed": [], "cancelled": [end], "failed": [fail]}[how]
+    with pytest.raises(RuntimeError, match="out of luck") if how == "failed" else contextlib.nullcontext():
+        small.training_loop(callbacks=[ending, *others]).fit(small.model(), 1)
+    assert ending.told == [how, "closed"]

@@ -163,7 +163,7 @@ def changing(batches: int = 4, at: int = 2) -> list[list[Any]]:
 def test_a_batch_of_another_shape_in_mid_epoch_raises_with_its_leaf_and_its_number(steps: int) -> None:
     with pytest.raises(ValueError, match=r"input was float32\[4, 4\] there, now it is float32\[3, 4\]") as caught:
         fitted(1, training=changing(), validation=None, steps_per_dispatch=steps)
-    assert "while it read training, batch 2 of 4" in "\n".join(caught.value.__notes__)
+    assert "while it read training, batch 3 of 4" in "\n".join(caught.value.__notes__)
 
 
 @pytest.mark.parametrize("steps", [1, 2, "auto"])
@@ -284,6 +284,7 @@ def test_nothing_more_is_compiled_once_a_signal_waits() -> None:
 
     steps = SimpleNamespace(
         fusing=lambda wire: SimpleNamespace(steps=4),
+        cost=lambda wire, fused: None,
         announced=lambda fused: [SimpleNamespace(steps=steps, abstract=None) for steps in (4, 3, 2, 1)],
         compiled=compile_one,
     )

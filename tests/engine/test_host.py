@@ -291,9 +291,9 @@ def test_an_observer_that_fails_keeps_the_rows_from_nobody_and_its_rows_are_name
     with pytest.raises(type(error), match="mine") as caught:
         deliver(columns(batch_index=3, step=10, loss=[0.5, 0.25, 0.125]))
     assert seen == [3, 3]
-    which = "batch 4" if by_row else "batches 3 to 5"
+    which = "batch 5" if by_row else "batches 4 to 6"
     first, second = caught.value.__notes__
-    assert first.endswith(f"at BATCH_END, training {which} of epoch 0 (counted from 0)")
+    assert first.endswith(f"at BATCH_END, training {which} of epoch 1 (counted from 1)")
     assert second == "jaxloop: the next observer failed too, ZeroDivisionError('division by zero')"
 
 

@@ -261,6 +261,6 @@ def test_a_fit_ends_at_the_next_boundary_with_whole_logs_and_the_loop(tmp_path: 
     # the row of step 3 is handed over once the next dispatch has been sent: that one counts, and is logged
     sent = 5 if steps_per_dispatch == 1 else 6
     assert done.stdout.splitlines()[0] == "went on"
-    assert f"step {sent} and on to {sent + 3} jaxloop: error.loop is the loop in epoch 1" in done.stdout
+    assert f"step {sent} and on to {sent + 3} jaxloop: error.loop is the loop in epoch 2" in done.stdout
     rows = [line for line in path.read_text().splitlines() if ",training," in line]
     assert len(rows) == sent

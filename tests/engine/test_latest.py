@@ -80,7 +80,7 @@ def test_the_users_message_comes_with_the_loop_before_the_dispatch(how, steps_pe
     assert int(loop.step) == step
     np.testing.assert_allclose(loop.model.params["kernel"], good[step].model.params["kernel"], rtol=1e-5)
     notes = [text for text in caught.value.__notes__ if "error.loop" in text]
-    assert notes[0].endswith(f"error.loop is the loop in epoch 1 (counted from 0), after {step - 6} training batches")
+    assert notes[0].endswith(f"error.loop is the loop in epoch 2 (counted from 1), after {step - 6} training batches")
     assert len(notes) == 1
 
 
@@ -192,7 +192,7 @@ def test_where_later_dispatches_were_sent_the_newest_that_is_whole_is_left(wires
         raise follows
     assert caught.value.loop.step == 1  # type: ignore[attr-defined]
     assert caught.value.__notes__ == [
-        "jaxloop: a step failed as it ran, and before its dispatch error.loop is the loop in epoch 0 (counted from 0), "
+        "jaxloop: a step failed as it ran, and before its dispatch error.loop is the loop in epoch 1 (counted from 1), "
         "after 1 training batches"
     ]
 
@@ -210,7 +210,7 @@ def test_where_nothing_is_left_that_is_said(wires) -> None:
     ):
         raise error
     assert not hasattr(error, "loop")
-    assert "in epoch 4 (counted from 0); there is no error.loop: a step that failed as it ran" in error.__notes__[0]
+    assert "in epoch 5 (counted from 1); there is no error.loop: a step that failed as it ran" in error.__notes__[0]
 
 
 def test_an_error_that_is_not_the_runtimes_stays_what_it_is(wires) -> None:

@@ -238,9 +238,9 @@ def test_a_validation_of_grain_goes_on_from_its_state(count: int | None) -> None
         (
             iter([Shuffling(5)] * 2),
             iter([Shuffling(5)]),
-            r"had an epoch 1 \(counted from 0\), but these data end before",
+            r"had an epoch 2 \(counted from 1\), but these data end before",
         ),
-        ([[pairs(2)] * 5] * 2, [[pairs(2)] * 5], r"had an epoch 1 \(counted from 0\), but these data end before it"),
+        ([[pairs(2)] * 5] * 2, [[pairs(2)] * 5], r"had an epoch 2 \(counted from 1\), but these data end before it"),
     ],
 )
 def test_other_data_are_refused(saved: Any, now: Any, why: str) -> None:

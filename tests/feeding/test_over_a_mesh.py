@@ -198,7 +198,7 @@ for accelerator in (False, True):
     try:
         loop.fit(small.model(), epochs=1, on=jl.data_parallel())
     except RuntimeError as error:
-        assert any("while it read training, batch 5 of 8" in note for note in error.__notes__), error.__notes__
+        assert any("while it read training, batch 6 of 8" in note for note in error.__notes__), error.__notes__
     else:
         raise AssertionError("it was read")
 """

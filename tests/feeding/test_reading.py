@@ -23,7 +23,7 @@ def test_a_batch_is_taken_apart_as_it_was_said(batch, options, expected):
 
 
 @pytest.mark.parametrize(
-    ("index", "place"), [(0, "batch 0 of 3 (counted from 0)"), (2, "batch 2 of 3"), (3, "after all 3 batches")]
+    ("index", "place"), [(0, "batch 1 of 3 (counted from 1)"), (2, "batch 3 of 3"), (3, "after all 3 batches")]
 )
 def test_what_is_raised_says_which_batch_was_being_read(index, place):
     with pytest.raises(KeyError) as caught, noting("training", 3, Position(index)):

@@ -41,7 +41,7 @@ def test_epochs_that_cannot_be_looked_up_are_taken_one_by_one():
 
 @pytest.mark.parametrize("training", [["first"], iter([])])
 def test_an_epoch_that_is_not_there_is_refused_with_the_fix(training):
-    with pytest.raises(ValueError, match=r"training: it has no epoch 1 \(counted from 0\); give more epochs"):
+    with pytest.raises(ValueError, match=r"training: it has no epoch 2 \(counted from 1\); give more epochs"):
         EpochSource(training).at(1)
 
 
@@ -123,7 +123,7 @@ def test_an_epoch_that_can_be_looked_up_goes_on_from_any_batch(kind, limit):
 def test_an_epoch_of_a_loader_cannot_be_entered_in_its_middle_and_says_so(training, why):
     source = EpochSource(training)
     assert len(source.at(0)) == 3
-    with pytest.raises(ValueError, match=rf"training: epoch 0 cannot be entered at batch 2 .*{why}.*TrainingEpochs"):
+    with pytest.raises(ValueError, match=rf"training: epoch 1 cannot be entered at batch 3 .*{why}.*TrainingEpochs"):
         source.at(0, 2)
 
 

@@ -109,7 +109,7 @@ def test_what_is_raised_in_a_batch_that_waits_for_others_names_that_batch(steps:
     broken = Shuffled(given=at, error=KeyError("mine"))
     with pytest.raises(KeyError) as caught:
         list(feed(broken).chunks(steps))
-    assert caught.value.__notes__ == [f"jaxloop: while it read training, batch {at} of 3 (counted from 0)"]
+    assert caught.value.__notes__ == [f"jaxloop: while it read training, batch {at + 1} of 3 (counted from 1)"]
 
 
 @pytest.mark.parametrize("at", [1, 2])
@@ -119,7 +119,7 @@ def test_a_batch_unlike_the_first_is_named(steps: int, at: int) -> None:
     batches[at] = batches[at][0], np.zeros(4, np.float32)
     with pytest.raises(ValueError, match="every batch must be like the first") as caught:
         list(feed(batches).chunks(steps))
-    assert f"batch {at} of 3" in caught.value.__notes__[0]
+    assert f"batch {at + 1} of 3" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("accelerator", [False, True], ids=["cpu", "thread"])
