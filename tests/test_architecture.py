@@ -33,8 +33,10 @@ ROOMS = {
     "adapters": [{"by_value", "selection"}, {"modes"}, {"nnx", "linen", "pytree"}],
     "benchmarking": [{"costs"}, {"measurement"}, {"timing"}],
     "callbacks": [
-        {"checkpoint", "clipping", "csv_logger", "ema", "image_saver", "non_finite"}
-        | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger", "time_limit", "watchdog"}
+        {"checkpoint", "clipping", "csv_logger", "ema", "image_saver", "non_finite", "outbox"}
+        | {"patience", "profiler", "progress_bar", "scheduling", "tensorboard_logger", "time_limit", "watchdog"},
+        {"tracking"},
+        {"mlflow_logger", "wandb_logger"},
     ],
     "checkpoint": [
         {"arrays", "disk", "fingerprint", "leaves", "lock", "plain", "retention"},
@@ -77,7 +79,7 @@ ROOMS = {
         {"gathering"},
         {"feed"},
     ],
-    "files": [{"decimals", "png", "waiting"}, {"event_file", "line_file", "summaries"}, {"event_folder"}],
+    "files": [{"decimals", "png", "waiting", "wandb_file"}, {"event_file", "line_file", "summaries"}, {"event_folder"}],
     "metrics": [{"means"}, {"classification"}, {"metric"}],
     "programs": [
         {"canonical", "collectives", "cost", "flops", "fusing", "memo"},

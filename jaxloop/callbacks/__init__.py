@@ -5,6 +5,7 @@ from jaxloop.callbacks.clipping import clip_by_global_norm as clip_by_global_nor
 from jaxloop.callbacks.csv_logger import CSVLogger as CSVLogger
 from jaxloop.callbacks.ema import ema as ema
 from jaxloop.callbacks.image_saver import ImageSaver as ImageSaver
+from jaxloop.callbacks.mlflow_logger import MLflowLogger as MLflowLogger
 from jaxloop.callbacks.non_finite import stop_on_non_finite as stop_on_non_finite
 from jaxloop.callbacks.patience import early_stopping as early_stopping
 from jaxloop.callbacks.patience import reduce_on_plateau as reduce_on_plateau
@@ -14,4 +15,5 @@ from jaxloop.callbacks.scheduling import hyperparameter_scheduler as hyperparame
 from jaxloop.callbacks.scheduling import learning_rate_scheduler as learning_rate_scheduler
 from jaxloop.callbacks.tensorboard_logger import TensorBoardLogger as TensorBoardLogger
 from jaxloop.callbacks.time_limit import stop_after as stop_after
+from jaxloop.callbacks.wandb_logger import WandbLogger as WandbLogger
 from jaxloop.callbacks.watchdog import Watchdog as Watchdog
