@@ -1,10 +1,15 @@
 """Each block of Python in the guides runs, and what it prints is what the guide says."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jaxloop.testing import check_callback
+from tests.callbacks import offline
 from tests.devices import run_on_devices
 
 GUIDES = sorted((Path(__file__).parents[1] / "examples" / "guides").glob("*.md"))
@@ -56,7 +61,8 @@ def check_lines(guide: Path, printed: str) -> None:
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
 #: Guides that show a table of what they print; the others show it as text.
-TABLES = ("memory.md", "scale.md")
+TABLES = ("memory.md", "scale.md", "trackers.md")
+TRACKERS = next(guide for guide in GUIDES if guide.name == "trackers.md")
 
 
 def guide_of(name: str) -> Path:
@@ -84,3 +90,32 @@ def test_a_guide_prints_what_it_shows(
     guide = guide_of(name)
     exec(compile(blocks(guide), guide.name, "exec"), {"__name__": "guide"})
     check_lines(guide, capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def trackers(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """The names that the guide to trackers leaves, and what it prints, run once in a folder of its own, offline."""
+    pytest.importorskip("wandb", reason="wandb is not installed: pip install '.[wandb]'")
+    pytest.importorskip("sqlalchemy", reason="MLflow's databases need sqlalchemy: pip install '.[mlflow]'")
+    names: dict[str, Any] = {}
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(printed):
+        for name, value in offline.ENVIRONMENT.items():
+            patched.setenv(name, value)
+        patched.chdir(tmp_path_factory.mktemp("guide"))
+        exec(compile(blocks(TRACKERS), TRACKERS.name, "exec"), names)
+    return names, printed.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(*offline.WARNINGS)
+def test_the_guide_to_trackers_prints_its_table(trackers: tuple[dict[str, Any], str]) -> None:
+    names, printed = trackers
+    check_printed(TRACKERS, printed)
+    assert len(names["lines"]) == len(names["history"].batches["step"]) + len(names["history"].epochs["epoch"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(*offline.WARNINGS)
+def test_the_logger_in_the_guide_to_trackers_goes_on_after_a_kill(trackers: tuple[dict[str, Any], str]) -> None:
+    check_callback(lambda folder: trackers[0]["JSONLogger"](folder / "log.jsonl"), every=3)

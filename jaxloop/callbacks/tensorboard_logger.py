@@ -13,7 +13,7 @@ from jaxloop.durable import is_same_place
 from jaxloop.errors import CheckpointError
 from jaxloop.events import TRAINING, Event, Phase, Plan, Split
 from jaxloop.files.event_file import EventFile, ScalarRows
-from jaxloop.files.event_folder import cut_back, event_files, has_run, new_run
+from jaxloop.files.event_folder import cut_back, event_files, folder_of, has_run, new_run
 from jaxloop.files.png import require_pillow
 from jaxloop.files.summaries import histograms, images, plain_hyperparameters, scalars, session_end, session_start
 from jaxloop.files.waiting import WaitingRows
@@ -33,9 +33,8 @@ _EVENTS = (
 class TensorBoardLogger:
     """Writes event files for TensorBoard. To view them: `tensorboard --logdir run/tensorboard/stats`.
 
-    Each fit has its own folder below `root`, named by its time, such as `20250131-235959`. In it are the folders
-    `train` and `validation`, or one for each named set of validation. Their tags are the same, so that TensorBoard
-    draws all in one chart:
+    Each fit has its own folder below `root`, named by its time. In it are the folders `train` and `validation`, or one
+    for each named set of validation. Their tags are the same, so that TensorBoard draws all in one chart:
 
     - By epoch, counted from 1 over the loop's life as everywhere: `epoch/<metric>` in both folders. In `train` also
       `epoch/learning_rate`, if the optimizer exposes it; what callbacks recorded, with its value at the end of the
@@ -175,7 +174,7 @@ class _Run:
         return {
             "root": str(self._options.root),
             "folder": self._folder.name,
-            "files": event_files(self._folder),
+            "files": event_files(self._folder, self._plan.splits),
             "failed": self._failed,
             "completed": self._completed,
             "counted": self._counted,
@@ -219,7 +218,7 @@ class _Run:
 
     def _go_on(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Cuts the files in `folder` to what they were. What comes is written to new files."""
-        self._files = cut_back(folder, state["files"])
+        self._files = cut_back(folder, state["files"], self._plan.splits)
         self._folder = folder
         self._waiting.start(time.time())
         if state["failed"]:
@@ -245,7 +244,7 @@ class _Run:
         self._folder = folder
         self._waiting.start(time.time())
         if self._options.hyperparameters:
-            folders = list(map(_folder, self._plan.splits))
+            folders = list(map(folder_of, self._plan.splits))
             metrics = [(folder, f"epoch/{name}") for folder in folders for name in self._plan.metrics]
             summary = session_start(self._options.hyperparameters, metrics)
             self._write("", lambda file: file.add(summary, 0))
@@ -259,7 +258,7 @@ class _Run:
                 seconds = time.perf_counter() - self._began - self._compiling
                 speed = training_speed(self._latest, self._counted, seconds)
                 values |= {name: value for name, value in speed.items() if name not in loop.stats}
-            self._write_summary(_folder(split), scalars(_of_epoch(values)), loop)
+            self._write_summary(folder_of(split), scalars(_of_epoch(values)), loop)
         self._counted = 0
 
     def _end_epoch(self, loop: Any) -> None:
@@ -329,8 +328,3 @@ class _Run:
 def _of_epoch(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those that were measured, by their tags."""
     return {f"epoch/{name}": value for name, value in values.items() if is_measured(value)}
-
-
-def _folder(split: Split) -> str:
-    """The folder of a split: that of training is called `train` by custom."""
-    return "train" if split == TRAINING else split.name

@@ -116,8 +116,8 @@ class EpochSource:
             return self._length_of(index, len(self._training[index]))
         except LookupError as error:
             raise ValueError(
-                f"fit: `training` has only {before} batches from here on, in epochs up to {index} (counted from 0). "
-                "Give more epochs, or fewer `steps`."
+                f"fit: `training` has only {before} batches from here on, since it ends after epoch {index} (counted "
+                "from 1). Give more epochs, or fewer `steps`."
             ) from error
 
     # --- the place where reading was

@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 
 from jaxloop.errors import CheckpointError
+from jaxloop.events import TRAINING, VALIDATION, Split
 from jaxloop.files.event_file import EventFile
 
 _RUN = re.compile(r"\d{8}-\d{6}(-\d+)?")  # as `new_run` names it
@@ -28,23 +29,29 @@ def new_run(root: Path) -> Path:
     raise AssertionError("unreachable")
 
 
+def folder_of(split: Split) -> str:
+    """The folder of a split in that of a run: that of training is called `train` by custom."""
+    return "train" if split == TRAINING else split.name
+
+
 def has_run(root: Path, name: str) -> bool:
     """Whether there is a run of this name below `root`. A name that would lead elsewhere is none."""
     return _RUN.fullmatch(name) is not None and (root / name).is_dir()
 
 
-def event_files(run: Path) -> dict[str, int]:
+def event_files(run: Path, splits: Sequence[Split] = (TRAINING, VALIDATION)) -> dict[str, int]:
     """The size of each event file of ours in the folder of a run, by its path in it, as POSIX writes it."""
     found = {}
-    folders = sorted(path for path in run.iterdir() if path.is_dir()) if run.is_dir() else []
-    for folder in (run, *folders):
-        for path in sorted(folder.glob("events.out.tfevents.*")):
+    for folder in ("", *map(folder_of, splits)):
+        for path in sorted((run / folder).glob("events.out.tfevents.*")):
             if _OURS.fullmatch(path.name):
                 found[path.relative_to(run).as_posix()] = path.stat().st_size
     return found
 
 
-def cut_back(run: Path, sizes: Mapping[str, int]) -> dict[str, EventFile]:
+def cut_back(
+    run: Path, sizes: Mapping[str, int], splits: Sequence[Split] = (TRAINING, VALIDATION)
+) -> dict[str, EventFile]:
     """Cuts the files of a run back to `sizes`, and deletes those that came later.
 
     An open TensorBoard loses what is appended to a file that was cut. So the run goes on in new files. They are made
@@ -53,6 +60,7 @@ def cut_back(run: Path, sizes: Mapping[str, int]) -> dict[str, EventFile]:
     Args:
       run: the folder of the run.
       sizes: as `event_files` gave them.
+      splits: that have a folder in it.
 
     Returns:
       New files, by their folder in the run: that of training, and those where later files were deleted.
@@ -61,7 +69,7 @@ def cut_back(run: Path, sizes: Mapping[str, int]) -> dict[str, EventFile]:
       CheckpointError: a file is gone, or is shorter than it was. Nothing was changed then.
       OSError: a file cannot be changed or made.
     """
-    found = event_files(run)
+    found = event_files(run, splits)
     short = [name for name, size in sizes.items() if found.get(name, -1) < size]
     if short:
         raise CheckpointError(

@@ -193,5 +193,5 @@ def test_epochs_are_cut_to_a_number_of_steps(training, limit, steps, lengths):
 def test_steps_that_cannot_be_counted_ahead_are_refused():
     with pytest.raises(ValueError, match=r"those of `training` come one by one. Give `epochs`"):
         EpochSource(iter(UNEVEN)).cut_to(0, 4)
-    with pytest.raises(ValueError, match=r"has only 9 batches from here on, in epochs up to 3"):
+    with pytest.raises(ValueError, match=r"has only 9 batches from here on, since it ends after epoch 3"):
         EpochSource(UNEVEN).cut_to(0, 10)

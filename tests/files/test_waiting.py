@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxloop.events import Phase
+from jaxloop.events import TRAINING, Phase
 from jaxloop.files.waiting import WaitingRows
 from jaxloop.views import Columns
 
@@ -22,7 +22,7 @@ def test_rows_come_back_in_their_order_each_with_its_time(waiting, columns):
     rows, times = waiting.together()
     assert (rows["step"].tolist(), rows["loss"].tolist()) == ([3, 4, 5], [0.5, 0.25, 0.125])
     assert times.tolist() == [101.0, 101.0, 102.5]
-    assert (len(waiting), waiting.phase) == (3, Phase.TRAINING)
+    assert (len(waiting), waiting.split) == (3, TRAINING)
 
 
 def test_what_was_given_back_stays_when_they_are_cleared(waiting, columns):
@@ -34,10 +34,10 @@ def test_what_was_given_back_stays_when_they_are_cleared(waiting, columns):
 
 
 def test_where_none_waits_there_is_nothing(waiting, columns):
-    assert (waiting.together(), waiting.phase, len(waiting)) == (None, None, 0)
+    assert (waiting.together(), waiting.split, len(waiting)) == (None, None, 0)
     waiting.add(columns(Phase.VALIDATION, loss=[0.5]), 101.0)
     waiting.clear(101.0)
-    assert (waiting.together(), waiting.phase, len(waiting)) == (None, None, 0)
+    assert (waiting.together(), waiting.split, len(waiting)) == (None, None, 0)
 
 
 @pytest.mark.parametrize(
