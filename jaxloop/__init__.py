@@ -43,3 +43,6 @@ from jaxloop.topology import topology as topology
 from jaxloop.training_loop import TrainingLoop as TrainingLoop
 from jaxloop.views import Columns as Columns
 from jaxloop.views import LoopView as LoopView
+from jaxloop.weights import load_weights as load_weights
+from jaxloop.weights import save_weights as save_weights
+from jaxloop.weights import weights_in as weights_in

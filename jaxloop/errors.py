@@ -35,3 +35,17 @@ class StateMismatchError(CheckpointError):
 
     The message lists every difference: what the checkpoint holds, and what this run has. Nothing was loaded.
     """
+
+
+class WeightsError(ValueError):
+    """A file of weights cannot be written or read, or does not fit the model.
+
+    The message names the file. If the file does not fit, it lists all that is missing, left over, misshapen or of
+    another dtype. The model, and a file that was there before, stay as they are.
+
+    Example:
+      >>> try:
+      ...     model = jl.load_weights("model.safetensors", model)
+      ... except jl.errors.WeightsError as error:
+      ...     print(error)
+    """

@@ -25,7 +25,8 @@ FLOORS = [
     {"engine"},
     {"by_hand"},
     {"training_loop"},
-    {"benchmarking", "explain", "largest_batch", "learning_rate_finder", "restoring", "testing"},
+    {"benchmarking", "explain", "largest_batch", "learning_rate_finder", "restoring", "testing"}
+    | {"weights"},
     {"benchmark"},
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.
@@ -93,6 +94,7 @@ ROOMS = {
         {"fresh", "reporting"},
         {"checking"},
     ],
+    "weights": [{"faults", "header", "mapping", "naming"}, {"file"}, {"fitting", "looking"}, {"loading", "saving"}],
     "schedules": [{"shapes"}, {"segments"}, {"ready"}],
 }
 #: Upper floors within a floor: `phases` stands on `step`, both below the callbacks and the engine.

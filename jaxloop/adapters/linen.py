@@ -195,6 +195,13 @@ class LinenApply:
         """Whether each leaf of the state is a parameter that is not trained."""
         return jax.tree_util.tree_map_with_path(lambda path, leaf: path[0].key == "params", state)
 
+    def place_of(self, field: str, path: Any) -> Any:
+        """Where the user's library has a leaf of `params` or `state`: the path, as JAX gives it, by which it is named.
+
+        A parameter that is not trained is in the state, and has the same name as if it were trained.
+        """
+        return path[1:] if field == "state" and path[0].key == "params" else path
+
     @property
     def overwritten(self) -> tuple[str, ...]:
         """The names of the entries of the state that are replaced by their gradients."""

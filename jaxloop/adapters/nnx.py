@@ -48,6 +48,33 @@ def split(module: Any, *, trained: Any = None, modes: Any = None) -> tuple["NNXA
     return apply, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
 
+def values_of(module: Any) -> tuple[Any, frozenset[tuple[Any, ...]]]:
+    """The values of all variables of a `flax.nnx.Module` as nested mappings, and the paths of its random streams.
+
+    What was sown is left out.
+    """
+    from flax import nnx
+
+    state = nnx.state(module, nnx.Not(nnx.Intermediate))
+    return nnx.to_pure_dict(state), _streams(state)
+
+
+def with_values(module: Any, values: Any) -> Any:
+    """A copy of a `flax.nnx.Module`, in its mode, with other values, given as `values_of` gives them."""
+    from flax import nnx
+
+    graph, state = nnx.split(module)
+    nnx.replace_by_pure_dict(state, values)
+    return nnx.merge(graph, state, copy=True)
+
+
+def _streams(state: Any) -> frozenset[tuple[Any, ...]]:
+    """The paths of the keys and counters of random streams."""
+    from flax import nnx
+
+    return frozenset(path for path, one in nnx.to_flat_state(state) if isinstance(one, nnx.RngState))
+
+
 @contextlib.contextmanager
 def placed_later() -> Iterator[None]:
     """Variables that are made in it keep their partitioning metadata, and flax places none of them.
@@ -186,6 +213,16 @@ class NNXApply:
                 if isinstance(part, nnx.BatchNorm) and part.dtype is None:
                     part.dtype = self.dtype
         return module
+
+    def place_of(self, field: str, path: Any) -> Any:
+        """Where the module has a leaf of `params` or `state`: the path, as JAX gives it, by which it is named."""
+        return path
+
+    def streams(self, params: Any, state: Any) -> frozenset[tuple[Any, ...]]:
+        """The paths of keys and counters of the random streams."""
+        from flax import nnx
+
+        return _streams(nnx.state(self.restore(params, state, training=False)))
 
     def computing_in(self, dtype: Any) -> "NNXApply":
         """The same for narrow parameters and a wide state.

@@ -72,6 +72,12 @@ class Skeleton(NamedTuple):
         """The paths of the arrays that were taken out."""
         return [path for path, is_array, *_ in self.leaves if is_array]
 
+    @property
+    def places(self) -> dict[str, Any]:
+        """The paths of all leaves, as JAX gives them."""
+        numbered = jax.tree.unflatten(self.tree, range(len(self.leaves)))
+        return {self.leaves[index][0]: path for path, index in jax.tree_util.tree_leaves_with_path(numbered)}
+
     def filled(self, arrays: dict[str, Any]) -> Any:
         """The pytree with `arrays`, given by path, in their places."""
         leaves = [arrays[path] if is_array else value for path, is_array, _, value in self.leaves]
@@ -141,6 +147,10 @@ class PytreeApply:
     def frozen(self, state: Any) -> Any:
         """Whether each leaf of the state is a parameter that is not trained: all are, or are no floats."""
         return jax.tree.map(lambda leaf: True, state)
+
+    def place_of(self, field: str, path: Any) -> Any:
+        """Where the pytree has a leaf of `params` or `state`: the path, as JAX gives it, by which it is named."""
+        return self.skeletons[True].value.places[path[0].key]
 
     def restore(self, params: Any, state: Any, training: bool) -> Any:
         """The pytree with these values: in both modes the one that was given for training."""

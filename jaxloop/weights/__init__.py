@@ -1,0 +1,5 @@
+"""Weights: the arrays of a model in a safetensors file, each by one name."""
+
+from jaxloop.weights.loading import load_weights as load_weights
+from jaxloop.weights.looking import weights_in as weights_in
+from jaxloop.weights.saving import save_weights as save_weights
