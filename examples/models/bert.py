@@ -2,16 +2,16 @@
 
 import functools
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .checkpoints import fill, read_tensors
+import jaxloop as jl
 
 PAD = 0
 
@@ -170,11 +170,11 @@ def load_checkpoint(model: BertClassifier, path: str | Path) -> None:
     in old files. The heads of pre-training are left out. If the file has no classifier, the model keeps its own.
 
     Raises:
-      The exceptions of `checkpoints.read_tensors` and `checkpoints.fill`: the file has another architecture or size.
+      The exceptions of `jaxloop.load_weights`: the file has another architecture or size.
     """
-    own = nnx.to_pure_dict(nnx.state(model.classifier, nnx.Param))
-    classifier = {f"classifier.{name}": np.asarray(value) for name, value in own.items()}
-    fill(model, classifier | _renamed(read_tensors(path)), source=path)
+    has_classifier = any(name.startswith("classifier.") for name in jl.weights_in(path))
+    loaded = jl.load_weights(path, model, _renamed, keep=() if has_classifier else "classifier")
+    nnx.update(model, nnx.state(loaded))
 
 
 #: The replacements that turn a public name into a name of this model, applied in this order.
@@ -199,14 +199,11 @@ _NAMES = (
 _LEFT_OUT = re.compile(r"^cls\.|(^|\.)embeddings\.position_ids$")
 
 
-def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Each tensor by its name in `BertClassifier`. Dense layers are transposed: the file stores them as [out, in]."""
-    renamed = {}
-    for public, tensor in tensors.items():
-        if _LEFT_OUT.search(public):
-            continue
-        name = public
-        for pattern, replacement in _NAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor.T if name.endswith(".kernel") else tensor
-    return renamed
+def _renamed(public: str) -> Any:
+    """What `names` of `load_weights` says of a public name. Dense layers are transposed: files have [out, in]."""
+    if _LEFT_OUT.search(public):
+        return None
+    name = public
+    for pattern, replacement in _NAMES:
+        name = re.sub(pattern, replacement, name)
+    return (name, np.transpose) if name.endswith(".kernel") else name

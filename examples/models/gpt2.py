@@ -7,10 +7,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from .checkpoints import fill, read_tensors
+import jaxloop as jl
 
 
 @dataclass(frozen=True)
@@ -148,22 +147,17 @@ def load_checkpoint(model: GPT2, path: str | Path) -> None:
       path: the path of the file.
 
     Raises:
-      ValueError: the file has another architecture or size, or its output layer is not tied to its embedding.
-      And the exceptions of `checkpoints.read_tensors`.
+      The exceptions of `jaxloop.load_weights`: the file has another architecture or size, or its output layer is not
+        tied to its embedding.
     """
-    tensors = {name.removeprefix("transformer."): tensor for name, tensor in read_tensors(path).items()}
-    output = tensors.pop("lm_head.weight", None)
-    if output is not None and not np.array_equal(output, tensors.get("wte.weight", output)):
-        raise ValueError(
-            f"{path}: its lm_head.weight is not its wte.weight, but the output layer of GPT2 is the embedding of "
-            "tokens. It is of another architecture."
-        )
-    weights = {_weight_name(name): tensor for name, tensor in tensors.items() if not _MASK.fullmatch(name)}
-    fill(model, weights, source=path)
+    nnx.update(model, nnx.state(jl.load_weights(path, model, _renamed)))
 
 
-def _weight_name(name: str) -> str:
-    """The path in `GPT2` of a weight with this published name; the name itself if it is not known."""
+def _renamed(published: str) -> str | None:
+    """What `names` of `load_weights` says of a published name: the path in `GPT2`, if there is one."""
+    name = published.removeprefix("transformer.")
+    if _MASK.fullmatch(name):
+        return None
     of_block = re.fullmatch(r"h\.(\d+)\.(.+)", name)
     if of_block and of_block[2] in _BLOCK_NAMES:
         return f"blocks.{of_block[1]}.{_BLOCK_NAMES[of_block[2]]}"
@@ -180,6 +174,7 @@ _normal = functools.cache(nnx.initializers.normal)
 _MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
 _NAMES = {
     "wte.weight": "tokens.embedding",
+    "lm_head.weight": "tokens.embedding",
     "wpe.weight": "positions.embedding",
     "ln_f.weight": "norm.scale",
     "ln_f.bias": "norm.bias",

@@ -1,16 +1,14 @@
 """Residual networks for images of 32x32 pixels, and how to load weights that PyTorch has saved."""
 
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from .checkpoints import fill, read_tensors
+import jaxloop as jl
 
 Shortcut = Literal["pad", "project"]
 
@@ -118,9 +116,10 @@ def load_checkpoint(model: ResNet, path: str | Path) -> None:
     `layer2.0.downsample.0.weight`, `fc.weight`. It may have `shortcut` for `downsample`, and `linear` for `fc`.
 
     Raises:
-      The exceptions of `checkpoints.read_tensors` and `checkpoints.fill`.
+      The exceptions of `jaxloop.load_weights`.
     """
-    fill(model, dict(_renamed(read_tensors(path))), source=path)
+    names = {name: _renamed(name, len(held.shape)) for name, held in jl.weights_in(path).items()}
+    nnx.update(model, nnx.state(jl.load_weights(path, model, names)))
 
 
 _MODULES = (
@@ -134,19 +133,13 @@ _MODULES = (
 _OF_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
-def _renamed(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """Each tensor with its path in `ResNet`, and with its axes in the order that `ResNet` uses."""
-    for name, tensor in tensors.items():
-        module, kind = name.rpartition(".")[::2]
-        if kind == "num_batches_tracked":
-            continue
-        for pattern, replacement in _MODULES:
-            module = re.sub(pattern, replacement, f"{module}.").removesuffix(".")
-        if kind == "weight" and tensor.ndim == 4:
-            yield f"{module}.kernel", tensor.transpose(2, 3, 1, 0)
-        elif kind == "weight" and tensor.ndim == 2:
-            yield f"{module}.kernel", tensor.T
-        elif module == "dense":
-            yield f"{module}.{kind}", tensor
-        else:
-            yield f"{module}.{_OF_NORM.get(kind, kind)}", tensor
+def _renamed(public: str, axis_count: int) -> Any:
+    """What `names` of `load_weights` says of an array: its path in `ResNet`, and how its axes become those there."""
+    module, kind = public.rpartition(".")[::2]
+    if kind == "num_batches_tracked":
+        return None
+    for pattern, replacement in _MODULES:
+        module = re.sub(pattern, replacement, f"{module}.").removesuffix(".")
+    if kind == "weight" and axis_count in (2, 4):  # of PyTorch [out, in] and [out, in, height, width]
+        return f"{module}.kernel", lambda array: array.T if axis_count == 2 else array.transpose(2, 3, 1, 0)
+    return f"{module}.{kind if module == 'dense' else _OF_NORM.get(kind, kind)}"
