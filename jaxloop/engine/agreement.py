@@ -14,13 +14,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxloop.asking import Ask, argument, asked_in
-from jaxloop.errors import CheckpointError, CorruptCheckpointError, StateMismatchError
+from jaxloop.errors import CheckpointError, CorruptCheckpointError, StateMismatchError, WeightsError
 from jaxloop.loop import Loop
 from jaxloop.placement import Placement
 
 #: What the other processes raise, if one has raised it. They raise a RuntimeError for any other.
 _KINDS = {kind.__name__: kind for kind in (CheckpointError, CorruptCheckpointError, StateMismatchError)}
-_KINDS |= {kind.__name__: kind for kind in (ValueError, TypeError)}
+_KINDS |= {kind.__name__: kind for kind in (ValueError, TypeError, WeightsError)}
 
 
 class Agreement:
