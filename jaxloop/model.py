@@ -1,5 +1,6 @@
 """`Model`: what is trained, as a pytree of parameters and state with one pure function, `apply`."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ import jax
 from jaxloop.adapters import linen, nnx
 from jaxloop.adapters import pytree as callables
 from jaxloop.adapters.selection import is_trainable
+from jaxloop.pickling import IN_PLACE_OF_A_MODEL, check_can_be_pickled
 
 
 @functools.partial(
@@ -47,6 +49,16 @@ class Model:
     params: Any
     state: Any = dataclasses.field(default_factory=dict)
     training: bool = False
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        check_can_be_pickled(self.apply, "Model: this model, or a loop with it,", IN_PLACE_OF_A_MODEL)
+        return super().__reduce_ex__(protocol)
+
+    def __copy__(self) -> "Model":
+        return dataclasses.replace(self)
+
+    def __deepcopy__(self, memo: Any) -> "Model":
+        return Model(**{name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
 
     def __call__(self, input: Any, key: jax.Array | None = None) -> Any:
         """The output for `input`, in the model's mode, which is inference unless `training` is set. Compiled."""

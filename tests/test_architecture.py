@@ -11,7 +11,7 @@ PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
     {"precision", "whole_number"},
     {"adapters", "chips", "compile_cache", "data", "durable", "errors", "events", "file_lock", "hyperparameters"}
-    | {"kinds", "long_work", "losses", "masks", "measured", "optimizer", "schedules", "telling", "tracers"},
+    | {"kinds", "long_work", "losses", "masks", "measured", "optimizer", "pickling", "schedules", "telling", "tracers"},
     {"memory_limits", "model", "metrics", "placement", "plots"},
     {"casting", "loop", "partitioning", "topology"},
     {"births", "callback", "carried", "shardings", "views"},

@@ -1,5 +1,7 @@
 """Gradient clipping, as a compiled callback."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 
@@ -31,17 +33,23 @@ def clip_by_global_norm(max_norm: float) -> Callback:
     """
     if not max_norm > 0:
         raise ValueError(f"clip_by_global_norm: `max_norm` must be above 0, got {max_norm}.")
-    max_norm = float(max_norm)  # a NumPy number has a dtype, which could become the gradient's
+    return _Clip(float(max_norm))  # a NumPy number has a dtype, which could become the gradient's
 
-    def clip(loop: Loop, event: Event) -> Loop:
+
+@dataclass(frozen=True)
+class _Clip:
+    """The callback of `clip_by_global_norm`."""
+
+    max_norm: float
+    __name__ = "clip_by_global_norm.clip"
+
+    def __call__(self, loop: Loop, event: Event) -> Loop:
         if event is not Event.UPDATE_START:
             return loop
         norm = global_norm(loop.gradient)
-        scale = max_norm / jnp.maximum(norm, max_norm)  # exactly 1 for a small norm, also for a norm of 0
+        scale = self.max_norm / jnp.maximum(norm, self.max_norm)  # exactly 1 for a small norm, also for a norm of 0
         gradient = jax.tree.map(lambda leaf: _scaled(leaf, scale), loop.gradient)
         return loop.record("gradient_norm", norm).replace(gradient=gradient)
-
-    return clip
 
 
 def _scaled(leaf: jax.Array, scale: jax.Array) -> jax.Array:

@@ -1,8 +1,9 @@
 """Setting up: from what a user gives to a session that is ready to begin."""
 
+import copy
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from jaxloop.lying import placement_of
 from jaxloop.measured import unmeasured
 from jaxloop.ownership import on_device
 from jaxloop.phases import begin_fit, enter
+from jaxloop.pickling import IN_PLACE_OF_A_TRAINING_LOOP, check_can_be_pickled
 from jaxloop.placement import Placement
 from jaxloop.programs.memo import ByIdentity, Memo, Residents
 from jaxloop.programs.programs import Programs
@@ -71,6 +73,13 @@ class Setup:
     residents: Residents = field(default_factory=Residents)
     placements: list[Placement] = field(default_factory=list[Placement])
     validate_at_start: bool = False
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        check_can_be_pickled((self.spec, self.callbacks), "TrainingLoop: it", IN_PLACE_OF_A_TRAINING_LOOP)
+        return super().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: Any) -> "Setup":
+        return Setup(**{each.name: copy.deepcopy(getattr(self, each.name), memo) for each in fields(self)})
 
     def fit(
         self,
