@@ -25,8 +25,7 @@ FLOORS = [
     {"engine"},
     {"by_hand"},
     {"training_loop"},
-    {"benchmarking", "explain", "largest_batch", "learning_rate_finder", "restoring", "testing"}
-    | {"weights"},
+    {"benchmarking", "explain", "largest_batch", "learning_rate_finder", "restoring", "testing"} | {"weights"},
     {"benchmark"},
 ]
 #: Inside a room of several files, the order in which they may import each other; others not at all.

@@ -87,6 +87,7 @@ def test_a_guide_prints_what_it_shows(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # of processes that a guide starts
     guide = guide_of(name)
     exec(compile(blocks(guide), guide.name, "exec"), {"__name__": "guide"})
     check_lines(guide, capsys.readouterr().out)
