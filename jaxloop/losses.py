@@ -1,67 +1,138 @@
 """Losses: one number per example (or token), so that statistics are exact under weights and padding."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
 from jaxloop.precision import widened
 
 
-def softmax_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+def softmax_cross_entropy(
+    logits: jax.Array, target: jax.Array, *, class_weights: Any = None, label_smoothing: float = 0.0
+) -> jax.Array:
     """The cross entropy between softmax(logits) and the target, one per example or token.
 
-    `-sum_c p_c log softmax(logits)_c`, where `p` is one-hot for an integer target.
+    `-sum_c w_c p_c log softmax(logits)_c`, where `p` is one-hot for an integer target. Label smoothing `e` makes it
+    `(1 - e) p_c + e / classes`, as in Szegedy et al. (CVPR 2016).
+
+    Options are given by `functools.partial`, so that the checks of labels still know the loss. The mean of a batch
+    divides by the number of examples (or the sum of their own weights), not by the sum of their class weights, as
+    PyTorch does. So the gradient of an example does not depend on the classes of the others, and microbatches and
+    devices change nothing. Class weights whose mean over the data is 1 keep the scale of loss and learning rate:
+    `len(labels) / (classes * numpy.bincount(labels))`. The loss in validation is weighted too.
 
     Args:
       logits: float[..., classes], unnormalized.
       target: int[...], the class; or float[..., classes], a probability of each class.
+      class_weights: `w`, one number of at least 0 for each class; None if all are 1.
+      label_smoothing: `e`, from 0 up to but without 1.
 
     Returns:
-      float[...], in nats.
+      float[...], in nats. With class weights, a label that is none of the classes gives NaN.
 
     Raises:
-      ValueError: the target's shape is neither that of the examples nor that of the logits.
+      ValueError: the target's shape is neither that of the examples nor that of the logits; or there is not one class
+        weight for each class; or an option is out of range.
 
     Example:
       >>> softmax_cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3]))
       Array([1.3862944, 1.3862944], dtype=float32)
+      >>> weighted = functools.partial(softmax_cross_entropy, class_weights=[1, 1, 1, 5])
+      >>> weighted(jnp.zeros((2, 4)), jnp.array([0, 3]))
+      Array([1.3862944, 6.931472 ], dtype=float32)
     """
-    if jnp.issubdtype(target.dtype, jnp.integer) and target.shape == logits.shape[:-1]:
-        return optax.softmax_cross_entropy_with_integer_labels(widened(logits), target)
-    if target.shape == logits.shape:
+    integer = jnp.issubdtype(target.dtype, jnp.integer) and target.shape == logits.shape[:-1]
+    if not integer and target.shape != logits.shape:
+        raise ValueError(
+            f"softmax_cross_entropy: `target` must be integer labels of shape {logits.shape[:-1]} or "
+            f"probabilities of shape {logits.shape}, got {target.dtype}{list(target.shape)}. "
+            "Check the last layer's size and whether the labels need a squeeze."
+        )
+    weights = _per_class("softmax_cross_entropy", "class_weights", class_weights, logits.shape[-1:])
+    smoothing = _checked_smoothing("softmax_cross_entropy", label_smoothing)
+    if weights is None and not smoothing:
+        if integer:
+            return optax.softmax_cross_entropy_with_integer_labels(widened(logits), target)
         return optax.softmax_cross_entropy(*_widened(logits, target))
-    raise ValueError(
-        f"softmax_cross_entropy: `target` must be integer labels of shape {logits.shape[:-1]} or "
-        f"probabilities of shape {logits.shape}, got {target.dtype}{list(target.shape)}. "
-        "Check the last layer's size and whether the labels need a squeeze."
-    )
+    return _weighted_cross_entropy(logits, target, weights, smoothing, integer=bool(integer))
 
 
-def sigmoid_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+def _weighted_cross_entropy(
+    logits: jax.Array, target: jax.Array, weights: Any, smoothing: float, *, integer: bool
+) -> jax.Array:
+    """The cross entropy with class weights and label smoothing."""
+    classes = logits.shape[-1]
+    costs = -jax.nn.log_softmax(widened(logits), axis=-1)
+    if weights is not None:
+        # A class that weighs nothing costs nothing, even if its logit is minus infinity.
+        weights = weights.astype(costs.dtype)
+        costs = jnp.where(weights == 0, 0, costs) * weights
+    if integer:
+        inside = (target >= 0) & (target < classes)
+        label = jnp.where(inside, target, 0)
+        # Neither a negative label nor one that is too large may be given the weight of another class.
+        of_target = jnp.where(inside, jnp.take_along_axis(costs, label[..., None], axis=-1)[..., 0], jnp.nan)
+    else:
+        probability = _widened(logits, target)[1]
+        of_target = jnp.sum(jnp.where(probability == 0, 0, costs) * probability, axis=-1)
+    return of_target if not smoothing else (1 - smoothing) * of_target + smoothing * jnp.mean(costs, axis=-1)
+
+
+def sigmoid_cross_entropy(
+    logits: jax.Array, target: jax.Array, *, pos_weight: Any = None, label_smoothing: float = 0.0
+) -> jax.Array:
     """The cross entropy between sigmoid(logits) and the target: its mean over the classes of an example or token.
 
-    `-p log sigmoid(x) - (1 - p) log sigmoid(-x)` for each logit `x`. Each class is an independent question that is
-    answered by yes or no. This is `optax.losses.sigmoid_binary_cross_entropy`, which takes no logarithm of 0.
+    `-w p log sigmoid(x) - (1 - p) log sigmoid(-x)` for each logit `x`. Each class is an independent question that is
+    answered by yes or no. This is `optax.losses.sigmoid_binary_cross_entropy`, which takes no logarithm of 0. Label
+    smoothing `e` makes it `(1 - e) p + e / 2`. Options are given, and the mean is taken, as in
+    `softmax_cross_entropy`.
 
     Args:
       logits: float[batch], one per example; or float[..., classes], unnormalized.
       target: of the same shape, from 0 (no) to 1 (yes), integer, bool or float. An axis of one class may be left out.
+      pos_weight: `w`, what a yes weighs where a no weighs 1: a number of at least 0, or one for each class. `no / yes`,
+        counted in the data, balances both.
+      label_smoothing: `e`, from 0 up to but without 1.
 
     Returns:
       float[batch] or float[...], in nats.
 
     Raises:
-      ValueError: the shapes differ in any other way.
+      ValueError: the shapes differ in any other way, or an option is out of range.
 
     Example:
       >>> sigmoid_cross_entropy(jnp.zeros((2, 1)), jnp.array([0, 1]))
       Array([0.6931472, 0.6931472], dtype=float32)
+      >>> sigmoid_cross_entropy(jnp.zeros(2), jnp.array([0, 1]), pos_weight=3.0)
+      Array([0.6931472, 2.0794415], dtype=float32)
     """
     if logits.shape == (*target.shape, 1):
         target = target[..., None]
     _check_same_shape("sigmoid_cross_entropy", "logits", logits, target)
-    losses = optax.losses.sigmoid_binary_cross_entropy(*_widened(logits, target))
+    shape = logits.shape[-1:] if logits.ndim > 1 else (1,)
+    weights = _per_class("sigmoid_cross_entropy", "pos_weight", pos_weight, shape, one_for_all=True)
+    smoothing = _checked_smoothing("sigmoid_cross_entropy", label_smoothing)
+    logits, target = _widened(logits, target)
+    if smoothing:
+        target = (1 - smoothing) * target + smoothing / 2
+    losses = optax.losses.sigmoid_binary_cross_entropy(logits, target)
+    if weights is not None:
+        # `softplus(-x)` is -log sigmoid(x): a yes costs it once already.
+        losses = losses + (weights.astype(losses.dtype) - 1) * target * jax.nn.softplus(-logits)
     return losses if losses.ndim < 2 else jnp.mean(losses, axis=-1)
+
+
+def without_options(loss_fn: Any) -> Any:
+    """The function that `functools.partial` was given, or `loss_fn` itself."""
+    while isinstance(loss_fn, functools.partial):
+        loss_fn = loss_fn.func
+    return loss_fn
 
 
 def mean_squared_error(output: jax.Array, target: jax.Array) -> jax.Array:
@@ -111,6 +182,39 @@ def _widened(output: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array
     """Both in the dtype of the loss, at least float32. An integer or bool target takes the dtype of the output."""
     output = widened(output)
     return output, widened(target) if jnp.issubdtype(target.dtype, jnp.inexact) else target.astype(output.dtype)
+
+
+def _per_class(
+    where: str, option: str, given: Any, shape: tuple[int, ...], *, one_for_all: bool = False
+) -> jax.Array | None:
+    """The weight of each class, float of `shape`; None if none is given.
+
+    Raises:
+      ValueError: there is not one for each class, or one is negative or not finite.
+    """
+    if given is None:
+        return None
+    weights = given if isinstance(given, Tracer) else np.asarray(given)
+    if weights.shape != shape and not (one_for_all and weights.shape == ()):
+        raise ValueError(
+            f"{where}: `{option}` must be one number for each class, of shape {shape}, since that is the output's last "
+            f"axis, got shape {weights.shape}. Give {shape[0]} numbers, or check the model's last layer."
+        )
+    if not isinstance(weights, Tracer):
+        weights = weights.astype(np.float64)
+        if not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError(
+                f"{where}: `{option}` must be finite numbers of at least 0, got {given!r}. Check that each class "
+                "occurs in the data that they were counted in."
+            )
+        weights = weights.astype(np.float32)
+    return jnp.asarray(weights)
+
+
+def _checked_smoothing(where: str, given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, (int, float, np.number)) or not 0 <= given < 1:
+        raise ValueError(f"{where}: `label_smoothing` must be a number from 0 to below 1, got {given!r}. Write 0.1.")
+    return float(given)
 
 
 def _mean_of_each(values: jax.Array) -> jax.Array:

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
 from jaxloop.carried import carried
-from jaxloop.events import Event, Phase, Scope, leave, should_run
+from jaxloop.events import TRAINING, Event, Phase, Scope, leave, should_run
 from jaxloop.extra_args import Saved, extra_args, save
 from jaxloop.forward import cleaned, hold, predict, with_loss, with_model_state
 from jaxloop.hyperparameters import RATE, columns
 from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.measured import unmeasured
+from jaxloop.metrics import is_scalar
 from jaxloop.microbatches import differentiated
 from jaxloop.optimizer import updated
 from jaxloop.step_spec import StepSpec, statistic_of
@@ -183,12 +184,14 @@ def update(spec: StepSpec, loop: Loop, saved: Saved | None) -> Loop:
 
 def measure(spec: StepSpec, loop: Loop) -> Loop:
     """Adds the step to each metric's accumulator and reports its statistic."""
+    spec.check_bound(loop)
     seen = {name: getattr(loop, name) for name in ("output", "target", "loss", "weight")}
-    metrics = {metric.name: metric.update(loop.metrics[metric.name], **seen) for metric in spec.metrics}
     split = loop.split
     assert split is not None
+    measured = [metric for metric in spec.metrics if split != TRAINING or is_scalar(metric)]
+    metrics = loop.metrics | {each.name: each.update(loop.metrics[each.name], **seen) for each in measured}
     stats = {}
-    for metric in spec.metrics:
+    for metric in filter(is_scalar, measured):
         dtype = spec.stat_dtypes[metric.name]
         statistic = stats[split.stat(metric.name)] = statistic_of(metric, metrics[metric.name], dtype)
         if statistic.dtype != dtype:

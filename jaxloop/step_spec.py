@@ -15,12 +15,27 @@ from jaxloop.events import VALIDATION, Event, Split, splits_of
 from jaxloop.kinds import strong
 from jaxloop.loop import Loop
 from jaxloop.measured import as_statistic
-from jaxloop.metrics import Metric
+from jaxloop.metrics import Metric, is_scalar
 from jaxloop.model import Model
+from jaxloop.output_losses import LossFn as LossFn
 from jaxloop.placement import Placement
 
-LossFn = Callable[[Any, Any], jax.Array]
 DifferentiableStep = Callable[[Model, Loop], tuple[jax.Array, Loop]]
+
+
+class UnboundMetrics(ValueError):
+    """A step was traced whose metrics do not know yet of what shapes they are. Nothing is wrong: it is traced again.
+
+    Attributes:
+      metrics: the metrics, bound to the shapes of output and target.
+    """
+
+    def __init__(self, metrics: tuple[Metric, ...]):
+        super().__init__(
+            "loop: its metrics must know the shapes of output and target, and no run has shown them yet. Begin with "
+            "training_loop.start(model, epochs=...), or with a fit."
+        )
+        self.metrics = metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +54,7 @@ class StepSpec:
       compute_dtype: of the forward pass; None if nothing is cast.
       placement: the several devices that the steps run on; None for one.
       validation_sets: the names of what is validated on, in order.
+      unbound: the spec whose metrics were bound to make this one; None if they were not.
     """
 
     optimizer: optax.GradientTransformation
@@ -51,6 +67,7 @@ class StepSpec:
     compute_dtype: Any = None
     placement: Placement | None = None
     validation_sets: tuple[str, ...] = (VALIDATION.name,)
+    unbound: "StepSpec | None" = None
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -69,8 +86,11 @@ class StepSpec:
             leaf = strong(leaf)
             return np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf
 
+        def empty(metric: Metric) -> Any:
+            return {} if self.is_unbound(metric) else jax.tree.map(in_numpy, metric.init())
+
         with jax.ensure_compile_time_eval():  # it may be asked for first while a step is traced
-            return {metric.name: jax.tree.map(in_numpy, metric.init()) for metric in self.metrics}
+            return {metric.name: empty(metric) for metric in self.metrics}
 
     @functools.cached_property
     def stat_dtypes(self) -> dict[str, Any]:
@@ -80,10 +100,28 @@ class StepSpec:
             return statistic_of(metric, jax.tree.map(_as_array, metric.init()))
 
         def dtype_of(metric: Metric) -> Any:
+            if self.is_unbound(metric):
+                return np.dtype(np.float32)
             shape = jax.eval_shape(functools.partial(of_nothing, metric))  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
             return shape.dtype
 
-        return {metric.name: dtype_of(metric) for metric in self.metrics}
+        return {metric.name: dtype_of(metric) for metric in self.metrics if is_scalar(metric)}
+
+    def is_unbound(self, metric: Metric) -> bool:
+        """Whether a metric still has to be bound to the shapes of output and target."""
+        return self.unbound is None and hasattr(metric, "bind")
+
+    def check_bound(self, loop: Loop) -> None:
+        """Makes sure that all metrics are bound, in a step that is traced with output and target.
+
+        Raises:
+          UnboundMetrics: they are not.
+        """
+        if not any(map(self.is_unbound, self.metrics)):
+            return
+        shapes = jax.tree.map(_shape, (loop.output, loop.target))
+        metrics: list[Any] = [*self.metrics]
+        raise UnboundMetrics(tuple(each.bind(*shapes) if self.is_unbound(each) else each for each in metrics))
 
 
 def statistic_of(metric: Metric, state: Any, known: Any = None) -> Any:
@@ -93,3 +131,7 @@ def statistic_of(metric: Metric, state: Any, known: Any = None) -> Any:
 
 def _as_array(value: Any) -> jax.Array:
     return jnp.asarray(value)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)

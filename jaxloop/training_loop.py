@@ -25,8 +25,9 @@ from jaxloop.feeding.inspection import Check
 from jaxloop.history import History
 from jaxloop.loop import Loop
 from jaxloop.metrics import Metric, resolve
+from jaxloop.output_losses import Losses, as_loss_fn
 from jaxloop.placement import On
-from jaxloop.step_spec import DifferentiableStep, LossFn, StepSpec
+from jaxloop.step_spec import DifferentiableStep, StepSpec
 
 
 class TrainingLoop(ByHand):
@@ -52,8 +53,9 @@ class TrainingLoop(ByHand):
         gradient as such a function; `per_example_grad_fn`, the gradient of each example, as a batch of one under its
         own key, with a leading axis of examples. The functions run this batch again under the same key, mode, weight
         and state. `optax.MultiSteps` averages the gradients of its batches with equal weight; see `accumulate`.
-      loss_fn: `loss_fn(output, target)`: one loss per example or token, or a scalar, which no weight can change.
-      metrics: names or `Metric` objects. The loss is always measured.
+      loss_fn: `loss_fn(output, target)`: one loss per example or token, or a scalar, which no weight can change. Or of
+        several outputs a loss, or `(loss, weight)`, by the key of each, `{"digit": loss_fn, "parity": (other, 0.5)}`.
+      metrics: names or `Metric` objects. The loss is always measured; that of each output as `digit_loss`.
       callbacks: compiled and host callbacks, called in this order.
       progress: whether the console shows the fit.
       report: `"batch"`: statistics at each batch; `"epoch"`: only at the last batch of a phase.
@@ -81,13 +83,11 @@ class TrainingLoop(ByHand):
 
     Raises:
       TypeError, ValueError: an argument is wrong; the message names it. An optimizer that requires more than a step
-        knows is refused here if its own signature shows it, and when a fit begins if it stands in a chain. So are
-        `optax.lookahead`, and `optax.contrib.dpsgd` without the gradient of each example.
+        knows is refused here, or in a chain when a fit begins; so are `optax.lookahead`, and `dpsgd` of mean gradients.
 
     Example:
       >>> epochs = jl.TrainingEpochs((images, labels), batch_size=128)
-      >>> loss_fn = jl.losses.softmax_cross_entropy
-      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optax.sgd(0.1), loss_fn=loss_fn)
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optax.sgd(0.1), loss_fn=jl.losses.softmax_cross_entropy)
       >>> loop, history = training_loop.fit(model, epochs=12)
     """
 
@@ -101,7 +101,7 @@ class TrainingLoop(ByHand):
         *,
         batch_size: int | None = None,
         optimizer: optax.GradientTransformation,
-        loss_fn: LossFn | None = None,
+        loss_fn: Losses | None = None,
         metrics: Sequence[str | Metric] = (),
         callbacks: Sequence[Any] = (),
         progress: bool = True,
@@ -118,10 +118,10 @@ class TrainingLoop(ByHand):
         check_unused(batch_size, training, *sets_of(validation, batch_keys), keys=batch_keys)
         training = as_epochs(training, batch_size, batch_keys)
         validation = as_validation(validation, batch_size, batch_keys)
-        check_parts(training, validation, optimizer, loss_fn, differentiable_step)
+        check_parts(training, validation, optimizer, loss_fn := as_loss_fn(loss_fn), differentiable_step)
         check_options(report, on_recompile, check, steps_per_dispatch, accumulate)
         sort_out(callbacks)
-        dtype, measured = checked_dtype(compute_dtype), resolve(metrics)
+        dtype, metrics = checked_dtype(compute_dtype), resolve(metrics, loss_fn)
         setup = Setup(
             training=training,
             validation=validation,
@@ -134,10 +134,10 @@ class TrainingLoop(ByHand):
                 optimizer,
                 loss_fn,
                 differentiable_step,
-                measured,
+                metrics,
                 accumulate=accumulate,
                 compute_dtype=dtype,
-                validation_sets=names_of_sets(validation, measured),
+                validation_sets=names_of_sets(validation, metrics),
             ),
             check=check,
             validate_at_start=validate_at_start,
@@ -246,11 +246,11 @@ class TrainingLoop(ByHand):
 
     def evaluate(
         self, model_or_loop: Any, batches: Any, *, batch_size: int | None = None, on: On = None
-    ) -> dict[str, float]:
-        """Each metric over `batches`, by name. The last batch is padded and masked, so the means are exact.
+    ) -> dict[str, Any]:
+        """Each metric over `batches`, by name: a float, or the array of a `metrics.ConfusionMatrix`.
 
-        Compiled callbacks see the validation phase; host callbacks do not. A metric is NaN if it has diverged, or if
-        nothing had a weight.
+        Padding is masked, so the means are exact. Compiled callbacks see the validation phase; host callbacks do not. A
+        metric is NaN if it has diverged, or if nothing had a weight.
 
         Args:
           model_or_loop: a model, or a loop with one.

@@ -214,8 +214,8 @@ class WireLayout:
         return self._hash
 
 
-def kinds_of(loop: Loop) -> tuple[Any, tuple[Kind, ...]]:
-    """What the layout of a loop depends on: its structure, and the kind of each leaf."""
+def kinds_of(loop: Any) -> tuple[Any, tuple[Kind, ...]]:
+    """What the layout of a loop, or of a part of it, depends on: its structure, and the kind of each leaf."""
     leaves, tree = jax.tree.flatten(loop)
     return tree, tuple(map(_kind, leaves))
 

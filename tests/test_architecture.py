@@ -9,9 +9,10 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"precision", "whole_number"},
+    {"outputs", "precision", "whole_number"},
     {"adapters", "chips", "compile_cache", "data", "durable", "errors", "events", "file_lock", "hyperparameters"}
-    | {"kinds", "long_work", "losses", "masks", "measured", "optimizer", "pickling", "schedules", "telling", "tracers"},
+    | {"kinds", "long_work", "losses", "masks", "measured", "optimizer", "output_losses", "pickling", "schedules"}
+    | {"telling", "tracers"},
     {"memory_limits", "model", "metrics", "placement", "plots"},
     {"casting", "loop", "partitioning", "topology"},
     {"births", "callback", "carried", "shardings", "views"},
@@ -58,7 +59,7 @@ ROOMS = {
         {"agreement", "arguments", "closing", "delivery", "going_on", "hosted", "interrupts", "latest", "ledger"}
         | {"place"},
         {"boundary", "host", "leaving", "sameness", "session"},
-        {"identity", "opening", "saver"},
+        {"binding", "identity", "opening", "saver"},
         {"phase_steps", "prediction", "rehearsal", "resuming", "saving"},
         {"dispatch", "stepwise"},
         {"run"},
@@ -80,7 +81,11 @@ ROOMS = {
         {"feed"},
     ],
     "files": [{"decimals", "png", "waiting", "wandb_file"}, {"event_file", "line_file", "summaries"}, {"event_folder"}],
-    "metrics": [{"means"}, {"classification"}, {"metric"}],
+    "metrics": [
+        {"labels", "means"},
+        {"classification", "confusion", "f_scores", "foreign", "ranking", "regression"},
+        {"metric"},
+    ],
     "programs": [
         {"canonical", "collectives", "cost", "flops", "fusing", "memo"},
         {"step_trace"},

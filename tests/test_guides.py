@@ -61,7 +61,7 @@ def check_lines(guide: Path, printed: str) -> None:
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
 #: Guides that show a table of what they print; the others show it as text.
-TABLES = ("memory.md", "scale.md", "trackers.md")
+TABLES = ("memory.md", "metrics_and_losses.md", "scale.md", "trackers.md")
 TRACKERS = next(guide for guide in GUIDES if guide.name == "trackers.md")
 
 
@@ -70,8 +70,9 @@ def guide_of(name: str) -> Path:
     return found
 
 
-def test_the_guide_to_memory_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
-    guide = guide_of("memory.md")
+@pytest.mark.parametrize("name", ["memory.md", "metrics_and_losses.md"])
+def test_a_guide_prints_its_tables(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    guide = guide_of(name)
     exec(compile(blocks(guide), guide.name, "exec"), {})
     check_printed(guide, capsys.readouterr().out)
 

@@ -1,6 +1,7 @@
 """Losses, one per example, and their weighted means."""
 
 import doctest
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from sklearn.metrics import log_loss
 from sklearn.metrics import mean_absolute_error as sklearn_absolute_error
 from sklearn.metrics import mean_squared_error as sklearn_squared_error
 
+import jaxloop as jl
 from jaxloop import losses
 from jaxloop.losses import (
     mean_absolute_error,
@@ -23,6 +25,7 @@ from jaxloop.losses import (
     weighted_mean,
     weighted_sum,
 )
+from tests import small
 
 LOGITS = jnp.array([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 0.0], [1e4, 0.0, -1e4]])
 LABELS = jnp.array([0, 2, 2, 0])
@@ -219,3 +222,126 @@ def test_the_weighted_mean_is_that_of_numpy(pairs):
     values, weight = (np.array(column, np.float32) for column in zip(*pairs, strict=True))
     expected = np.average(values.astype(np.float64), weights=weight)
     assert weighted_mean(jnp.asarray(values), jnp.asarray(weight)) == pytest.approx(expected, rel=1e-5, abs=1e-4)
+
+
+WEIGHTS = np.array([1.0, 2.0, 5.0])
+SPREAD = np.array([[0.2, 0.3, 0.5], [1.0, 0, 0], [0, 0.5, 0.5], [0.25, 0.25, 0.5]], np.float32)
+
+
+def cross_entropy_by_hand(logits, probability, weights, smoothing):
+    """As PyTorch's CrossEntropyLoss(weight=..., label_smoothing=..., reduction="none") gives it, in float64."""
+    logits = np.asarray(logits, np.float64)
+    log_softmax = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    probability = (1 - smoothing) * probability + smoothing / logits.shape[-1]
+    return -np.sum(weights * probability * log_softmax, axis=-1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, WEIGHTS, [1, 0, 3]])
+@pytest.mark.parametrize("target", [LABELS, SPREAD], ids=["labels", "probabilities"])
+def test_class_weights_and_smoothing_are_those_of_the_formula(target, weights, smoothing):
+    found = softmax_cross_entropy(LOGITS, jnp.asarray(target), class_weights=weights, label_smoothing=smoothing)
+    probability = np.eye(3)[target] if target.ndim == 1 else target
+    expected = cross_entropy_by_hand(
+        LOGITS, probability, np.ones(3) if weights is None else np.array(weights), smoothing
+    )
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
+
+
+def test_class_weights_divide_the_mean_by_examples_and_the_gradient_agrees():
+    logits = LOGITS[:3]
+    fn = functools.partial(softmax_cross_entropy, class_weights=WEIGHTS)
+
+    def mean(logits):
+        return weighted_mean(fn(logits, LABELS[:3]), None)
+
+    each = cross_entropy_by_hand(logits, np.eye(3)[LABELS[:3]], WEIGHTS, 0)
+    assert mean(logits) == pytest.approx(each.sum() / 3, rel=1e-6)  # not by the 11 that the classes weigh
+    softmax = np.exp(np.asarray(logits) - np.logaddexp.reduce(np.asarray(logits), axis=1, keepdims=True))
+    expected = WEIGHTS[LABELS[:3]][:, None] * (softmax - np.eye(3)[LABELS[:3]]) / 3
+    np.testing.assert_allclose(jax.grad(mean)(logits), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("label", [-1, -100, 3, 2**30])
+@pytest.mark.parametrize("options", [{"class_weights": WEIGHTS}, {"label_smoothing": 0.1}])
+def test_a_label_that_is_no_class_is_given_no_weight_of_another(label, options):
+    labels = jnp.array([0, label, 2, 0])
+    found = softmax_cross_entropy(LOGITS, labels, **options)
+    assert np.isnan(found[1])
+    assert np.isfinite(weighted_mean(found, jnp.array([1.0, 0, 1, 1])))
+
+
+def test_masked_labels_do_not_reach_a_fit_with_class_weights():
+    inputs, labels = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32), np.arange(24) % 3
+    weight = (np.arange(24) % 4 > 0).astype(np.float32)
+    wild = np.where(weight > 0, labels, -100)
+    loss_fn = functools.partial(softmax_cross_entropy, class_weights=WEIGHTS, label_smoothing=0.1)
+    losses_found = []
+    for target in (labels, wild):
+        data = {"training": jl.TrainingEpochs((inputs, target, weight), 8), "loss_fn": loss_fn}
+        loop, history = small.training_loop(**data, validation=jl.in_batches((inputs, target, weight), 5)).fit(
+            small.model(), 2
+        )
+        losses_found.append((history.epochs["loss"], history.epochs["validation_loss"], loop.model.params["kernel"]))
+    for one, other in zip(*losses_found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    counts = weight > 0
+    logits = np.asarray(loop.model(inputs[counts]))
+    expected = cross_entropy_by_hand(logits, np.eye(3)[labels[counts]], WEIGHTS, 0.1).mean()
+    assert losses_found[0][1][-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_wild_label_is_told_before_the_first_step_with_options_too():
+    inputs, labels = small.samples(12)
+    labels = np.where(np.arange(12) == 7, -1, labels)
+    loss_fn = functools.partial(softmax_cross_entropy, class_weights=WEIGHTS)
+    with pytest.raises(ValueError, match=r"target is -1 at \(7,\); with an output of 3 classes"):
+        small.training_loop(training=jl.TrainingEpochs((inputs, labels), 4), loss_fn=loss_fn).fit(small.model(), 1)
+
+
+@pytest.mark.parametrize("weights", [[1, 2], [[1, 2, 3]], 2.0])
+def test_a_wrong_number_of_class_weights_is_told_before_the_first_step(weights):
+    loss_fn = functools.partial(softmax_cross_entropy, class_weights=weights)
+    with pytest.raises(ValueError, match=r"`class_weights` must be one number for each class, of shape \(3,\)"):
+        small.training_loop(loss_fn=loss_fn).fit(small.model(), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_weights": [1, -1, 2]}, "`class_weights` must be finite numbers of at least 0"),
+        ({"class_weights": [1, np.inf, 2]}, "Check that each class occurs in the data"),
+        ({"label_smoothing": 1.0}, "`label_smoothing` must be a number from 0 to below 1, got 1.0"),
+        ({"label_smoothing": True}, "`label_smoothing` must be a number"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        softmax_cross_entropy(LOGITS, LABELS, **options)
+
+
+def test_the_weight_of_a_yes_and_smoothing_are_those_of_the_formula():
+    logits, target = np.array([[2.0, -1.0], [0.5, -40.0], [60.0, 3.0]]), np.array([[1, 0], [0.25, 1], [1, 1]])
+    for weight, smoothing in ((3.0, 0.0), ([0.5, 4.0], 0.2), (None, 0.2)):
+        smooth = (1 - smoothing) * target + smoothing / 2
+        yes, no = np.logaddexp(0, -logits), np.logaddexp(0, logits)
+        expected = (np.array(1 if weight is None else weight) * smooth * yes + (1 - smooth) * no).mean(axis=1)
+        options = {"pos_weight": weight, "label_smoothing": smoothing}
+        found = sigmoid_cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(target), **options)
+        np.testing.assert_allclose(found, expected, rtol=2e-6)
+    one = sigmoid_cross_entropy(jnp.array([2.0, -1.0]), jnp.array([1, 1]), pos_weight=3.0)
+    np.testing.assert_allclose(one, 3 * np.logaddexp(0, [-2.0, 1.0]), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"`pos_weight` must be one number for each class, of shape \(2,\)"):
+        sigmoid_cross_entropy(jnp.zeros((3, 2)), jnp.zeros((3, 2)), pos_weight=[1, 2, 3])
+
+
+def test_narrow_logits_are_weighed_in_float32():
+    found = softmax_cross_entropy(LOGITS.astype(jnp.bfloat16), LABELS, class_weights=WEIGHTS, label_smoothing=0.1)
+    assert found.dtype == jnp.float32
+
+
+def test_a_class_of_minus_infinity_that_weighs_nothing_costs_nothing():
+    logits = jnp.array([[1.0, 2.0, -jnp.inf]])
+    fn = functools.partial(softmax_cross_entropy, class_weights=[1, 1, 0], label_smoothing=0.1)
+    assert np.isfinite(fn(logits, jnp.array([0]))).all()
+    assert np.isfinite(jax.grad(lambda logits: fn(logits, jnp.array([0])).sum())(logits)).all()

@@ -10,6 +10,7 @@ import numpy as np
 from jax.dtypes import canonicalize_dtype
 
 from jaxloop.births import abstract, is_factory
+from jaxloop.engine.binding import bound_spec, with_metrics_of
 from jaxloop.engine.phase_steps import Entered, PhaseSteps
 from jaxloop.engine.rehearsal import as_traced
 from jaxloop.engine.session import Session
@@ -29,7 +30,7 @@ from jaxloop.programs.fit_trace import TraceReport, trace_fit
 from jaxloop.programs.memo import Memo, Residents
 from jaxloop.programs.programs import Program, Programs
 from jaxloop.programs.step_trace import TracedStep
-from jaxloop.step_spec import StepSpec
+from jaxloop.step_spec import StepSpec, UnboundMetrics
 from jaxloop.wire import Wire, WireLayout, layout_of
 
 
@@ -114,12 +115,12 @@ class AbstractFit:
         spec = setup.spec_for(callbacks, plan, self._place)
         batches = {split: _batch_of(one) for split, one in {TRAINING: feed, **self._validation}.items()}
         loop = self._begun(spec, plan if callbacks.uses_plan else None, plan, batches[TRAINING])
-        loop, trace, traced = _traced(spec, loop, batches)
+        spec, loop, trace, traced = _traced(setup.memo, spec, loop, batches)
         setup.programs.hold(spec, traced)
         validation = {split: as_traced(one, split, trace) for split, one in self._validation.items()}
         feeds = Feeds(lambda _: as_traced(feed, TRAINING, trace), validation)
         session = setup.session(callbacks, plan, self._place, self._source, feeds, loop)
-        return replace(session, trace=trace)
+        return replace(session, spec=spec, trace=trace)
 
     def _begun(self, spec: StepSpec, bound: Plan | None, plan: Plan, batch: Any) -> Loop:
         """The loop at the start of the fit."""
@@ -170,14 +171,17 @@ def _batch_of(feed: Feed) -> Any:
 
 
 def _traced(
-    spec: StepSpec, loop: Loop, batches: Mapping[Split, Any]
-) -> tuple[Loop, TraceReport, dict[Split, TracedStep]]:
-    """The loop with floats as wide as a step makes them, what a trace of its fit shows, and the steps."""
+    memo: Memo, spec: StepSpec, loop: Loop, batches: Mapping[Split, Any]
+) -> tuple[StepSpec, Loop, TraceReport, dict[Split, TracedStep]]:
+    """The spec with bound metrics, the loop with floats as wide as a step makes them, what a trace shows, the steps."""
     while True:
         try:
-            return loop, *trace_fit(spec, loop, batches)
+            return spec, loop, *trace_fit(spec, loop, batches)
         except Widening as widening:
             loop = jax.eval_shape(widening.apply, loop)
+        except UnboundMetrics as found:
+            spec = bound_spec(memo, spec, found.metrics)
+            loop = jax.eval_shape(functools.partial(with_metrics_of, spec), loop)
 
 
 def _first_entered(session: Session, loop: Loop) -> Loop:

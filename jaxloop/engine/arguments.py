@@ -82,7 +82,10 @@ def check_step(optimizer: Any, loss_fn: Any, differentiable_step: Any) -> None:
     if loss_fn is None and differentiable_step is None:
         raise ValueError("TrainingLoop: give `loss_fn`, or `differentiable_step` in its place.")
     if loss_fn is not None and not callable(loss_fn):
-        raise TypeError(f"TrainingLoop: `loss_fn` must be a function of (output, target), got {loss_fn!r}.")
+        raise TypeError(
+            "TrainingLoop: `loss_fn` must be a function of (output, target), or a mapping of one for each output, got "
+            f"{loss_fn!r}."
+        )
 
 
 def check_options(report: Any, on_recompile: Any, check: Any, steps_per_dispatch: Any, accumulate: Any) -> None:

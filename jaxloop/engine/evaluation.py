@@ -1,14 +1,17 @@
 """An evaluation: one phase of validation outside of a fit."""
 
+from typing import Any
+
 from jaxloop.engine.latest import note
 from jaxloop.engine.leaving import leaving
 from jaxloop.engine.run import Run
 from jaxloop.events import VALIDATION, Event
 from jaxloop.measured import as_number
+from jaxloop.metrics import is_scalar
 
 
-def evaluated(run: Run, *, fresh: bool) -> dict[str, float]:
-    """Each metric over the batches of the run's session, by name.
+def evaluated(run: Run, *, fresh: bool) -> dict[str, Any]:
+    """Each metric over the batches of the run's session, by name: a number, or what a metric that is no scalar gives.
 
     Args:
       run: of an evaluation.
@@ -19,5 +22,10 @@ def evaluated(run: Run, *, fresh: bool) -> dict[str, float]:
     with leaving(several), run.progress.latest.told(lambda error: note(error, "jaxloop: while it evaluated `batches`")):
         loop = run.event(loop, Event.FIT_START) if fresh else loop
         loop = run.phase(loop, VALIDATION, feed)
-    names = [metric.name for metric in run.session.spec.metrics]  # the plan may be of another training loop's loop
-    return {name: as_number(loop.stats[VALIDATION.stat(name)]) for name in names}
+    found: dict[str, Any] = {}
+    for metric in run.session.spec.metrics:  # the plan may be of another training loop's loop
+        if is_scalar(metric):
+            found[metric.name] = as_number(loop.stats[VALIDATION.stat(metric.name)])
+        else:
+            found[metric.name] = metric.compute(run.session.placement.fetch(loop.metrics[metric.name]))
+    return found

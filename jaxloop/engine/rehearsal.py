@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from jaxloop.engine.binding import bindings_of, bound_spec, note_binding, with_metrics_of
 from jaxloop.engine.opening import shown
 from jaxloop.engine.session import Session
 from jaxloop.events import TRAINING, VALIDATION, Split
@@ -24,7 +25,7 @@ from jaxloop.programs.memo import Memo
 from jaxloop.programs.programs import Programs
 from jaxloop.programs.step_trace import TracedStep, calls_python
 from jaxloop.step import output_of
-from jaxloop.step_spec import StepSpec
+from jaxloop.step_spec import StepSpec, UnboundMetrics
 from jaxloop.wire import layout_of
 
 
@@ -85,7 +86,11 @@ def kept_contract(memo: Memo, contract: Contract) -> Contract:
 
 def _traced(session: Session, data: Mapping[Split, Seen]) -> Session:
     """The session with the report of one abstract trace, and a loop whose floats are as wide as a step makes them."""
-    key = ("trace", session.spec, session.layout_of(session.loop), *((split, seen.key) for split, seen in data.items()))
+    about = (session.layout_of(session.loop), *((split, seen.key) for split, seen in data.items()))
+    bindings = bindings_of(session.memo, session.spec)
+    if about in bindings:
+        return _traced(_bound(session, bindings[about]), data)
+    key = ("trace", session.spec, *about)
     steps: dict[Split, TracedStep] = {}
 
     def find() -> TraceReport:
@@ -97,8 +102,17 @@ def _traced(session: Session, data: Mapping[Split, Seen]) -> Session:
         trace = session.memo.get(key, find)
     except Widening as widening:
         return _traced(replace(session, loop=widening.apply(session.loop)), data)
+    except UnboundMetrics as found:
+        bindings[about] = bound_spec(session.memo, session.spec, found.metrics)
+        return _traced(_bound(session, bindings[about]), data)
     session.programs.hold(session.spec, steps)
     return replace(session, trace=trace)
+
+
+def _bound(session: Session, spec: StepSpec) -> Session:
+    """The session with a spec whose metrics are bound."""
+    note_binding(session.memo, spec)
+    return replace(session, spec=spec, loop=with_metrics_of(spec, session.loop))
 
 
 def _prepare_raises(programs: Programs, feed: Feed) -> bool:

@@ -36,6 +36,7 @@ from jaxloop.feeding.specification import Batch
 from jaxloop.loop import Loop
 from jaxloop.lying import placement_of
 from jaxloop.measured import unmeasured
+from jaxloop.metrics import is_scalar
 from jaxloop.ownership import on_device
 from jaxloop.phases import begin_fit, enter
 from jaxloop.pickling import IN_PLACE_OF_A_TRAINING_LOOP, check_can_be_pickled
@@ -251,7 +252,7 @@ class Setup:
         return self._plan(count, len(source.at(first)), None if lengths is None else sum(lengths))
 
     def _plan(self, epochs: int, batch_count: int, total: int | None) -> Plan:
-        metrics = tuple(metric.name for metric in self.spec.metrics)
+        metrics = tuple(metric.name for metric in self.spec.metrics if is_scalar(metric))
         return Plan(epochs, batch_count, metrics, self.report, total or 0, total is None, self.spec.validation_sets)
 
     def session(

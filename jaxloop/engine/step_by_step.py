@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxloop.data import one_epoch
+from jaxloop.engine.binding import spec_of_loop
 from jaxloop.engine.going_on import check_opt_state
 from jaxloop.engine.setup import Setup
 from jaxloop.events import TRAINING, Phase, Split
@@ -89,7 +90,7 @@ class StepByStep:
         )
 
     def _spec_of(self, loop: Loop, place: Placement | None = None) -> StepSpec:
-        return self.setup.spec_for(self.setup.sorted_out, loop.plan, place)
+        return spec_of_loop(self.setup.memo, self.setup.spec_for(self.setup.sorted_out, loop.plan, place), loop)
 
 
 def _divided(place: Placement, rest: tuple[Any, ...], *, stacked: bool) -> tuple[Any, ...]:

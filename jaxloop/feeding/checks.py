@@ -13,7 +13,10 @@ import numpy as np
 from jaxloop import losses
 from jaxloop.data.repeat import length_of
 from jaxloop.feeding.specification import Batch
+from jaxloop.losses import without_options
 from jaxloop.metrics import Metric
+from jaxloop.output_losses import OutputLosses
+from jaxloop.outputs import output_and_target
 
 _OURS = (
     *(losses.softmax_cross_entropy, losses.sigmoid_cross_entropy),
@@ -72,20 +75,23 @@ def check_numbers(batch: Batch, loss_fn: Any, where: str) -> None:
 
     Args:
       batch: (input, target, weight), on the host.
-      loss_fn: for our own losses a target that is NaN is refused, since the loss would be NaN too.
+      loss_fn: for our own losses a target that is NaN is refused, since the loss would be NaN too; of several outputs
+        that of its own.
       where: what the user calls the data, and which part of them this is: "training: batch 3's".
 
     Raises:
       ValueError: an input or a target that counts is NaN, or an integer does not fit int32.
     """
-    weight, ours = _on_host(batch[2]), any(loss_fn is known for known in _OURS)
+    weight = _on_host(batch[2])
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         part = ("input", "target", "weight")[path[0].idx]
         name = f"{where} {part}{jax.tree_util.keystr(path[1:])}"
         leaf = _on_host(leaf)
         if leaf is None:
             continue
-        if (part == "input" or (part == "target" and ours)) and jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if (part == "input" or (part == "target" and _is_of_ours(loss_fn, path[1:]))) and jnp.issubdtype(
+            leaf.dtype, jnp.inexact
+        ):
             place = _first(leaf, _has_nan, _is_nan, weight)
             if place is not None:
                 raise ValueError(f"{name} is NaN at {place}. Clean the data{_or_weigh(part)}.")
@@ -113,26 +119,61 @@ def check_targets(batch: Batch, output: Any, loss_fn: Any, metrics: Sequence[Met
       ValueError: a label is none of the output's classes, so that the cross entropy would take another class, or give
         NaN; or an example is of several classes at once, but a metric takes one.
     """
-    target, shape = _on_host(batch[1]), getattr(output, "shape", ())
-    if target is None or len(shape) < 2:
-        return
     weight = _on_host(batch[2])
-    if loss_fn is losses.softmax_cross_entropy and target.dtype.kind in "iu" and target.ndim == len(shape) - 1:
-        place = _beyond(target, 0, shape[-1] - 1, weight)
-        if place is not None:
-            raise ValueError(
-                f"{where} target is {target[place]} at {place}; with an output of {shape[-1]} classes labels go from "
-                f"0 to {shape[-1] - 1}. Renumber the labels, or give what is to be left out weight 0."
-            )
-    names = [metric.name for metric in metrics if getattr(metric, "one_class", False)]
-    if names and target.ndim == len(shape) and target.shape[-1] == shape[-1] > 1:
-        place = _first(target, lambda rows: True, _of_several, weight)
-        if place is not None:
-            raise ValueError(
-                f"{where} target at {place} adds up to {np.sum(target[place], dtype=np.float64):g}: it is not of one "
-                f"class, but {names[0]!r} takes the largest for the class. Where each label is yes or no give "
-                "jaxloop.metrics.Accuracy(multilabel=True), and no metric of one class; else probabilities, or labels."
-            )
+    for fn, key in _losses_by_output(loss_fn):
+        if fn is losses.softmax_cross_entropy:
+            _check_labels(*_part(output, batch[1], key), weight, where if key is None else f"{where} {key!r}")
+    for metric in metrics:
+        if getattr(metric, "one_class", False):
+            keys = (getattr(metric, name, None) for name in ("output", "target"))
+            _check_one_class(metric.name, *_part(output, batch[1], *keys), weight, where)
+
+
+def _losses_by_output(loss_fn: Any) -> list[tuple[Any, Any]]:
+    """Each loss function, without its options, and the key of its output; None for the whole output."""
+    if isinstance(loss_fn, OutputLosses):
+        return [(without_options(part.fn), part.key) for part in loss_fn.parts]
+    return [(without_options(loss_fn), None)]
+
+
+def _is_of_ours(loss_fn: Any, path: tuple[Any, ...]) -> bool:
+    """Whether one of our own losses is given the leaf of the target that has this path."""
+    named = {getattr(path[0], name, None) for name in ("key", "name", "idx")} if path else set[Any]()
+    return any(fn in _OURS and (key is None or not path or key in named) for fn, key in _losses_by_output(loss_fn))
+
+
+def _part(output: Any, target: Any, key: Any, target_key: Any = None) -> tuple[tuple[int, ...], np.ndarray | None]:
+    """The shape of one output, and its target on the host; no target if it is not one array."""
+    try:
+        output, target = output_and_target("target", output, target, key, target_key)
+    except ValueError:  # a callback has put another output in its place
+        return (), None
+    return getattr(output, "shape", ()), _on_host(target)
+
+
+def _check_labels(shape: tuple[int, ...], target: np.ndarray | None, weight: np.ndarray | None, where: str) -> None:
+    if target is None or len(shape) < 2 or target.dtype.kind not in "iu" or target.ndim != len(shape) - 1:
+        return
+    place = _beyond(target, 0, shape[-1] - 1, weight)
+    if place is not None:
+        raise ValueError(
+            f"{where} target is {target[place]} at {place}; with an output of {shape[-1]} classes labels go from "
+            f"0 to {shape[-1] - 1}. Renumber the labels, or give what is to be left out weight 0."
+        )
+
+
+def _check_one_class(
+    name: str, shape: tuple[int, ...], target: np.ndarray | None, weight: np.ndarray | None, where: str
+) -> None:
+    if target is None or len(shape) < 2 or target.ndim != len(shape) or not target.shape[-1] == shape[-1] > 1:
+        return
+    place = _first(target, lambda rows: True, _of_several, weight)
+    if place is not None:
+        raise ValueError(
+            f"{where} target at {place} adds up to {np.sum(target[place], dtype=np.float64):g}: it is not of one "
+            f"class, but {name!r} takes the largest for the class. Where each label is yes or no give "
+            "jaxloop.metrics.Accuracy(multilabel=True), and no metric of one class; else probabilities, or labels."
+        )
 
 
 def _on_host(leaf: Any) -> np.ndarray | None:

@@ -77,8 +77,8 @@ class Inspection:
         def check(batch: Batch, what: str) -> None:
             check_targets(batch, output, self.loss_fn, self.metrics, what)
 
-        shape = np.shape(output)[1:] if hasattr(output, "shape") else ()
-        self._look(("targets", *shape), batches, first, where, check)
+        shapes = tuple(np.shape(leaf)[1:] for leaf in jax.tree.leaves(output))
+        self._look(("targets", shapes), batches, first, where, check)
 
     def _look(
         self,

@@ -10,6 +10,8 @@ import numpy as np
 
 from jaxloop.losses import spread_weight, weighted_sum
 from jaxloop.measured import is_measured, unmeasured
+from jaxloop.output_losses import OutputLoss
+from jaxloop.outputs import Key, output_and_target
 
 
 def empty_mean() -> dict[str, Any]:
@@ -54,14 +56,21 @@ class Loss:
 
     Losses are counted, not the rows of the input: a batch of several graphs has one for each graph or node. A scalar
     loss counts once for each example in its batch; if there are weights, with the sum of the weights.
+
+    Args:
+      name: the name of the statistic.
+      part: one of several losses by output, which is measured without its weight; None for the whole loss. Each is
+        measured, as `"digit_loss"`.
     """
 
     name: str = "loss"
+    part: OutputLoss | None = None
 
     def init(self) -> dict[str, Any]:
         return empty_mean()
 
     def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
+        loss = loss if self.part is None else self.part(output, target)
         if jnp.ndim(loss) == 0:
             weights = None if weight is None else jnp.asarray(weight, jnp.float32)
             count = jnp.float32(_example_count(target, output)) if weights is None else jnp.sum(weights)
@@ -79,6 +88,10 @@ class Perplexity:
     `exp(sum_i w_i loss_i / sum_i w_i)`, for losses in nats, as `losses.softmax_cross_entropy` gives them (Jelinek et
     al., 1977). A model that gives n tokens the same probability has perplexity n.
 
+    Args:
+      name: the name of the statistic.
+      part: as in `Loss`.
+
     Example:
       >>> metric = Perplexity()
       >>> loss = jnp.log(jnp.array([[2.0, 8.0], [4.0, 1.0]]))
@@ -88,12 +101,13 @@ class Perplexity:
     """
 
     name: str = "perplexity"
+    part: OutputLoss | None = None
 
     def init(self) -> dict[str, Any]:
         return empty_mean()
 
     def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
-        return Loss().update(state, output=output, target=target, loss=loss, weight=weight)
+        return Loss(part=self.part).update(state, output=output, target=target, loss=loss, weight=weight)
 
     def compute(self, state: dict[str, Any]) -> jax.Array:
         mean = mean_of(state)
@@ -107,6 +121,7 @@ class Mean:
     Args:
       fn: takes output and target, and gives float[batch] or float[batch, tokens]; for example a loss function.
       name: the name of the statistic.
+      output, target: as in `Accuracy`; `fn` is given these parts.
 
     Example:
       >>> from jaxloop import losses
@@ -119,6 +134,8 @@ class Mean:
 
     fn: Callable[[Any, Any], jax.Array]
     name: str
+    output: Key | None = None
+    target: Key | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.fn) or not isinstance(self.name, str):
@@ -131,6 +148,7 @@ class Mean:
         return empty_mean()
 
     def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
+        output, target = output_and_target(self.name, output, target, self.output, self.target)
         values = jnp.asarray(self.fn(output, target))
         batch = _example_count(weight, loss if getattr(loss, "ndim", 0) else None, target, output)
         if values.shape[:1] != (batch,):

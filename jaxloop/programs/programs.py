@@ -124,7 +124,9 @@ class Programs:
         """
         if to_one_fit:
             self._lent.add(spec)
-        gone = {id(lent) for lent in self._lent if lent is not spec}
+        gone = {
+            id(each) for lent in self._lent if lent is not spec for each in (lent, lent.unbound) if each is not None
+        }
         self._kept.forget(gone)
         return gone
 

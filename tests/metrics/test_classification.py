@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, hamming_loss, matthews_corrcoef
 
-from jaxloop.metrics.classification import Accuracy, MatthewsCorrelationCoefficient, TopKAccuracy
+from jaxloop.metrics import Accuracy, MatthewsCorrelationCoefficient, TopKAccuracy
 from tests.metrics.measuring import measured
 
 OUTPUT = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], np.float32)
