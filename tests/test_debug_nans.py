@@ -22,6 +22,7 @@ CALLBACKS = [
     lambda: jl.callbacks.clip_by_global_norm(1.0),
 ]
 METRICS = ["accuracy", "top2_accuracy", "perplexity", jl.metrics.MatthewsCorrelationCoefficient(classes=3)]
+METRICS += ["auc", "average_precision", "macro_f1", "confusion_matrix"]
 
 
 @pytest.fixture(autouse=True)

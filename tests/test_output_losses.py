@@ -119,6 +119,16 @@ def test_a_search_for_a_rate_and_metrics_by_name_know_the_outputs() -> None:
     assert found["digit_perplexity"] == pytest.approx(np.exp(found["digit_loss"]), rel=1e-5)
 
 
+def test_scalar_losses_count_by_examples() -> None:
+    losses = {key: lambda output, target: jnp.mean(output) + 0 * jnp.sum(target) for key in ("digit", "parity")}
+    inputs = np.nan_to_num(samples()[0])
+    target = {"digit": np.zeros(ROWS), "parity": np.zeros(ROWS)}
+    found = training_loop(loss_fn=losses).evaluate(model(), jl.in_batches((inputs, target), 10))
+    output = model()(inputs)
+    expected = {f"{key}_loss": float(np.mean(output[key])) for key in ("digit", "parity")}
+    assert found == pytest.approx(expected | {"loss": sum(expected.values())}, abs=1e-6)
+
+
 def test_outputs_in_a_tuple_go_by_place() -> None:
     loss_fn = as_loss_fn({0: softmax_cross_entropy, 1: (mean_squared_error, 2.0)})
     output, target = (jnp.zeros((4, 3)), jnp.ones((4, 2))), (jnp.zeros(4, int), jnp.zeros((4, 2)))

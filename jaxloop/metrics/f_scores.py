@@ -48,7 +48,7 @@ class Precision:
 
     A prediction is the class of the largest logit, or of one logit whether it is above 0. An example with a NaN in its
     logits or target is wrong: of two classes it is predicted to be of the other, of more to be of none. Examples whose
-    target is none of the classes count as predictions only.
+    target is none of the classes are left out.
 
     Args:
       average: see above.
@@ -238,7 +238,8 @@ def _of_classes(metric: Any, classes: int, output: Any, target: Any, weight: Any
     label = jnp.where(jnp.isnan(label), 0, label) if jnp.issubdtype(label.dtype, jnp.floating) else label
     wrong = 1 - label if classes == 2 else jnp.full_like(label, -1)
     predicted = jnp.where(known(output, target, single), predicted.astype(label.dtype), wrong)
-    weight = spread_weight(weight, label.shape).reshape(-1)
+    inside = (label >= 0) & (label < classes)
+    weight = jnp.where(inside, spread_weight(weight, label.shape), 0).reshape(-1)
     one_hot = functools.partial(jax.nn.one_hot, num_classes=classes, dtype=jnp.float32)
     return one_hot(predicted.reshape(-1)), one_hot(label.reshape(-1)), weight
 

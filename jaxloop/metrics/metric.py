@@ -76,7 +76,7 @@ def check_name(where: str, name: str) -> None:
 def less_is_better(name: str) -> bool | None:
     """Whether a smaller value of a statistic is better, as its name tells; None if the name does not tell."""
     less, more = (any(word in name for word in words) for words in _DIRECTIONS)
-    more = more or not _MORE_AS_WORDS.isdisjoint(name.split("_"))
+    more = more or not (less or _MORE_AS_WORDS.isdisjoint(name.split("_")))
     return None if less == more else less
 
 
@@ -130,7 +130,8 @@ def _by_name(loss_fn: Any) -> dict[str, Callable[..., Metric]]:
             found[name] = functools.partial(make, name, part)
     for key in [*(part.key for part in _parts(loss_fn)), *getattr(loss_fn, "without", ())]:
         found |= {name_by_output(name, key): functools.partial(make, output=key) for name, make in of_output.items()}
-    return found | _BY_NAME | {make().name: make for make in _OF_LOSSES} | {"top5_accuracy": TopKAccuracy}
+    known: dict[str, Callable[..., Metric]] = {"accuracy": Accuracy, "loss": Loss}
+    return known | _BY_NAME | found | {"perplexity": Perplexity, "top5_accuracy": TopKAccuracy}
 
 
 def _one(given: str | Metric, by_name: dict[str, Callable[[], Metric]]) -> Metric:

@@ -43,7 +43,8 @@ class AUC:
     | float[..., labels] with `multilabel` | each logit; the mean over the labels |
 
     While a class has no examples, or no others have been seen, it is not measured: NaN. A score or a target that is NaN
-    makes it NaN. Targets are as in `Accuracy`; of one logit or with `multilabel` a target above 1/2 is 1.
+    makes it NaN. Targets are as in `Accuracy`; of one logit or with `multilabel` a target above 1/2 is 1. Examples
+    whose target is none of the classes are left out.
 
     Args:
       thresholds: how many, at least 2. A step multiplies batch, classes and thresholds: of many classes take fewer.
@@ -186,9 +187,9 @@ def _added(metric: Any, state: dict[str, Any], output: Any, target: Any, weight:
     output, target = output_and_target(metric.name, output, target, metric.output, metric.target)
     check_arrays(metric.name, output, target)
     curves = state["weight"].shape[1]
-    scores, is_own = _scores(metric, curves, output, target)
+    scores, is_own, counts = _scores(metric, curves, output, target)
     # The weight is of examples, and each curve counts all of them.
-    weight = spread_weight(weight, scores.shape[:-1]).reshape(-1, 1)
+    weight = jnp.where(counts, spread_weight(weight, scores.shape[:-1]), 0).reshape(-1, 1)
     scores, is_own = scores.reshape(-1, curves), is_own.reshape(-1, curves)
     is_nan = jnp.isnan(scores) | jnp.isnan(is_own)
     own = jnp.where(is_nan, 0, is_own)
@@ -217,18 +218,23 @@ def _histogram(scores: jax.Array, weights: jax.Array, count: int) -> jax.Array:
     return sums.reshape(*sums.shape[:2], -1)[..., :count]
 
 
-def _scores(metric: Any, curves: int, output: Any, target: Any) -> tuple[jax.Array, jax.Array]:
-    """The score of each example on each curve, float32[..., curves], and 1 where it is of the class, 0 or NaN."""
+def _scores(metric: Any, curves: int, output: Any, target: Any) -> tuple[jax.Array, jax.Array, Any]:
+    """The score of each example on each curve, float32[..., curves]; 1 where it is of the class, 0 or NaN.
+
+    And whether each example is of any class: bool[...] or True.
+    """
+    counts: Any = True
     if metric.multilabel:
         scores, target = each_alone(metric.name, output, target)
-        several = curves > 1 or scores.shape[-1:] == (1,)
-        own = _yes(target) if several else _yes(target)[..., None]
-        scores = scores if several else scores[..., None]
+        if scores.ndim < 2 or (scores.shape[-1] != curves and curves == 1):
+            scores, target = scores[..., None], target[..., None]
+        own = _yes(target)
     elif (single := single_logit(output, target)) is not None:
         scores, own = single[0][..., None], _yes(single[1])[..., None]
     else:
         label = labels(metric.name, output, target)[1]
         logits = widened(output)
+        counts = ~((label < 0) | (label >= logits.shape[-1]))  # a label that is NaN is none of these
         several = logits.shape[-1] > 2
         scores = _log_odds(logits) if several else logits[..., 1:] - logits[..., :1]
         own = jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32)[..., 0 if several else 1 :]
@@ -240,7 +246,7 @@ def _scores(metric: Any, curves: int, output: Any, target: Any) -> tuple[jax.Arr
             f"{metric.name}: it is of {curves} curves, got an output of shape {output.shape} for targets of shape "
             f"{target.shape}. Make `classes` the size of the last axis, 1 for one or two logits, or leave it out."
         )
-    return widened(scores).astype(jnp.float32), own
+    return widened(scores).astype(jnp.float32), own, counts
 
 
 def _yes(target: Any) -> jax.Array:

@@ -57,6 +57,14 @@ def test_tokens_are_counted_by_their_own_weights():
 
 
 @pytest.mark.parametrize("kind", SCORES)
+def test_what_is_of_no_class_is_left_out(kind):
+    target, predicted = np.array([0, 1, 2, -100, 3]), np.array([0, 2, 2, 1, 1])
+    expected = SCORES[kind](target[:3], predicted[:3], average="macro", zero_division=0)
+    batch = {"output": np.eye(3, dtype=np.float32)[predicted], "target": target}
+    assert measured(kind("macro", classes=3), batch) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", SCORES)
 def test_a_nan_is_a_wrong_prediction_of_one_class_and_of_two(kind):
     target = np.array([0, 1, 1, 0])
     one = np.array([np.nan, np.nan, 2.0, -1.0], np.float32)

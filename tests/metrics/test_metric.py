@@ -1,7 +1,9 @@
 """What a metric is, exact over ragged, weighted and padded batches, and how one is chosen by name."""
 
 import doctest
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -242,6 +244,14 @@ def test_metrics_by_name():
     assert [metric.name for metric in found] == ["loss", *names]
 
 
+def test_each_metric_of_the_guide_has_its_name():
+    guide = (Path(__file__).parents[2] / "examples" / "guides" / "metrics_and_losses.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in guide.splitlines() if line.startswith("| `")]
+    names = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    averages = [f"{average}_{score}" for average in ("macro", "micro", "weighted") for score in ("precision", "recall")]
+    assert {metric.name for metric in resolve([*names, *averages])} == set(metric._by_name(None)) == {*names, *averages}
+
+
 @pytest.mark.parametrize("name", ["top0_accuracy", "top05_accuracy", "top_accuracy", "top5", "top-1_accuracy"])
 def test_a_name_that_is_no_top_is_refused(name):
     with pytest.raises(ValueError, match=r"is not known. Known by name: .*perplexity, top5_accuracy \(and any"):
@@ -318,6 +328,13 @@ def test_what_is_no_metric_is_refused():
         ("matthews_correlation_coefficient", False),
         ("score", None),
         ("accuracy_error", None),
+        ("validation_macro_f1", False),
+        ("digit_auc", False),
+        ("average_precision", False),
+        ("r2", False),
+        ("layer2_loss", True),
+        ("auc_loss", True),
+        ("mean_absolute_error", True),
     ],
 )
 def test_a_name_tells_whether_less_is_better(name, less) -> None:

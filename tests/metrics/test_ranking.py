@@ -103,6 +103,24 @@ def test_an_area_is_not_measured_while_a_class_lacks_examples():
     assert not is_measured(measured(AUC(classes=3), three))
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_what_is_of_no_class_is_left_out(classes):
+    output, _, _ = samples(60)
+    output = output["kind"][:, :classes]
+    target = np.arange(60) % classes
+    without = {"output": output[2:], "target": target[2:]}
+    target[:2] = -100, classes
+    metric = AUC(classes=1 if classes == 2 else 3)
+    assert measured(metric, {"output": output, "target": target}) == measured(metric, without)
+
+
+def test_one_example_of_one_label_is_no_axis_of_labels():
+    batches = [{"output": np.array([score], np.float32), "target": np.array([yes])} for score, yes in ((1, 1), (0, 0))]
+    for batch in batches:
+        batch["weight"] = np.ones(1)
+    assert measured(AUC(multilabel=True), *batches) == 1.0
+
+
 def test_infinite_scores_are_the_first_and_the_last():
     output = np.array([-np.inf, -1e30, 0, 1e30, np.inf], np.float32)
     assert measured(AUC(), {"output": output, "target": np.array([0, 0, 1, 1, 1])}) == 1.0
