@@ -47,7 +47,8 @@ class AUC:
     whose target is none of the classes are left out.
 
     Args:
-      thresholds: how many, at least 2. A step multiplies batch, classes and thresholds: of many classes take fewer.
+      thresholds: how many, at least 2. Of many classes take fewer: each step goes through those of all classes. On a
+        GPU fractional weights of several classes are added in any order, so that last digits may differ.
       classes: how many curves: 1 for one or two logits, else the size of the last axis. With None a `TrainingLoop`
         finds it out from the first batch; by itself None means 1.
       multilabel: whether each logit answers an independent question by yes or no.
@@ -202,20 +203,21 @@ def _added(metric: Any, state: dict[str, Any], output: Any, target: Any, weight:
 def _histogram(scores: jax.Array, weights: jax.Array, count: int) -> jax.Array:
     """The sum of the weights between each two thresholds, float32[2, curves, count].
 
-    The index of a threshold is taken apart into two digits, and the sum of the products of their indicators is a
-    multiplication of matrices. So its order is fixed, which that of a scatter on a GPU is not.
-
     Args:
       scores: float32[examples, curves].
       weights: float32[2, examples, curves].
       count: how many thresholds there are.
     """
     place = jnp.searchsorted(jnp.asarray(_thresholds(count)), scores, side="right", method="scan_unrolled")
+    curves = scores.shape[1]
+    if curves > 1:
+        return jnp.zeros((2, curves, count), jnp.float32).at[:, jnp.arange(curves), place].add(weights)
+    # The index of a threshold is taken apart into two digits, and the sum of the products of their indicators is a
+    # multiplication of matrices. So its order is fixed, which that of a scatter on a GPU is not.
     base = math.isqrt(count - 1) + 1
-    high, low = (jax.nn.one_hot(digit, base, dtype=jnp.float32) for digit in jnp.divmod(place, base))
-    # [weighted class, examples, curves, high] times [examples, curves, low]
-    sums = jnp.einsum("wnc,nch,ncl->wchl", weights, high, low, precision="highest")
-    return sums.reshape(*sums.shape[:2], -1)[..., :count]
+    high, low = (jax.nn.one_hot(digit[:, 0], base, dtype=jnp.float32) for digit in jnp.divmod(place, base))
+    sums = jnp.einsum("wnc,nh,nl->wchl", weights, high, low, precision="highest")
+    return sums.reshape(2, 1, -1)[..., :count]
 
 
 def _scores(metric: Any, curves: int, output: Any, target: Any) -> tuple[jax.Array, jax.Array, Any]:
