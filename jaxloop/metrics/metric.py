@@ -143,7 +143,10 @@ def _one(given: str | Metric, by_name: dict[str, Callable[[], Metric]]) -> Metri
             made: Any = by_name[f"{top[1]}top5_accuracy"]
             return made(k=int(top[2]))
         known = ", ".join(by_name)
-        raise ValueError(f"metrics: {given!r} is not known. Known by name: {known} (and any other top<k>).")
+        raise ValueError(
+            f"metrics: {given!r} is not known. Known by name: {known} (and any other top<k>). Of one of several "
+            'outputs give an object, as jaxloop.metrics.Accuracy(output="digit").'
+        )
     if not isinstance(given, Metric) or isinstance(given, type):
         raise TypeError(
             "metrics: each must be a name or have `name`, `init`, `update` and `compute`, "
