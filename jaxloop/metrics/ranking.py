@@ -33,7 +33,8 @@ class AUC:
     far smaller, since the pairs differ in both directions.
 
     The thresholds are on the scale of the logit, not of its sigmoid, so confident scores do not become equal. They lie
-    evenly in `asinh(logit)`: 0.007 apart at 0, and 0.7 per cent apart from a logit of 2 on, up to one million.
+    evenly in `asinh(logit)`: 0.007 apart at 0, and 0.7 per cent apart from a logit of 2 on, up to one million. So give
+    logits: probabilities rank the same, but lie between 140 thresholds.
 
     | `output` | score |
     | --- | --- |
