@@ -87,9 +87,6 @@ class MLflowLogger:
         require("MLflowLogger", "mlflow", "mlflow")
         return Tracking("MLflowLogger", _Run(self), plan, every=self.every, timeout=self.timeout)
 
-    def __call__(self, loop: Any, event: Any) -> None:
-        """It is bound to the plan of a fit, and what `bind` gives is called."""
-
     def __repr__(self) -> str:
         return f"MLflowLogger({self.experiment!r})"
 

@@ -91,9 +91,6 @@ class WandbLogger:
         require("WandbLogger", "wandb", "wandb")
         return Tracking("WandbLogger", _Run(self), plan, every=self.every, timeout=self.timeout)
 
-    def __call__(self, loop: Any, event: Any) -> None:
-        """It is bound to the plan of a fit, and what `bind` gives is called."""
-
     def __repr__(self) -> str:
         return f"WandbLogger({self.project!r})"
 

@@ -1,15 +1,18 @@
 """What all loggers of trackers do: points, when they come, what fails, and how a run goes on after a kill."""
 
 import warnings
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import optax
 import pytest
 
 import jaxloop as jl
-from jaxloop.callbacks import outbox
+from jaxloop.callbacks import MLflowLogger, WandbLogger, outbox
 from jaxloop.callbacks.tracking import Point, Tracking, plain_config, require
 from jaxloop.chips import StepCost
+from jaxloop.engine.host import cuts_of, runs_here
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.measured import UNMEASURED
 from jaxloop.testing import check_callback
@@ -209,6 +212,17 @@ def test_what_could_not_be_sent_until_the_end_is_told_and_the_fit_keeps_its_resu
         loop, _ = small.training_loop(callbacks=[logger]).fit(small.model(), 2)
     assert int(loop.step) == 6
     assert "OSError('no network'). 8 points are not known to be sent" in str(told[-1].message)
+
+
+@pytest.mark.parametrize("logger", [WandbLogger(), MLflowLogger()], ids=repr)
+def test_of_several_processes_only_the_first_logs(logger):
+    first, other = (SimpleNamespace(writes=writes) for writes in (True, False))
+    assert [runs_here(logger, cast(Any, placement)) for placement in (first, other)] == [True, False]
+
+
+@pytest.mark.parametrize("logger", [WandbLogger(), MLflowLogger()], ids=repr)
+def test_such_a_logger_cuts_no_step(logger):
+    assert [cuts_of(logger, phase) for phase in Phase] == [frozenset()] * 2
 
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])

@@ -83,7 +83,7 @@ def test_config_axes_and_the_end_are_in_the_run(logged):
 
 
 SCRIPT = """
-import os, signal, sys, threading, time
+import multiprocessing, os, signal, sys, time
 from pathlib import Path
 import jaxloop as jl
 from tests import small
@@ -92,6 +92,11 @@ folder, how, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
 @jl.on_host(jl.Event.BATCH_END)
 def end(loop, event):
+    if int(loop.step) == 20:  # as a loader forks its workers
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.01,))
+        worker.start()
+        worker.join()
+        assert worker.exitcode == 0
     if int(loop.step) == at and how in ("KILL", "TERM"):
         time.sleep(1.3)  # so that some rows are sent, and some are not
         os.kill(os.getpid(), signal.Signals["SIG" + how])
