@@ -25,9 +25,9 @@ class MLflowLogger:
     `epoch/seconds`, `epoch/examples_per_second`, and where they are known `epoch/mfu` and `epoch/peak_memory_bytes`
     (see `History.epochs`). A character that MLflow does not allow in a name becomes `_`.
 
-    Rows wait in memory, and a thread sends them once a second, up to 1000 metrics in a request, so neither the device
-    nor the training waits for them. A NaN is logged as NaN. MLflow's databases keep an infinite value as the largest
-    float, 1.8e308. What was not measured has no point. With `report="epoch"` there are only those of epochs.
+    Rows wait in memory, and a thread sends them every five seconds, up to 1000 metrics in a request. So neither the
+    device nor the training waits for them. A NaN is logged as NaN. MLflow's databases keep an infinite value as the
+    largest float, 1.8e308. What was not measured has no point. With `report="epoch"` there are only those of epochs.
 
     If a server cannot be reached at the start, or rows cannot be sent, a warning says so, and training goes on. Rows
     that could not be sent are kept and tried again. At the end the run is `FINISHED` after a fit that was completed or

@@ -5,13 +5,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-_SECONDS_BETWEEN = 1.0  # two rounds of sending
+_SECONDS_BETWEEN = 5.0  # two rounds of sending: a round costs some milliseconds, however little is sent
 _SECONDS_AFTER_FAILURE = 30.0
 
 
 class Outbox:
-    """What waits is sent once a second, in the order in which it came. What could not be sent is kept, and tried again.
+    """What waits is sent every five seconds, in the order in which it came.
 
+    What could not be sent is kept, and tried again half a minute later.
     Entries wait without a limit: they are as small as the rows of a history, and none may be lost in silence.
 
     Args:

@@ -136,9 +136,9 @@ class Tracking:
         self._latest = columns
         self._counted += columns.count
         if self._by_batch and self._outbox is not None:
-            taken = columns["step"] + 1
-            if taken[-1] // self._every > (taken[0] - 1) // self._every:
-                self._put((columns.chosen(taken % self._every == 0), time.time()))
+            steps, every = columns["step"], self._every
+            if (int(steps[-1]) + 1) // every > int(steps[0]) // every:  # most dispatches of a long fit hold no such row
+                self._put((columns.chosen((steps + 1) % every == 0), time.time()))
 
     def notice(self, text: str, seconds: float = 0.0) -> None:
         self._compiling += seconds

@@ -21,7 +21,7 @@ class WandbLogger:
     `epoch/validation_loss`, ..., `epoch/seconds`, `epoch/examples_per_second`, and where they are known `epoch/mfu` and
     `epoch/peak_memory_bytes` (see `History.epochs`). These two are the axes of the charts.
 
-    Rows wait in memory, and a thread sends them once a second, so neither the device nor the training waits for a
+    Rows wait in memory, and a thread sends them every five seconds, so neither the device nor the training waits for a
     network. An infinite loss or a NaN is logged as such; what was not measured is left out of its row. With
     `report="epoch"` there are only the rows of epochs.
 

@@ -101,14 +101,16 @@ SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 import jaxloop as jl
+from jaxloop.callbacks import outbox
 from tests import small
 
+outbox._SECONDS_BETWEEN = 0.5
 folder, uri, how, at = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 
 @jl.on_host(jl.Event.BATCH_END)
 def end(loop, event):
     if int(loop.step) == at and how in ("KILL", "TERM"):
-        time.sleep(1.3)  # so that some rows are sent, and some are not
+        time.sleep(0.7)  # so that some rows are sent, and some are not
         os.kill(os.getpid(), signal.Signals["SIG" + how])
 
 logger = jl.callbacks.MLflowLogger("digits", tracking_uri=uri, every=1)

@@ -86,8 +86,10 @@ SCRIPT = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
 import jaxloop as jl
+from jaxloop.callbacks import outbox
 from tests import small
 
+outbox._SECONDS_BETWEEN = 0.5
 folder, how, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
 @jl.on_host(jl.Event.BATCH_END)
@@ -98,7 +100,7 @@ def end(loop, event):
         worker.join()
         assert worker.exitcode == 0
     if int(loop.step) == at and how in ("KILL", "TERM"):
-        time.sleep(1.3)  # so that some rows are sent, and some are not
+        time.sleep(0.7)  # so that some rows are sent, and some are not
         os.kill(os.getpid(), signal.Signals["SIG" + how])
 
 logger = jl.callbacks.WandbLogger("digits", directory=folder, every=1)
