@@ -284,8 +284,13 @@ def plain_config(who: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _known(plan: Plan) -> dict[str, Any]:
+    """What a run is told of the fit."""
+    try:
+        version = metadata.version("jaxloop")
+    except metadata.PackageNotFoundError:  # a source tree that was not installed
+        version = "unknown"
     return {
-        "jaxloop": metadata.version("jaxloop"),
+        "jaxloop": version,
         "jax": jax.__version__,
         "epochs": plan.epoch_count,
         "batches_per_epoch": plan.batch_count,
