@@ -22,6 +22,7 @@ _OTHERS = {
     b"\x80": "a pickle",
     b"\x93NUMPY": "a NumPy array",
     b"\x89HDF": "an HDF5 file",
+    b"{": "JSON: if it is the index of a model in several files, load each of these, with strict=False or as a part",
     b"version https://git-lfs": "a pointer of Git LFS, in place of the file: run `git lfs pull`",
 }
 _FIX = (

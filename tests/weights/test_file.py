@@ -179,11 +179,11 @@ def zipped() -> bytes:
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "is an HDF5 file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a pointer of Git LFS.*git lfs pull"),
         (b"", "it is not a whole safetensors file"),
-        (b"{}", "it is not a whole safetensors file"),
+        (b'{"weight_map": {"w": "model-1.safetensors"}}', "is JSON: if it is the index of a model in several files"),
         (struct.pack("<Q", 1 << 62) + b"{}", "it is not a whole safetensors file"),
         (struct.pack("<Q", 2) + b"[]", "it is not a whole safetensors file"),
     ],
-    ids=["zip", "pickle", "old pickle", "npy", "hdf5", "lfs", "empty", "short", "huge", "a list"],
+    ids=["zip", "pickle", "old pickle", "npy", "hdf5", "lfs", "empty", "an index", "huge", "a list"],
 )
 def test_other_formats_are_refused_by_name(tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "a").write_bytes(content)
