@@ -1,10 +1,15 @@
 """Weights in another process, on several devices and on several processes: equal bit for bit."""
 
 import json
+import zlib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import jaxloop as jl
+from tests import small
 from tests.devices import run_elsewhere, run_on_devices
 from tests.processes import check_all_ended_well, run_on_processes
 
@@ -62,18 +67,18 @@ print(json.dumps({name: sums(model) for name, model in loaded.items()}))
 
 
 def test_every_kind_of_model_is_the_same_in_a_fresh_process(tmp_path: Path) -> None:
-    names: dict = {}
+    names: dict[str, Any] = {}
     exec(MODELS, names)
     models = names["models"](0)
     for name, model in models.items():
-        names["jl"].save_weights(tmp_path / name, model)
+        jl.save_weights(tmp_path / name, model)
     script = f"import sys; sys.argv = ['', {str(tmp_path)!r}]\n" + MODELS + LOAD
     loaded = json.loads(run_elsewhere(script, 300))
     assert loaded == {name: names["sums"](model) for name, model in models.items()}
 
 
 ON_DEVICES = """
-import sys, warnings
+import zlib
 import jax, jax.numpy as jnp, numpy as np
 import jaxloop as jl
 from tests import small
@@ -104,12 +109,17 @@ for name, on in (("data", jl.data_parallel()), ("sharded", jl.fully_sharded(at_l
     small.assert_trees_equal(jax.device_get(made), jax.device_get(loop.model))
     assert [leaf.sharding for leaf in jax.tree.leaves(made)] == [leaf.sharding for leaf in jax.tree.leaves(loop.model)]
     assert (not loop.model.params["kernel"].is_fully_replicated) == (name == "sharded")
-print("ok")
+    print(name, *(zlib.crc32(np.asarray(loop.model.params[part]).tobytes()) for part in ("kernel", "bias")))
 """
 
 
 def test_a_loop_on_eight_devices_is_saved_whole_and_loaded_where_it_lay(tmp_path: Path) -> None:
-    assert run_on_devices(f"folder = {str(tmp_path)!r}\n" + ON_DEVICES, 8).split() == ["ok"]
+    printed = run_on_devices(f"folder = {str(tmp_path)!r}\n" + ON_DEVICES, 8).splitlines()
+    assert [line.split()[0] for line in printed] == ["data", "sharded"]
+    for line in printed:  # and the same in this process, on one device
+        name, *sums = line.split()
+        params = jl.load_weights(tmp_path / name, small.model(1, features=8, classes=16)).params
+        assert [str(zlib.crc32(np.asarray(params[part]).tobytes())) for part in ("kernel", "bias")] == sums
 
 
 ON_PROCESSES = """
