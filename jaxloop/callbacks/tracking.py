@@ -208,10 +208,8 @@ class Tracking:
 
     def _name(self, loop: LoopView) -> None:
         """Sets which names the points have: those of validation have none by batch."""
-        validated = {Phase.VALIDATION.stat(name) for name in self._plan.metrics}
-        others = sorted(set(loop.stats) - validated - set(self._plan.metrics))
-        metrics = [phase.stat(name) for phase in Phase for name in self._plan.metrics]
-        self._names = {"batch": [*self._plan.metrics, *others], "epoch": [*metrics, *others]}
+        others = sorted(set(loop.stats) - set(self._plan.statistics))
+        self._names = {"batch": [*self._plan.metrics, *others], "epoch": [*self._plan.statistics, *others]}
 
     def _put(self, entry: Any) -> None:
         if self._outbox is not None:

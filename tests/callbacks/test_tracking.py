@@ -12,7 +12,7 @@ import jaxloop as jl
 from jaxloop.callbacks import MLflowLogger, WandbLogger, outbox
 from jaxloop.callbacks.tracking import Point, Tracking, plain_config, require
 from jaxloop.chips import StepCost
-from jaxloop.engine.host import cuts_of, runs_here
+from jaxloop.engine.hosted import cuts_of, runs_here
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.measured import UNMEASURED
 from jaxloop.testing import check_callback
@@ -80,6 +80,18 @@ def test_every_value_of_a_fit_is_sent_once_in_order(steps_per_dispatch, tmp_path
     for row, values in enumerate(epochs.values()):
         assert values == {name: float(history.epochs[name][row]) for name in names}
     assert (tmp_path / "run.txt").read_text().splitlines()[-1] == "end completed"
+
+
+def test_each_set_of_validation_is_in_the_points_of_epochs(tmp_path):
+    sets = {"in_domain": small.samples(6, seed=1), "out_of_domain": small.samples(9, seed=2)}
+    changes = {"validation": sets, "callbacks": [FileLogger(tmp_path / "run.txt")], "validate_at_start": True}
+    _, history = small.training_loop(**changes).fit(small.model(), 2)
+    batches, epochs = (points(tmp_path / "run.txt", kind) for kind in ("batch", "epoch"))
+    assert not any("domain" in name for values in batches.values() for name in values)
+    assert list(epochs) == [0, 1, 2]
+    for row, values in enumerate(epochs.values()):
+        for name in ("in_domain_loss", "out_of_domain_accuracy"):
+            assert values[name] == float(history.epochs[name][row])
 
 
 def test_where_epochs_are_reported_there_are_no_points_of_batches(tmp_path):
