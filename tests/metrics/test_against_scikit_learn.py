@@ -30,7 +30,8 @@ def evaluated(output, target, weight, steps_per_dispatch, dtype=jnp.float32, on=
     return training_loop.evaluate(jl.Model(apply, np.float32(0), {}), jl.in_batches(rows, BATCH), on=on)
 
 
-CASES = [(1, True), (4, True), pytest.param("auto", False, marks=pytest.mark.slow)]
+SLOW = pytest.mark.slow
+CASES = [(4, True), pytest.param(1, True, marks=SLOW), pytest.param("auto", False, marks=SLOW)]
 
 
 @pytest.mark.parametrize(("steps_per_dispatch", "weighted"), CASES)

@@ -36,7 +36,7 @@ def jitted(kind, thresholds):
 
 
 @pytest.mark.parametrize("kind", AREAS)
-@given(seed=st.integers(0, 2**32 - 1), thresholds=st.sampled_from([2, 7, 64, 4096]), scale=st.sampled_from([0.1, 1, 9]))
+@given(seed=st.integers(0, 2**32 - 1), thresholds=st.sampled_from([2, 67, 4096]), scale=st.sampled_from([0.1, 1, 9]))
 def test_the_error_is_within_its_bound(kind, seed, thresholds, scale):
     random = np.random.default_rng(seed)
     target = random.integers(0, 2, 60)
@@ -84,23 +84,23 @@ def test_a_softmax_near_one_keeps_its_digits():
 def test_a_nan_that_counts_is_seen_and_one_that_weighs_nothing_is_not(kind, where):
     batch = {"output": np.array([1.0, 2.0, 3.0], np.float32), "target": np.array([0.0, 1.0, 1.0], np.float32)}
     batch[where] = np.array([0.0, 1.0, np.nan], np.float32)
-    value = measured(kind(), batch)
+    value = measured(kind(64), batch)
     assert np.isnan(value)
     assert is_measured(value)
-    assert measured(kind(), batch | {"weight": np.array([1, 1, 0])}) == 1.0
+    assert measured(kind(64), batch | {"weight": np.array([1, 1, 0])}) == 1.0
     later = {"output": np.array([1.0, 2.0]), "target": np.array([0, 1])}
-    assert np.isnan(measured(kind(), batch, later))
+    assert np.isnan(measured(kind(64), batch, later))
 
 
 def test_an_area_is_not_measured_while_a_class_lacks_examples():
     only = {"output": np.array([1.0, 2.0], np.float32), "target": np.array([1, 1])}
     other = {"output": np.array([0.0], np.float32), "target": np.array([0])}
-    assert not is_measured(measured(AUC(), only))
-    assert measured(AUC(), only, other) == 1.0
-    assert not is_measured(measured(AveragePrecision(), other))
-    assert measured(AveragePrecision(), only) == 1.0
+    assert not is_measured(measured(AUC(64), only))
+    assert measured(AUC(64), only, other) == 1.0
+    assert not is_measured(measured(AveragePrecision(64), other))
+    assert measured(AveragePrecision(64), only) == 1.0
     three = {"output": np.eye(3, dtype=np.float32)[[0, 1]], "target": np.array([0, 1])}
-    assert not is_measured(measured(AUC(classes=3), three))
+    assert not is_measured(measured(AUC(64, classes=3), three))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -110,7 +110,7 @@ def test_what_is_of_no_class_is_left_out(classes):
     target = np.arange(60) % classes
     without = {"output": output[2:], "target": target[2:]}
     target[:2] = -100, classes
-    metric = AUC(classes=1 if classes == 2 else 3)
+    metric = AUC(64, classes=1 if classes == 2 else 3)
     assert measured(metric, {"output": output, "target": target}) == measured(metric, without)
 
 
@@ -118,7 +118,7 @@ def test_one_example_of_one_label_is_no_axis_of_labels():
     batches = [{"output": np.array([score], np.float32), "target": np.array([yes])} for score, yes in ((1, 1), (0, 0))]
     for batch in batches:
         batch["weight"] = np.ones(1)
-    assert measured(AUC(multilabel=True), *batches) == 1.0
+    assert measured(AUC(64, multilabel=True), *batches) == 1.0
 
 
 def test_infinite_scores_are_the_first_and_the_last():
