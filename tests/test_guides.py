@@ -63,6 +63,8 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
 #: Guides that show a table of what they print; the others show it as text.
 TABLES = ("memory.md", "metrics_and_losses.md", "scale.md", "trackers.md")
 TRACKERS = next(guide for guide in GUIDES if guide.name == "trackers.md")
+#: Guides that need packages which the library itself does not.
+NEEDS = {"models.md": ("equinox", "haiku")}
 
 
 def guide_of(name: str) -> Path:
@@ -87,6 +89,8 @@ def test_the_guide_to_scale_prints_its_table_on_eight_devices() -> None:
 def test_a_guide_prints_what_it_shows(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # of processes that a guide starts
     guide = guide_of(name)
