@@ -1,5 +1,7 @@
 """jaxloop: training loops for JAX whose state is a value and whose callbacks are compiled into the step."""
 
+from importlib import metadata as _metadata
+
 from jaxloop import callbacks as callbacks
 from jaxloop import errors as errors
 from jaxloop import losses as losses
@@ -46,3 +48,62 @@ from jaxloop.views import LoopView as LoopView
 from jaxloop.weights import load_weights as load_weights
 from jaxloop.weights import save_weights as save_weights
 from jaxloop.weights import weights_in as weights_in
+
+__all__ = [
+    "Batches",
+    "Callback",
+    "Columns",
+    "Event",
+    "History",
+    "LearningRateTest",
+    "Loop",
+    "LoopView",
+    "Measurement",
+    "Model",
+    "NonuniformTrainingEpochs",
+    "Phase",
+    "Placement",
+    "Plan",
+    "ScheduleSegment",
+    "Scope",
+    "TrainingEpochs",
+    "TrainingLoop",
+    "benchmark",
+    "callbacks",
+    "collate",
+    "compile_cache",
+    "data_parallel",
+    "default_device",
+    "errors",
+    "explain",
+    "find_learning_rate",
+    "fully_sharded",
+    "in_batches",
+    "largest_batch",
+    "load_weights",
+    "losses",
+    "make_schedule",
+    "metrics",
+    "on_host",
+    "one_cycle",
+    "pad_and_collate",
+    "repeat",
+    "restore",
+    "save_weights",
+    "shapes",
+    "steps",
+    "testing",
+    "topology",
+    "warmup_cosine",
+    "weights_in",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+try:
+    __version__ = _metadata.version("jaxloop")
+except _metadata.PackageNotFoundError:  # a copy of the sources that was not installed
+    __version__ = "0+unknown"

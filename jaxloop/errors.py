@@ -1,5 +1,17 @@
 """The exceptions that are jaxloop's own."""
 
+__all__ = [
+    "CheckpointError",
+    "CorruptCheckpointError",
+    "NonFiniteError",
+    "StateMismatchError",
+    "WeightsError",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 class NonFiniteError(FloatingPointError):
     """A fit has met a NaN or an infinity, and has stopped; raised for `callbacks.stop_on_non_finite`.

@@ -11,6 +11,17 @@ from jax.core import Tracer
 
 from jaxloop.precision import widened
 
+__all__ = [
+    "mean_absolute_error",
+    "mean_squared_error",
+    "sigmoid_cross_entropy",
+    "softmax_cross_entropy",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 def softmax_cross_entropy(
     logits: jax.Array, target: jax.Array, *, class_weights: Any = None, label_smoothing: float = 0.0

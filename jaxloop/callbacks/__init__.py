@@ -17,3 +17,27 @@ from jaxloop.callbacks.tensorboard_logger import TensorBoardLogger as TensorBoar
 from jaxloop.callbacks.time_limit import stop_after as stop_after
 from jaxloop.callbacks.wandb_logger import WandbLogger as WandbLogger
 from jaxloop.callbacks.watchdog import Watchdog as Watchdog
+
+__all__ = [
+    "CSVLogger",
+    "Checkpoint",
+    "ImageSaver",
+    "MLflowLogger",
+    "Profiler",
+    "ProgressBar",
+    "TensorBoardLogger",
+    "WandbLogger",
+    "Watchdog",
+    "clip_by_global_norm",
+    "early_stopping",
+    "ema",
+    "hyperparameter_scheduler",
+    "learning_rate_scheduler",
+    "reduce_on_plateau",
+    "stop_after",
+    "stop_on_non_finite",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,3 +10,18 @@ from jaxloop.data.repeat import one_epoch as one_epoch
 from jaxloop.data.repeat import repeat as repeat
 from jaxloop.data.steps import EmptyBatches as EmptyBatches
 from jaxloop.data.steps import steps as steps
+
+__all__ = [
+    "Batches",
+    "NonuniformTrainingEpochs",
+    "TrainingEpochs",
+    "collate",
+    "in_batches",
+    "pad_and_collate",
+    "repeat",
+    "steps",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -25,3 +25,31 @@ from jaxloop.metrics.regression import R2 as R2
 from jaxloop.metrics.regression import MeanAbsoluteError as MeanAbsoluteError
 from jaxloop.metrics.regression import MeanSquaredError as MeanSquaredError
 from jaxloop.metrics.regression import RootMeanSquaredError as RootMeanSquaredError
+
+__all__ = [
+    "AUC",
+    "F1",
+    "R2",
+    "Accuracy",
+    "AveragePrecision",
+    "ConfusionMatrix",
+    "Loss",
+    "MatthewsCorrelationCoefficient",
+    "Mean",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Metric",
+    "Perplexity",
+    "Precision",
+    "Recall",
+    "RootMeanSquaredError",
+    "TopKAccuracy",
+    "add_to_mean",
+    "empty_mean",
+    "from_metrax",
+    "mean_of",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

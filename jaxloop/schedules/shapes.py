@@ -11,6 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+__all__ = [
+    "Shape",
+    "cosine",
+    "exponential",
+    "linear",
+    "polynomial",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 #: A real number, or a scalar array, which may be traced.
 Rate = float | jax.Array
 
