@@ -42,8 +42,11 @@ def restore(
       StateMismatchError: a leaf has another shape, dtype or kind, or is missing. The message lists all.
 
     Example:
+      >>> callbacks = [jl.callbacks.Checkpoint("run/checkpoints")]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
+      >>> loop, history = training_loop.fit(model, epochs=2)
       >>> loop = jl.restore("run/checkpoints", training_loop, model)
-      >>> training_loop.evaluate(loop, data.test)
+      >>> training_loop.evaluate(loop, (images, labels))
     """
     found = chosen(Store(directory), step)
     failure: CorruptCheckpointError | None = None

@@ -50,7 +50,7 @@ class Checkpoint:
 
     Example:
       >>> callbacks = [jl.callbacks.Checkpoint("run/checkpoints", best="validation_loss")]
-      >>> training_loop = jl.TrainingLoop(..., callbacks=callbacks)
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
       >>> loop, history = training_loop.fit(model, epochs=12, resume_from="run/checkpoints")
     """
 

@@ -29,7 +29,8 @@ def clip_by_global_norm(max_norm: float) -> Callback:
       ValueError: `max_norm` is not above 0.
 
     Example:
-      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.clip_by_global_norm(1.0)])
+      >>> callbacks = [jl.callbacks.clip_by_global_norm(1.0)]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
     if not max_norm > 0:
         raise ValueError(f"clip_by_global_norm: `max_norm` must be above 0, got {max_norm}.")

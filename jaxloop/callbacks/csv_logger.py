@@ -53,7 +53,8 @@ class CSVLogger:
       BlockingIOError: at the start of a fit, another fit or logger is writing the file.
 
     Example:
-      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.CSVLogger("run/log.csv")])
+      >>> callbacks = [jl.callbacks.CSVLogger("run/log.csv")]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
 
     __slots__ = ("__weakref__", "path")  # so that setting a misspelled attribute is an error

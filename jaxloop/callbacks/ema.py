@@ -46,7 +46,8 @@ def ema(decay: float, *, evaluate: bool = False, debias: bool = True, name: str 
       ValueError: `decay` is not between 0 and 1. When a fit begins: two averages are to be evaluated.
 
     Example:
-      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.ema(0.999, evaluate=True)])
+      >>> callbacks = [jl.callbacks.ema(0.999, evaluate=True)]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
     if not 0 < decay < 1:
         raise ValueError(f"ema: `decay` must be above 0 and below 1, got {decay}. 0.999 averages about 1,000 updates.")

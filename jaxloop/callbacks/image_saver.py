@@ -42,7 +42,8 @@ class ImageSaver:
       OSError: at the start of a fit, the directory cannot be made.
 
     Example:
-      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.ImageSaver(image_shape=(28, 28), every_n_epochs=5)])
+      >>> callbacks = [jl.callbacks.ImageSaver(image_shape=(28, 28), every_n_epochs=5)]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
 
     # So that setting a misspelled attribute is an error.

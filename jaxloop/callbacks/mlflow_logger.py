@@ -58,7 +58,8 @@ class MLflowLogger:
       mlflow.exceptions.MlflowException: at the start of a fit, MLflow refuses an argument.
 
     Example:
-      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.MLflowLogger("digits", config={"width": 64})])
+      >>> callbacks = [jl.callbacks.MLflowLogger("digits", config={"width": 64})]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
 
     __slots__ = ("__weakref__", "config", "every", "experiment", "run_name", "tags", "timeout", "tracking_uri")

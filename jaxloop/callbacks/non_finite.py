@@ -38,7 +38,8 @@ def stop_on_non_finite(*, skip: bool = False) -> Callback:
       skip: whether to skip such updates and go on.
 
     Example:
-      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.stop_on_non_finite()])
+      >>> callbacks = [jl.callbacks.stop_on_non_finite()]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
     return _StopOnNonFinite(skip)
 

@@ -51,7 +51,8 @@ def early_stopping(
         nothing is measured under the name `monitor`.
 
     Example:
-      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.early_stopping(patience=3, restore_best=True)])
+      >>> callbacks = [jl.callbacks.early_stopping(patience=3, restore_best=True)]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
     watched = _watched("early_stopping", monitor, mode, min_delta)
     return _EarlyStopping(name, watched, _whole("early_stopping", "patience", patience, least=1), restore_best)
@@ -100,7 +101,7 @@ def reduce_on_plateau(
     Example:
       >>> optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
       >>> callbacks = [jl.callbacks.reduce_on_plateau(factor=0.5, patience=3)]
-      >>> jl.TrainingLoop(..., optimizer=optimizer, callbacks=callbacks)
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
     watched = _watched("reduce_on_plateau", monitor, mode, min_delta)
     patience = _whole("reduce_on_plateau", "patience", patience, least=1)

@@ -50,7 +50,8 @@ class Profiler:
       RuntimeError: when the window begins, another trace is running.
 
     Example:
-      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.Profiler(steps=(100, 110))])
+      >>> callbacks = [jl.callbacks.Profiler(steps=(100, 110))]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
 
     __slots__ = ("__weakref__", "directory", "python", "steps")  # so that setting a misspelled attribute is an error

@@ -48,7 +48,9 @@ class ProgressBar:
 
     Example:
       >>> callbacks = [jl.callbacks.ProgressBar(sys.stderr)]
-      >>> training_loop = jl.TrainingLoop(..., callbacks=callbacks, progress=False)
+      >>> training_loop = jl.TrainingLoop(
+      ...     epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks, progress=False
+      ... )
     """
 
     __slots__ = ("__weakref__", "file")  # so that setting a misspelled attribute is an error

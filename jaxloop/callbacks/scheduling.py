@@ -46,7 +46,7 @@ def learning_rate_scheduler(
     Example:
       >>> optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
       >>> scheduler = jl.callbacks.learning_rate_scheduler(jl.warmup_cosine(0.1, warmup=0.05))
-      >>> jl.TrainingLoop(..., optimizer=optimizer, callbacks=[scheduler])
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=[scheduler])
     """
     return _scheduler(aim("learning_rate_scheduler", RATE, group, scale), schedule)
 

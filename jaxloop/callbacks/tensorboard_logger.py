@@ -74,7 +74,8 @@ class TensorBoardLogger:
       OSError: at the start of a fit, the folder cannot be made.
 
     Example:
-      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.TensorBoardLogger(hyperparameters={"batch_size": 128})])
+      >>> callbacks = [jl.callbacks.TensorBoardLogger(hyperparameters={"batch_size": 128})]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
 
     # So that setting a misspelled attribute is an error.

@@ -55,7 +55,8 @@ class WandbLogger:
       wandb.errors.UsageError: at the start of a fit, nobody is logged in, or an option is wrong.
 
     Example:
-      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.WandbLogger(project="digits", config={"width": 64})])
+      >>> callbacks = [jl.callbacks.WandbLogger(project="digits", config={"width": 64})]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
 
     __slots__ = ("__weakref__", "config", "directory", "every", "mode", "name", "options", "project", "timeout")

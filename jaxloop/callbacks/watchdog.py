@@ -50,7 +50,8 @@ class Watchdog:
       ValueError: `seconds` is not a finite number of at least 1.
 
     Example:
-      >>> jl.TrainingLoop(..., callbacks=[jl.callbacks.Watchdog(600)])
+      >>> callbacks = [jl.callbacks.Watchdog(600)]
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
 
     __slots__ = ("__weakref__", "file", "seconds")  # so that setting a misspelled attribute is an error

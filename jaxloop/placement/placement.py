@@ -52,7 +52,7 @@ class Placement:
       ValueError: the mesh has an Explicit axis, or `batch_spec` names an axis that it does not have.
 
     Example:
-      >>> mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
+      >>> mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(-1, 1), ("data", "model"))  # or (2, 4)
       >>> def rule(path, leaf):
       ...     return PartitionSpec(None, "model") if leaf.ndim == 2 else PartitionSpec()
       >>> loop, history = training_loop.fit(model, epochs=12, on=jl.Placement(mesh, rule))
