@@ -1,4 +1,13 @@
-"""jaxloop: training loops for JAX whose state is a value and whose callbacks are compiled into the step."""
+"""jaxloop: training loops for JAX whose state is a value and whose callbacks are compiled into the step.
+
+Begin with `TrainingLoop` and its `fit`. It takes data (arrays, `TrainingEpochs`, `in_batches`, `repeat`), a model of
+flax, equinox or haiku (see `Model`), an optimizer of optax, a loss of `jaxloop.losses`, metrics of `jaxloop.metrics`,
+and callbacks. A fit gives a `Loop`, the whole run as a value, and a `History`.
+
+A callback is a function of a `Loop` and an `Event`; `on_host` declares one that runs in Python. Ready-made ones are in
+`jaxloop.callbacks`. `make_schedule` and `jaxloop.schedules.shapes` (here as `shapes`) make schedules. `data_parallel`,
+`fully_sharded` and `Placement` say on which devices a run lies. The guides in `examples/guides` show all of it.
+"""
 
 from importlib import metadata as _metadata
 

@@ -7,6 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+__all__ = [
+    "is_measured",
+    "unmeasured",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 _FLOAT_BITS = 0x7FC04A4C  # a quiet NaN that no computation gives; R distinguishes its NA from NaN in the same way
 UNMEASURED = np.uint32(_FLOAT_BITS).view(np.float32)
 """float32[], what `loop.stats` holds until a statistic is measured: one particular NaN. Any other NaN was measured."""

@@ -19,6 +19,10 @@ ROOMS = {
     "jaxloop.data": {"EmptyBatches", "one_epoch"},
     "jaxloop.errors": set(),
     "jaxloop.losses": {"spread_weight", "weighted_mean", "weighted_sum", "without_options"},
+    "jaxloop.measured": {
+        *("UNMEASURED", "as_floats", "as_number", "as_statistic", "is_wider"),
+        *("looks_into_values", "with_nan", "without_nan"),
+    },
     "jaxloop.metrics": {"check_name", "is_scalar", "less_is_better", "resolve"},
     "jaxloop.schedules": set(),
     "jaxloop.schedules.shapes": {"AnyShape", "Rate"},
