@@ -32,6 +32,13 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be written, or a run cannot go on from one.
 
     The message names the folder, the rule, what came, and the fix. What was saved before stays as it is.
+
+    Example:
+      >>> try:
+      ...     jl.restore("run/nothing", training_loop, model)
+      ... except jl.errors.CheckpointError as error:
+      ...     print(error)
+      restore: there is no checkpoint in 'run/nothing'. Check the path.
     """
 
 
@@ -39,6 +46,10 @@ class CorruptCheckpointError(CheckpointError):
     """A checkpoint is damaged: a file is missing, cut off or changed, or an array is not what was saved.
 
     The message names the file or the array. Nothing of it was loaded.
+
+    Example:
+      >>> issubclass(jl.errors.CorruptCheckpointError, jl.errors.CheckpointError)
+      True
     """
 
 
@@ -46,6 +57,10 @@ class StateMismatchError(CheckpointError):
     """A checkpoint belongs to another run: its model, optimizer, callbacks, data, plan or seed differ.
 
     The message lists every difference: what the checkpoint holds, and what this run has. Nothing was loaded.
+
+    Example:
+      >>> issubclass(jl.errors.StateMismatchError, jl.errors.CheckpointError)
+      True
     """
 
 

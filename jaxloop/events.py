@@ -30,6 +30,12 @@ class Event(enum.Enum):
     | `TRAINING_END`, `VALIDATION_END` | the statistics of the whole phase; in validation as `validation_loss`, ... |
     | `EPOCH_END` | all statistics of the epoch |
     | `FIT_END` | the result |
+
+    Example:
+      >>> def double_gradient(loop, event):
+      ...     if event is jl.Event.UPDATE_START:
+      ...         return loop.replace(gradient=jax.tree.map(lambda leaf: 2 * leaf, loop.gradient))
+      ...     return loop
     """
 
     FIT_START = "fit_start"
@@ -58,7 +64,12 @@ _STEP_EVENTS = frozenset({Event.BATCH_START, Event.UPDATE_START, Event.INFERENCE
 
 
 class Scope(enum.IntFlag):
-    """What a callback can cancel; `loop.stop` holds one bit for each."""
+    """What a callback can cancel; `loop.stop` holds one bit for each.
+
+    Example:
+      >>> def stop_at_ten(loop, event):
+      ...     return loop.cancel(jl.Scope.FIT, when=loop.step >= 10) if event is jl.Event.BATCH_END else loop
+    """
 
     BATCH = 1
     TRAINING = 2
@@ -68,7 +79,14 @@ class Scope(enum.IntFlag):
 
 
 class Phase(enum.Enum):
-    """The two phases of an epoch. `loop.phase` is `None` outside of both."""
+    """The two phases of an epoch. `loop.phase` is `None` outside of both.
+
+    Example:
+      >>> def noise(loop, event):
+      ...     if event is jl.Event.BATCH_START and loop.phase is jl.Phase.TRAINING:
+      ...         return loop.replace(input=loop.input + jax.random.normal(loop.step_key("noise"), loop.input.shape))
+      ...     return loop
+    """
 
     TRAINING = "training"
     VALIDATION = "validation"
@@ -188,6 +206,11 @@ class Plan:
       assumed: whether `total_steps` is an assumption, because the epochs come one by one and do not tell their lengths
         ahead.
       validation_sets: the names of what is validated on, in order; `("validation",)` if they have none.
+
+    Example:
+      >>> plan = jl.Plan(epoch_count=12, batch_count=100)
+      >>> plan.total_steps
+      1200
     """
 
     epoch_count: int

@@ -54,6 +54,11 @@ class History:
         `"events"` (compiled callbacks between steps), `"save"` (checkpoints, on the thread that trains), and
         `"callback <name>"` for each host callback.
       validation_sets: the names of what was validated on.
+
+    Example:
+      >>> loop, history = training_loop.fit(model, epochs=2)
+      >>> history.stopped, history.epochs["epoch"].tolist(), len(history.batches["loss"])
+      ('completed', [1, 2], 16)
     """
 
     epochs: Mapping[str, np.ndarray]

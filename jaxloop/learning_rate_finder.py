@@ -47,6 +47,11 @@ class LearningRateTest:
       smoothed: float64[steps], the same under a Gaussian window with a standard deviation of 3% of all steps.
       suggestion: the rate at which the smoothed loss has come nine tenths of its way, from the mean over the first
         tenth of the steps to its lowest: before the minimum, after which it climbs, and yet not much slower.
+
+    Example:
+      >>> test = jl.find_learning_rate(training_loop, model, steps=100)
+      >>> bool(test.rates[0] < test.suggestion < test.rates[-1])
+      True
     """
 
     rates: np.ndarray

@@ -64,6 +64,11 @@ class Loop:
       plan: the plan of the fit, if a compiled callback is bound to it, else `None`; static.
       lasting: the names in `callback_state` that the next fit keeps; static.
       evaluated: the names in `callback_state` that an evaluation depends on, as it does on the model; static.
+
+    Example:
+      >>> loop, history = training_loop.fit(model, epochs=2)
+      >>> int(loop.step), float(loop.stats["loss"]) < 2, loop.model(images).shape
+      (16, True, (256, 4))
     """
 
     model: Model

@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 
 __all__ = [
+    "UNMEASURED",
     "is_measured",
     "unmeasured",
 ]
@@ -38,6 +39,10 @@ def unmeasured(dtype: Any) -> Any:
 
     For float32 it is one particular NaN. Integers have no NaN: it is the least int32 and the largest uint32. Under
     `jax_debug_nans` it is the least float32 instead of the NaN, since that option shall find only the user's NaNs.
+
+    Example:
+      >>> bool(is_measured(unmeasured("float32")))
+      False
     """
     return _INTEGERS.get(np.dtype(dtype), _LEAST if _no_nan() else UNMEASURED)
 

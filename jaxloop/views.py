@@ -17,7 +17,14 @@ _READABLE = {
 
 
 class LoopView:
-    """The part of a loop that a host callback has declared to read. It is read-only, except for `cancel`."""
+    """The part of a loop that a host callback has declared to read. It is read-only, except for `cancel`.
+
+    Example:
+      >>> @jl.on_host(jl.Event.EPOCH_END)
+      ... def tell(loop, event):  # `loop` is such a view
+      ...     print(int(loop.epoch), float(loop.stats["loss"]))
+      ...     loop.cancel(jl.Scope.FIT, when=loop.stats["loss"] < 0.1)
+    """
 
     __slots__ = ("_cancel", "_name", "_reads", "_values")
 
@@ -74,6 +81,20 @@ class Columns(Mapping[str, np.ndarray]):
         the name of the loss over it.
       batch_size: the number of examples in a full batch.
       cost: what a step takes of the devices, as far as it is known. Rows that were kept as JSON do not know it.
+
+    Example:
+      >>> @jl.on_host(jl.Event.BATCH_END)
+      ... class LargestLoss:
+      ...     largest = 0.0
+      ...
+      ...     def __call__(self, loop, event): ...
+      ...
+      ...     def rows(self, columns):  # these are such columns
+      ...         self.largest = max(self.largest, float(columns["loss"].max()))
+      >>> largest = LargestLoss()
+      >>> loop, history = training_loop.fit(model, epochs=1, callbacks=[largest])
+      >>> largest.largest > 0
+      True
     """
 
     __slots__ = ("_decoded", "_matrix", "_places", "batch_size", "cost", "phase", "split")

@@ -40,6 +40,7 @@ NEEDS = {
     "jaxloop.History.plot": ("matplotlib",),
     "jaxloop.LearningRateTest.plot": ("matplotlib",),
     "jaxloop.schedules.SegmentedSchedule.plot": ("matplotlib",),
+    "jaxloop.metrics.from_metrax": ("metrax",),
     "jaxloop.load_weights": ("safetensors",),
     "jaxloop.save_weights": ("safetensors",),
     "jaxloop.weights_in": ("safetensors",),
@@ -180,3 +181,11 @@ def test_the_example_of_a_docstring_runs(
     runner = doctest.DocTestRunner(Checker(), verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
     runner.run(test, out=said.append)
     assert not runner.failures, "".join(said)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_each_public_function_and_class_has_an_example(room: str) -> None:
+    module = importlib.import_module(room)
+    things = {name: getattr(module, name) for name in module.__all__}
+    asked = {name: thing for name, thing in things.items() if inspect.isclass(thing) or inspect.isfunction(thing)}
+    assert [name for name, thing in asked.items() if ">>>" not in (inspect.getdoc(thing) or "")] == []

@@ -20,7 +20,7 @@ ROOMS = {
     "jaxloop.errors": set(),
     "jaxloop.losses": {"spread_weight", "weighted_mean", "weighted_sum", "without_options"},
     "jaxloop.measured": {
-        *("UNMEASURED", "as_floats", "as_number", "as_statistic", "is_wider"),
+        *("as_floats", "as_number", "as_statistic", "is_wider"),
         *("looks_into_values", "with_nan", "without_nan"),
     },
     "jaxloop.metrics": {"check_name", "is_scalar", "less_is_better", "resolve"},

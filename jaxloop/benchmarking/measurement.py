@@ -42,6 +42,11 @@ class Measurement:
       bytes: the bytes that one call reads and writes, as XLA counts them in the optimized program; None if the program
         has loops, since XLA counts only one turn of a loop.
       device_kind, device_count: the devices that hold the result; None and 0 if no device does.
+
+    Example:
+      >>> measured = jl.benchmark(jax.jit(jnp.sin), jnp.ones(1000), rounds=3)
+      >>> measured.rounds, measured.seconds.median > 0
+      (3, True)
     """
 
     name: str

@@ -31,6 +31,11 @@ class Batches:
         program.
       resident: whether a fit keeps the samples on the device, and gathers batches there.
       order_length: how many samples the order names, some of them more than once; None for each sample once.
+
+    Example:
+      >>> batches = jl.in_batches((images, labels), 100)
+      >>> len(batches), batches[2][0].shape, len(batches[:2])
+      (3, (56, 8), 2)
     """
 
     _samples: Samples

@@ -15,7 +15,12 @@ from jaxloop.outputs import Key, output_and_target
 
 
 def empty_mean() -> dict[str, Any]:
-    """The empty accumulator of a weighted mean: sum and weight, each with its rounding error so far."""
+    """The empty accumulator of a weighted mean: sum and weight, each with its rounding error so far.
+
+    Example:
+      >>> mean_of(add_to_mean(empty_mean(), jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])))
+      Array(2., dtype=float32)
+    """
     return {name: np.float32(0) for name in ("sum", "sum_error", "weight", "weight_error")}
 
 
@@ -24,6 +29,10 @@ def add_to_mean(state: dict[str, Any], values: jax.Array, weight: jax.Array) -> 
 
     The sums are float32 and compensated (Knuth's two-sum). So a mean over a million batches is right to the last digits
     of float32, and a count of examples is exact up to 2**48, while an int32 ends at 2**31.
+
+    Example:
+      >>> mean_of(add_to_mean(empty_mean(), jnp.array([1.0, 3.0]), jnp.array([3.0, 1.0])))
+      Array(1.5, dtype=float32)
     """
     total, total_error = two_sum(state["sum"], weighted_sum(values, weight).astype(jnp.float32))
     count, count_error = two_sum(state["weight"], jnp.sum(weight))
@@ -36,7 +45,12 @@ def add_to_mean(state: dict[str, Any], values: jax.Array, weight: jax.Array) -> 
 
 
 def mean_of(state: dict[str, Any]) -> jax.Array:
-    """The weighted mean so far, float32[]. While the weight is 0 it is the NaN `unmeasured(jnp.float32)`."""
+    """The weighted mean so far, float32[]. While the weight is 0 it is the NaN `unmeasured(jnp.float32)`.
+
+    Example:
+      >>> mean_of(add_to_mean(empty_mean(), jnp.array([1.0, jnp.nan]), jnp.array([1.0, 0.0])))
+      Array(1., dtype=float32)
+    """
     # The error of an infinite sum is NaN: it must not turn an infinite mean into a NaN.
     total = jnp.where(jnp.isfinite(state["sum"]), state["sum"] + state["sum_error"], state["sum"])
     weight = state["weight"] + state["weight_error"]
@@ -61,6 +75,12 @@ class Loss:
       name: the name of the statistic.
       part: one of several losses by output, which is measured without its weight; None for the whole loss. Each is
         measured, as `"digit_loss"`.
+
+    Example:
+      >>> metric = Loss()
+      >>> state = metric.update(metric.init(), output=None, target=None, loss=jnp.array([1.0, 3.0]), weight=None)
+      >>> metric.compute(state)
+      Array(2., dtype=float32)
     """
 
     name: str = "loss"

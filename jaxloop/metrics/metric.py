@@ -38,6 +38,22 @@ class Metric(Protocol):
       are, so that programs are shared.
     - `scalar = False` says that what it measures is no statistic, such as a matrix. It is in no row, log or history,
       and measured only in validation. `compute` is then called by `evaluate`, with NumPy arrays, and may give anything.
+
+    Example:
+      >>> @dataclass(frozen=True)
+      ... class Largest:
+      ...     name = "largest_output"
+      ...
+      ...     def init(self):
+      ...         return np.float32(-np.inf)
+      ...
+      ...     def update(self, state, *, output, target, loss, weight):
+      ...         return jnp.maximum(state, jnp.max(output))  # padding is a copy of a real example
+      ...
+      ...     def compute(self, state):
+      ...         return state
+      >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, metrics=[Largest()])
+      >>> loop, history = training_loop.fit(model, epochs=1)
     """
 
     @property

@@ -50,7 +50,15 @@ class MeanAbsoluteError:
 
 @dataclass(frozen=True)
 class MeanSquaredError:
-    """The mean of `(output - target)**2`; all else is as in `MeanAbsoluteError`."""
+    """The mean of `(output - target)**2`; all else is as in `MeanAbsoluteError`.
+
+    Example:
+      >>> metric = MeanSquaredError()
+      >>> output, target = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 7.0])
+      >>> state = metric.update(metric.init(), output=output, target=target, loss=None, weight=None)
+      >>> round(float(metric.compute(state)), 4)
+      6.6667
+    """
 
     name: str = ""
     output: Key | None = None
@@ -74,6 +82,13 @@ class RootMeanSquaredError:
     """The square root of `MeanSquaredError` over everything so far.
 
     For several outputs scikit-learn takes the mean of a root for each; this is the root of one mean.
+
+    Example:
+      >>> metric = RootMeanSquaredError()
+      >>> output, target = jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])
+      >>> state = metric.update(metric.init(), output=output, target=target, loss=None, weight=None)
+      >>> round(float(metric.compute(state)), 4)
+      1.4142
     """
 
     name: str = ""

@@ -16,6 +16,10 @@ def default_device() -> Device:
     """JAX's own default: what `jax.default_device` or `jax_default_device` names, else the first device of the backend.
 
     Starts the backend.
+
+    Example:
+      >>> jl.default_device().platform in ("cpu", "gpu", "tpu")
+      True
     """
     chosen: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue] made at run time
     if chosen is None:

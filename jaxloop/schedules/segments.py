@@ -65,6 +65,11 @@ class SegmentedSchedule:
 
     Two are equal if their segments are equal. A call with `total_steps` gives a function of the step, counted from 0.
     Steps after the last keep the last rate.
+
+    Example:
+      >>> schedule = jl.make_schedule(jl.warmup_cosine(0.1, warmup=0.1))
+      >>> float(schedule(1000)(999)) < 0.001
+      True
     """
 
     segments: tuple[ScheduleSegment, ...]

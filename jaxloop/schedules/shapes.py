@@ -94,6 +94,9 @@ def polynomial(power: float) -> AnyShape:
 
     Raises:
       ValueError: `power` is not above 0, or not finite.
+
+    Example:
+      >>> segment = jl.ScheduleSegment(jl.shapes.polynomial(2), start_rate=0.1, end_rate=0.0)
     """
     if isinstance(power, bool) or not isinstance(power, numbers.Real) or not 0 < power < math.inf:
         raise ValueError(f"polynomial: `power` must be a number above 0, got {power!r}. Write polynomial(2).")
