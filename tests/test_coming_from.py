@@ -2,13 +2,17 @@
 
 import ast
 import dataclasses
+import datetime
+import functools
 import inspect
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jaxloop as jl
 
@@ -92,3 +96,51 @@ def test_each_line_of_a_table_names_what_there_is(library: str) -> None:
 def test_the_check_finds_what_there_is_not(code: str) -> None:
     with pytest.raises((AttributeError, TypeError)):
         check(code)
+
+
+#: What the names in the tables stand for, where a line is run.
+SAMPLES = (np.zeros((4096, 4), np.float32), np.zeros(4096, np.int32))
+STANDING = {
+    "jl": jl,
+    "optax": optax,
+    "functools": functools,
+    "datetime": datetime,
+    "x": SAMPLES[0],
+    "y": SAMPLES[1],
+    "training": SAMPLES,
+    "validation": SAMPLES,
+    "samples": SAMPLES,
+    "loader": [SAMPLES],
+    "weight": np.ones(4096),
+    "optimizer": optax.sgd(0.1),
+    "loss_fn": jl.losses.softmax_cross_entropy,
+    "weights": np.ones(3),
+    "callback": lambda loop, event: loop,
+    "step": lambda model, loop: (0.0, loop),
+    "transform": lambda batch: batch,
+    "segments": jl.one_cycle(0.1),
+    "schedule": optax.constant_schedule(0.1),
+    "directory": "run/checkpoints",
+    "module": nnx.Linear(4, 3, rngs=nnx.Rngs(0)),
+    "trained": nnx.Param,
+    "event": jl.Event.UPDATE_START,
+    "logits": np.zeros((4, 3), np.float32),
+    "target": np.zeros(4, np.int32),
+}
+#: Lines that train, that need a file, or that need what a loop holds.
+NOT_RUN = re.compile(
+    r"(training_loop|loop|history|print|\[|jl\.(find_|largest_|benchmark|restore|explain|load_|save_|collate|pad_))"
+    r"|jl\.(NonuniformTrainingEpochs|losses\.sigmoid_|Model\.from_linen)|\w+$"
+)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_each_line_that_makes_something_makes_it(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spans = [span for row in rows(library) for span in re.findall(r"`([^`]+)`", row)]
+    run = [span for span in spans if not NOT_RUN.match(span)]
+    assert len(run) >= 8
+    for span in run:
+        if "wandb" in span.lower() or "mlflow" in span.lower():
+            continue
+        assert eval(span, dict(STANDING)) is not None, span
