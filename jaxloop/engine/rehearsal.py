@@ -26,6 +26,7 @@ from jaxloop.programs.programs import Programs
 from jaxloop.programs.step_trace import TracedStep, calls_python
 from jaxloop.step import output_of
 from jaxloop.step_spec import StepSpec, UnboundMetrics
+from jaxloop.telling import warn
 from jaxloop.wire import layout_of
 
 
@@ -73,10 +74,22 @@ def rehearsed(session: Session, inspection: Inspection, data: Mapping[Split, See
     trace = session.trace
     if raises:
         trace = replace(trace, raises=trace.raises.union(raises))
-    for seen in data.values():
+    for split, seen in data.items():
+        _warn_of_weights_without_effect(session.spec, trace, split, seen.feed)
         for given in seen.given:
             inspection.targets(given, seen.first, trace.output, seen.feed.reader.where)
     return replace(session, trace=trace, feeds=_found(session, inspection, trace))
+
+
+def _warn_of_weights_without_effect(spec: StepSpec, trace: TraceReport, split: Split, feed: Feed) -> None:
+    """Warns of weights that change no loss, since `loss_fn` gives a scalar."""
+    weighted = feed.preparation is None and feed.agreed.first.weight is not None
+    if weighted and spec.differentiable_step is None and split not in trace.examples:
+        warn(
+            f"{feed.reader.where}: its batches have weights, but `loss_fn` gives a scalar, which no weight changes. "
+            "Let it give one loss per example or token, of which jaxloop takes the weighted mean, or leave them out.",
+            stacklevel=3,
+        )
 
 
 def kept_contract(memo: Memo, contract: Contract) -> Contract:

@@ -1,5 +1,6 @@
 """What is found out before a run: once, and kept."""
 
+import numpy as np
 import pytest
 
 import jaxloop as jl
@@ -42,3 +43,16 @@ def test_loss_and_model_are_traced_once_for_each_phase(steps_per_dispatch, callb
     training_loop = small.training_loop(loss_fn=loss_fn, callbacks=callbacks, steps_per_dispatch=steps_per_dispatch)
     training_loop.fit(small.model(), 2)
     assert len(traces) == 2
+
+
+def test_weights_that_change_no_loss_are_told():
+    images, labels = small.samples(8)
+    weighted = (images, labels, np.ones(8, np.float32))
+
+    def scalar(output, target):
+        return jl.losses.softmax_cross_entropy(output, target).mean()
+
+    training_loop = small.training_loop(training=weighted, validation=None, batch_size=4, loss_fn=scalar)
+    with pytest.warns(RuntimeWarning, match="training: its batches have weights, but `loss_fn` gives a scalar"):
+        training_loop.fit(small.model(), 1)
+    small.training_loop(training=weighted, validation=None, batch_size=4).fit(small.model(), 1)
