@@ -61,5 +61,5 @@ def test_a_batch_of_another_shape_names_the_leaf_what_was_and_what_came() -> Non
 
 def test_too_few_epochs_are_told() -> None:
     epochs = jl.TrainingEpochs(small.samples(12), 4)[:2]
-    with pytest.raises(ValueError, match="training: it has no epoch 2"):
+    with pytest.raises(ValueError, match="training: it has no epoch 3"):
         small.training_loop(training=epochs).fit(small.model(), 3)

@@ -84,7 +84,7 @@ def test_evaluation_and_prediction_are_not_ended() -> None:
     training_loop = small.training_loop(metrics=METRICS)
     loop, _ = training_loop.fit(small.model(), epochs=1)
     batches = jl.in_batches(small.samples(6), 4)
-    assert np.isfinite(list(training_loop.evaluate(loop, batches).values())).all()
+    assert all(np.isfinite(value).all() for value in training_loop.evaluate(loop, batches).values())
     assert training_loop.predict(loop, batches).shape == (6, 3)
 
 

@@ -1,7 +1,7 @@
 """From the data of a training loop to feeds."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,19 +47,21 @@ class Supply:
 
     def validation_feeds(self, place: Placement, limit: int | None = None) -> dict[Split, Feed]:
         """The feed of each set that is validated on, before its first batch was seen."""
-        feeds: dict[Split, Feed] = {}
-        for split, batches in self.sets.items():
-            where = "validation" if split == VALIDATION else f"validation[{split.name!r}]"
-            feeds[split] = self.feed(Peekable(one_epoch(batches, where), limit), where, place)
-        return feeds
+        return {split: self.feed(batches, where, place) for split, where, batches in self._peekable(limit)}
 
     def seen_validation(self, place: Placement, limit: int | None) -> dict[Split, Seen]:
         """The data of each set that is validated on, once their first batches were seen."""
         found: dict[Split, Seen] = {}
-        for split, feed in self.validation_feeds(place, limit).items():
-            found[split] = self.seen(feed, [feed.batches.batches], evaluates=True)
+        for split, where, batches in self._peekable(limit):
+            found[split] = self.seen(self.feed(batches, where, place), [batches.batches], evaluates=True)
             found[split].feed.batches.close()  # it is read when an epoch of training is over
         return found
+
+    def _peekable(self, limit: int | None) -> Iterator[tuple[Split, str, Peekable]]:
+        """Each set that is validated on, what messages call it, and its batches as they were given."""
+        for split, batches in self.sets.items():
+            where = "validation" if split == VALIDATION else f"validation[{split.name!r}]"
+            yield split, where, Peekable(one_epoch(batches, where), limit)
 
     def seen(self, feed: Feed, given: Sequence[Any], *, evaluates: bool = False) -> Seen:
         """The data of a phase, once the first batch was seen."""
