@@ -62,6 +62,7 @@ def test_host_callbacks_between_steps_may_give_the_loop_back() -> None:
     assert not is_measured(loop.stats["learning_rate"])
 
 
+@pytest.mark.slow
 def test_loops_of_ones_own_are_not_ended_whatever_they_come_from() -> None:
     training_loop = small.training_loop(metrics=METRICS)
     plain = small.training_loop(metrics=METRICS).fit(small.model(), epochs=1)[0]

@@ -228,6 +228,7 @@ def test_in_microbatches_too_the_functions_are_those_of_this_batch(ways: str) ->
     assert float(loop.opt_state["examples"]) == 0
 
 
+@pytest.mark.slow
 def test_in_microbatches_a_line_search_takes_the_steps_that_it_takes_at_once() -> None:
     for optimizer in (searching(), optax.lbfgs()):
         whole, split = (

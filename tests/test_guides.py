@@ -63,6 +63,7 @@ def check_lines(guide: Path, printed: str) -> None:
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
 #: Guides that show a table of what they print; the others show it as text.
 TABLES = ("memory.md", "metrics_and_losses.md", "scale.md", "trackers.md")
+QUICK = ("data.md", "callbacks.md")
 TRACKERS = next(guide for guide in GUIDES if guide.name == "trackers.md")
 #: Guides that need packages which the library itself does not.
 NEEDS = {"models.md": ("equinox", "haiku")}
@@ -73,6 +74,7 @@ def guide_of(name: str) -> Path:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["memory.md", "metrics_and_losses.md"])
 def test_a_guide_prints_its_tables(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     guide = guide_of(name)
@@ -88,7 +90,14 @@ def test_the_guide_to_scale_prints_its_table_on_eight_devices() -> None:
     check_printed(guide, run_on_devices(blocks(guide), 8))
 
 
-@pytest.mark.parametrize("name", [guide.name for guide in GUIDES if guide.name not in TABLES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(guide.name, marks=() if guide.name in QUICK else (pytest.mark.slow,))
+        for guide in GUIDES
+        if guide.name not in TABLES
+    ],
+)
 def test_a_guide_prints_what_it_shows(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_a_bool_in_the_state_of_an_optimizer_or_a_model_is_carried(leaf: Any, wa
     assert (float(loop.opt_state["a"]), int(loop.opt_state["z"])) == (3.0, 5)
 
 
+@pytest.mark.slow
 @ways
 def test_the_optimizers_of_optax_that_keep_bools_train(way: str) -> None:
     masked = optax.inject_hyperparams(optax.adamw)(learning_rate=0.1, mask={"kernel": True, "bias": False})

@@ -104,7 +104,7 @@ QUICK = {"adamw", "lbfgs", "polyak_sgd", "sam, opaque", "sam in a chain", "sched
 
 
 def cases() -> list[Any]:
-    marks = dict.fromkeys(set(NAMES) - QUICK, (pytest.mark.slow,))
+    marks = dict.fromkeys(set(NAMES) - QUICK, (pytest.mark.exhaustive,))
     return [pytest.param(name, marks=marks.get(name, ())) for name in NAMES]
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxloop.loop import Loop, new_loop
 from jaxloop.ownership import on_device, own_copy, with_host_scalars
@@ -92,5 +93,6 @@ for come_from in where:
 """
 
 
+@pytest.mark.slow
 def test_from_any_placement_to_any_other_a_copy_lies_where_it_is_wanted_and_shares_nothing():
     run_on_devices(OVER_A_MESH, 8)

@@ -72,12 +72,12 @@ def test_what_one_process_has_compiled_the_next_takes_from_the_cache(tmp_path):
         ("W1", "scan_32", 34),
         ("W1", "fit_32_logged", 34),
         ("W1", "nnx", 2),
-        ("W1", "nnx_cached", 2),
-        ("W2", "fit_1", 2),
-        ("W2", "unrolled_8", 2),
-        ("W2", "nnx", 2),
+        pytest.param(*("W1", "nnx_cached", 2), marks=pytest.mark.exhaustive),
+        pytest.param(*("W2", "fit_1", 2), marks=pytest.mark.exhaustive),
+        pytest.param(*("W2", "unrolled_8", 2), marks=pytest.mark.exhaustive),
+        pytest.param(*("W2", "nnx", 2), marks=pytest.mark.exhaustive),
         ("LeNet", "fit_auto", 2),
-        ("Transformer", "fit_32", 2),
+        pytest.param(*("Transformer", "fit_32", 2), marks=pytest.mark.exhaustive),
     ],
 )
 def test_contestants_train_as_the_loop_by_hand_does_in_every_turn(workload, contestant, steps):
@@ -89,7 +89,7 @@ def test_contestants_train_as_the_loop_by_hand_does_in_every_turn(workload, cont
         check_same(BY_NAME[contestant], turn(), reference, workload)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("contestant", ["fit_1", "unrolled_8", "nnx"])
 def test_residual_networks_are_trained_alike(contestant):
     workload = tiny("W3")

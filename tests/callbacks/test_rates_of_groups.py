@@ -238,9 +238,8 @@ def test_a_group_with_the_rate_0_stays_to_the_bit_and_moves_once_it_is_unfrozen(
     assert (np.asarray(loop.model.params["kernel"]) != small.model().params["kernel"]).all()
 
 
-@pytest.mark.parametrize(
-    "make", [scaled_schedules, pytest.param(lambda: unfreeze, marks=pytest.mark.slow)], ids=["schedules", "unfreezing"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [scaled_schedules, lambda: unfreeze], ids=["schedules", "unfreezing"])
 def test_a_run_that_is_resumed_in_its_middle_is_the_same_to_the_bit(make: Any) -> None:
     check_callback(lambda folder: make(), training_loop=training_loop, model=small.model, every=5)
 
@@ -304,6 +303,7 @@ assert found.model.params["kernel"].sharding == moment.sharding
 """
 
 
+@pytest.mark.slow
 def test_over_eight_devices_the_rates_and_the_run_are_those_of_one() -> None:
     run_on_devices(MESH, 8)
 

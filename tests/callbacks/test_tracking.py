@@ -166,6 +166,7 @@ def test_the_speed_of_an_epoch_leaves_compilation_out(tracked, view, columns, cl
     assert tracker.sent[-1].values.items() >= expected.items()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_anywhere_goes_on_as_if_it_had_not_been():
     check_callback(in_folder, every=2)
 

@@ -126,7 +126,7 @@ def run(folder, how, at=0):
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("how", [pytest.param("KILL", marks=pytest.mark.slow), "TERM"])
+@pytest.mark.parametrize("how", [pytest.param(how, marks=pytest.mark.slow) for how in ("KILL", "TERM")])
 def test_a_run_that_is_ended_by_a_signal_goes_on_in_the_same_run_and_every_row_is_there_once(how, tmp_path):
     assert run(tmp_path, how, at=170) == {"KILL": [], "TERM": ["preempted"]}[how]
     if how == "TERM":

@@ -34,7 +34,9 @@ for index in range(1000):
 """
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(4, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.exhaustive)]
+)
 def test_a_kill_at_any_moment_leaves_what_was_committed(tmp_path: Path, kills: int) -> None:
     """Kills one after the other in one directory; each time the newest checkpoint is whole, and never an older one."""
     newest = 0

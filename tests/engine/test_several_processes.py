@@ -341,6 +341,7 @@ def left(tmp_path: Path, process: int, how: str) -> list[Ran]:
     return ran
 
 
+@pytest.mark.slow
 def test_a_process_whose_callback_raises_ends_and_the_others_do_too(tmp_path) -> None:
     first, second = left(tmp_path, 1, "callback")
     assert "OSError: what went wrong here" in second.stderr

@@ -17,6 +17,7 @@ def on_eight_devices(script: str) -> None:
     run_on_devices(BEGIN + script, 8, timeout=400)
 
 
+@pytest.mark.slow
 def test_training_equals_one_device() -> None:
     on_eight_devices('cases.check_training("line", ["epochs", "resident and compiled", "on the third"], [3])')
 
@@ -217,6 +218,7 @@ for steps in (1, 3):
 """
 
 
+@pytest.mark.slow
 def test_arrays_on_a_device_that_is_not_in_the_mesh_are_moved() -> None:
     on_eight_devices(ELSEWHERE)
 

@@ -31,7 +31,7 @@ def evaluated(output, target, weight, steps_per_dispatch, dtype=jnp.float32, on=
 
 
 SLOW = pytest.mark.slow
-CASES = [(4, True), pytest.param(1, True, marks=SLOW), pytest.param("auto", False, marks=SLOW)]
+CASES = [pytest.param(4, True, marks=SLOW), pytest.param(1, True, marks=SLOW), pytest.param("auto", False, marks=SLOW)]
 
 
 @pytest.mark.parametrize(("steps_per_dispatch", "weighted"), CASES)

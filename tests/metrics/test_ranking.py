@@ -103,7 +103,7 @@ def test_an_area_is_not_measured_while_a_class_lacks_examples():
     assert not is_measured(measured(AUC(64, classes=3), three))
 
 
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_what_is_of_no_class_is_left_out(classes):
     output, _, _ = samples(60)
     output = output["kind"][:, :classes]

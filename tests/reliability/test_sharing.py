@@ -27,7 +27,9 @@ def with_another(train: Any, folder: Path, options: Options, *, point: str, othe
     return first, ended[0]
 
 
-@pytest.mark.parametrize("resumes", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "resumes", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.exhaustive)]
+)
 def test_of_two_fits_into_one_folder_the_second_is_refused_and_the_first_is_not_disturbed(
     train: Any, uninterrupted: Any, tmp_path: Path, resumes: bool
 ) -> None:

@@ -175,6 +175,7 @@ def run(script: str, names: tuple[str, ...] = ("sharded",)) -> None:
     run_on_devices(f"NAMES = {names}" + BEGIN + script, 8, timeout=900)
 
 
+@pytest.mark.slow
 def test_at_each_event_each_leaf_lies_where_the_rule_says() -> None:
     run(EVENTS)
 

@@ -84,6 +84,7 @@ for name in NAMES:
 """
 
 
+@pytest.mark.slow
 def test_a_data_parallel_step_has_one_all_reduce_and_a_fully_sharded_one_gathers_each_parameter_once() -> None:
     run_on_devices(BEGIN + COLLECTIVES, 8)
 

@@ -10,6 +10,7 @@ from tests.scale import cases
 """
 
 
+@pytest.mark.slow
 def test_a_run_with_callbacks_equals_that_of_one_device() -> None:
     script = """
 case = cases.CASES["schedule, clip, EMA, records, early stop"]._replace(epochs=2)

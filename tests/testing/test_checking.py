@@ -47,7 +47,7 @@ def test_callbacks_that_go_on_pass_at_every_place(callback: Any) -> None:
     check_callback(callback)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_several_callbacks_are_checked_together_in_this_process_with_a_training_of_ones_own() -> None:
     quickly(
         lambda folder: [jl.callbacks.ema(0.9), jl.callbacks.stop_on_non_finite(), candidates.csv(folder)],
@@ -74,7 +74,7 @@ def test_a_log_that_is_not_cut_is_found_by_its_first_line_too_many() -> None:
     assert "`resume` must cut each file to what it was when `state` was called" in text
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_log_that_is_written_late_is_found_by_its_first_missing_line() -> None:
     text = failure(candidates.AppendingLate, every=3)
     assert re.search(r"file log.txt, line 1: 'training \d.*, should be 'training 0 .* lines, should be 16", text)
@@ -93,7 +93,7 @@ def test_saving_that_changes_something_is_found() -> None:
     assert "must change nothing that is seen later" in text
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_random_numbers_of_its_own_are_found_at_the_first_row_and_leaf() -> None:
     text = failure(candidates.Noisy)
     assert re.search(r"row of training batch \d of epoch \d \(call \d+ to host callbacks\), learning_rate: 0.01", text)
@@ -109,7 +109,7 @@ def test_compiled_callbacks_with_state_in_variables_are_found() -> None:
     assert "loop.remember(name, value)" in text
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_host_function_that_counts_in_its_module_is_found_and_may_be_allowed() -> None:
     text = failure(candidates.counting_in_the_module)
     assert "keeps what changes in variables, which a new process begins again with:\n  global _lost of" in text
@@ -123,7 +123,7 @@ def test_a_host_function_that_counts_in_its_module_is_found_and_may_be_allowed()
     quickly(watch, ignore=["seen"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_differs_between_two_runs_anyway_is_found_before_anything_is_saved() -> None:
     runs = []
 
@@ -141,7 +141,7 @@ def test_what_differs_between_two_runs_anyway_is_found_before_anything_is_saved(
     quickly(make, ignore=["*.txt", "runs"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_cancel_that_is_heard_late_differs_by_the_steps_of_a_dispatch() -> None:
     @jl.on_host(Event.BATCH_END)
     def stop(loop: Any, event: Event) -> None:

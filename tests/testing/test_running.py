@@ -45,6 +45,7 @@ def test_a_run_goes_on_with_the_files_of_the_save_or_of_the_end_and_a_second_tim
     assert differences(whole, outcome) == []
 
 
+@pytest.mark.slow
 def test_compiled_callbacks_are_made_once_and_host_callbacks_for_each_run(tmp_path: Path) -> None:
     made = []
 

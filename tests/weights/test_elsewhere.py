@@ -66,6 +66,7 @@ print(json.dumps({name: sums(model) for name, model in loaded.items()}))
 """
 
 
+@pytest.mark.slow
 def test_every_kind_of_model_is_the_same_in_a_fresh_process(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(MODELS, names)
@@ -113,6 +114,7 @@ for name, on in (("data", jl.data_parallel()), ("sharded", jl.fully_sharded(at_l
 """
 
 
+@pytest.mark.slow
 def test_a_loop_on_eight_devices_is_saved_whole_and_loaded_where_it_lay(tmp_path: Path) -> None:
     printed = run_on_devices(f"folder = {str(tmp_path)!r}\n" + ON_DEVICES, 8).splitlines()
     assert [line.split()[0] for line in printed] == ["data", "sharded"]
