@@ -11,6 +11,7 @@ from jaxloop.events import TRAINING, Event
 from jaxloop.loop import Loop
 from jaxloop.ownership import on_device
 from jaxloop.placement import On
+from jaxloop.plainly import plainly
 
 
 class ByHand:
@@ -21,6 +22,7 @@ class ByHand:
         """What it was made with and what it keeps: the door of the engine, for tools such as `explain`."""
         raise NotImplementedError
 
+    @plainly
     def start(
         self,
         model_or_loop: Any,

@@ -18,6 +18,7 @@ from jaxloop.events import Event, Phase, Split
 from jaxloop.loop import Loop
 from jaxloop.placement import On, Placement
 from jaxloop.placement.divisions import axes_of
+from jaxloop.plainly import plainly
 from jaxloop.programs.cost import bytes_on_one_device
 from jaxloop.programs.fusing import Fusing
 from jaxloop.programs.programs import step_name
@@ -43,6 +44,7 @@ _ORDER = {
 }
 
 
+@plainly
 def explain(
     training_loop: TrainingLoop,
     model_or_loop: Any = None,

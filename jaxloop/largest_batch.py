@@ -10,6 +10,7 @@ import jax
 from jaxloop.engine.abstract import AbstractFit
 from jaxloop.memory_limits import Limit, limits_of
 from jaxloop.placement import On, Placement, resolve
+from jaxloop.plainly import plainly
 from jaxloop.programs.cost import estimate
 from jaxloop.training_loop import TrainingLoop
 from jaxloop.whole_number import whole_number
@@ -24,6 +25,7 @@ _UNTOLD = {"cpu": 0.15}
 _FURTHEST = 16  # times the largest size that fits is how far a line is trusted
 
 
+@plainly
 def largest_batch(
     training_loop: TrainingLoop, model: Any, *, on: On = None, limit: int | None = None, most: int = 2**20
 ) -> int:

@@ -22,6 +22,7 @@ from jaxloop.loop import Loop
 from jaxloop.losses import weighted_mean
 from jaxloop.measured import is_measured, unmeasured
 from jaxloop.placement import On
+from jaxloop.plainly import plainly
 from jaxloop.plots import draw_range_test, save
 from jaxloop.training_loop import TrainingLoop
 
@@ -85,6 +86,7 @@ class LearningRateTest:
         )
 
 
+@plainly
 def find_learning_rate(
     training_loop: TrainingLoop,
     model_or_loop: Any,

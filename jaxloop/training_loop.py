@@ -27,6 +27,7 @@ from jaxloop.loop import Loop
 from jaxloop.metrics import Metric, resolve
 from jaxloop.output_losses import Losses, as_loss_fn
 from jaxloop.placement import On
+from jaxloop.plainly import plainly
 from jaxloop.step_spec import DifferentiableStep, StepSpec
 
 
@@ -94,6 +95,7 @@ class TrainingLoop(ByHand):
     _setup: Setup
     _progress: bool
 
+    @plainly
     def __init__(
         self,
         training: Any,
@@ -180,6 +182,7 @@ class TrainingLoop(ByHand):
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"TrainingLoop: `{name}` cannot be deleted. Make another TrainingLoop.")
 
+    @plainly
     def fit(
         self,
         model_or_loop: Any,
@@ -244,6 +247,7 @@ class TrainingLoop(ByHand):
         self.setup.lend(session, callbacks)
         return fitted(session, began, [ProgressBar()] if self.progress else [])
 
+    @plainly
     def evaluate(
         self, model_or_loop: Any, batches: Any, *, batch_size: int | None = None, on: On = None
     ) -> dict[str, Any]:
@@ -266,6 +270,7 @@ class TrainingLoop(ByHand):
         run = self.setup.run(self.setup.evaluation(model_or_loop, batches, on=on))
         return evaluated(run, fresh=not isinstance(model_or_loop, Loop))
 
+    @plainly
     def predict(self, model_or_loop: Any, batches: Any, *, batch_size: int | None = None, on: On = None) -> Any:
         """The model's output for every example of `batches`, in their order, on the host.
 
@@ -293,6 +298,7 @@ class TrainingLoop(ByHand):
         with Latest().told(lambda error: note(error, "jaxloop: while it predicted for `batches`")):
             return predicted(session, fresh=not isinstance(model_or_loop, Loop))
 
+    @plainly
     def compile(self, model_or_loop: Any, *, epochs: int = 1, on: On = None) -> Compiled:
         """Compiles the steps ahead, and tells what they cost. A fit of the same kind compiles nothing of it again.
 

@@ -9,10 +9,10 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"outputs", "precision", "whole_number"},
+    {"brief", "broadcasting", "in_place", "outputs", "precision", "signatures", "whole_number"},
     {"adapters", "chips", "compile_cache", "data", "durable", "errors", "events", "file_lock", "hyperparameters"}
     | {"kinds", "long_work", "losses", "masks", "measured", "optimizer", "output_losses", "pickling", "schedules"}
-    | {"telling", "tracers"},
+    | {"plainly", "telling", "tracers"},
     {"memory_limits", "model", "metrics", "placement", "plots"},
     {"casting", "loop", "partitioning", "topology"},
     {"births", "callback", "carried", "shardings", "views"},
