@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxloop.events import Event, Plan
 from jaxloop.kinds import kept, strong
 from jaxloop.loop import FIELDS, STATIC_FIELDS, Loop
+from jaxloop.signatures import check_callback
 
 Reads = Literal["stats", "step", "loop"]
 Target = TypeVar("Target")
@@ -176,21 +177,29 @@ def sort_out(callbacks: Sequence[Any]) -> Callbacks:
     """Separates compiled callbacks from host callbacks, and adds the companions to the latter.
 
     Raises:
-      TypeError: `callbacks` is a single callback, not a list; or one of them is not callable, or is a class that was
-        not called; or a companion is not a host callback.
+      TypeError: `callbacks` is a single callback, not a list; or one of them is not callable, does not take (loop,
+        event), or is a class that was not called; or a companion is not a host callback.
     """
+    if callbacks is None:
+        raise TypeError("callbacks: expected a list of callbacks, got None. Leave it out, or write callbacks=[].")
     if callable(callbacks) or isinstance(callbacks, str):
         raise TypeError(f"callbacks: expected a list of callbacks, got {name_of(callbacks)}. Put it in brackets.")
     for callback in callbacks:
         if isinstance(callback, type):
             raise TypeError(f"callbacks: {callback.__name__} is a class; call it: {callback.__name__}(...).")
         if not callable(callback) and not hasattr(callback, "bind"):
-            raise TypeError(f"callbacks: each must be a function of (loop, event), got {callback!r}.")
+            raise TypeError(f"callbacks: each must be a function of (loop, event), got {callback!r}.{_meant(callback)}")
+        check_callback(callback, name_of(callback))
     on_the_host = [hasattr(callback, "host_declaration") for callback in callbacks]
     compiled = tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if not host)
     listed = tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if host)
     companions = tuple(_companion(callback) for callback in compiled if hasattr(callback, "companion"))
     return Callbacks(compiled, (*listed, *companions))
+
+
+def _meant(callback: Any) -> str:
+    """The fix for what is no callback."""
+    return " Call one, as jaxloop.callbacks.early_stopping()." if isinstance(callback, str) else ""
 
 
 def _companion(callback: Any) -> Any:

@@ -6,7 +6,27 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 
-class Event(enum.Enum):
+class _Named(enum.Enum):
+    """Members that are no strings. A comparison with one would be False for good, in silence, so it is refused."""
+
+    __hash__ = object.__hash__  # each member is one object
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            raise TypeError(_not_a_string(self, other))
+        return self is other
+
+
+def _not_a_string(member: Any, text: str) -> str:
+    kind = type(member)
+    meant = kind.__members__.get(text.upper(), member)
+    return (
+        f"{kind.__name__}: {text!r} is a string, and {kind.__name__.lower()}s are compared by identity. "
+        f"Write `is jaxloop.{kind.__name__}.{meant.name}`."
+    )
+
+
+class Event(_Named):
     """The twelve places in a fit at which callbacks are called.
 
     ```
@@ -77,8 +97,21 @@ class Scope(enum.IntFlag):
     EPOCH = 8
     FIT = 16
 
+    __hash__ = enum.IntFlag.__hash__
 
-class Phase(enum.Enum):
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            raise TypeError(_not_a_string(self, other))
+        return int.__eq__(self, other)  # pyright: ignore[reportArgumentType] it gives NotImplemented for what it is not
+
+
+def scope_meant(given: Any) -> str:
+    """The fix for what is no scope: the line to write in its place."""
+    name = (given.name if isinstance(given, Event) else str(given)).upper().removesuffix("_END").removesuffix("_START")
+    return f"Write jaxloop.Scope.{name if name in Scope.__members__ else 'FIT'}."
+
+
+class Phase(_Named):
     """The two phases of an epoch. `loop.phase` is `None` outside of both.
 
     Example:

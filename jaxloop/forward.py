@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxloop.blame import checked_loss, kinds_of, located
+from jaxloop.broadcasting import check_spread
 from jaxloop.casting import in_dtype, narrowed, restored
 from jaxloop.events import Phase
 from jaxloop.loop import Loop
@@ -104,8 +106,24 @@ def with_model_state(loop: Loop, state: Any) -> Loop:
 
 
 def _own_output_and_loss(differentiable_step: DifferentiableStep, model: Model, loop: Loop) -> Loop:
-    loss, after = differentiable_step(model, loop)
-    return after.replace(loss=loss)
+    with located("differentiable_step", loop, loop.input):
+        result = differentiable_step(model, loop)
+    return _checked_step(result)
+
+
+def _checked_step(result: Any) -> Loop:
+    """The loop that a `differentiable_step` gave, with its loss.
+
+    Raises:
+      TypeError: it gave something else.
+    """
+    given: Any = result if isinstance(result, (tuple, list)) else ()
+    if len(given) != 2 or not isinstance(given[1], Loop):
+        raise TypeError(
+            f"differentiable_step: it must return (loss, loop), got {kinds_of(result)}. End it with "
+            "`return loss, loop.replace(output=output, model=model)`."
+        )
+    return given[1].replace(loss=checked_loss("differentiable_step", given[0]))
 
 
 def _unchanged(loop: Loop) -> Loop:
@@ -113,20 +131,25 @@ def _unchanged(loop: Loop) -> Loop:
 
 
 def _model_output(model: Model, loop: Loop) -> Loop:
-    output, model = model.forward(loop.input, loop.step_key("model"))
+    with located("the model", loop, loop.input):
+        output, model = model.forward(loop.input, loop.step_key("model"))
     return loop.replace(output=output, model=model)
 
 
 def _loss_of_output(spec: StepSpec, loop: Loop) -> Loop:
     output, target, loss_fn = loop.output, loop.target, spec.loss_fn
     assert loss_fn is not None
-    if loop.phase is Phase.TRAINING and loop.weight is not None and _is_per_example(loss_fn, output, target):
+    if loop.phase is Phase.TRAINING and loop.weight is not None and _is_per_example(loop, loss_fn, output, target):
         # The gradient must know nothing of what weighs nothing. In evaluation masking the losses is enough.
         output, target = with_stand_ins((output, target), loop.weight, divided=spec.placement is not None)
-    return loop.replace(loss=loss_fn(output, target))
+    with located("loss_fn", loop, {"output": output, "target": target}):
+        check_spread(loss_fn, output, target)
+        loss = loss_fn(output, target)
+    return loop.replace(loss=checked_loss("loss_fn", loss))
 
 
-def _is_per_example(loss_fn: LossFn, output: Any, target: Any) -> bool:
+def _is_per_example(loop: Loop, loss_fn: LossFn, output: Any, target: Any) -> bool:
     """Whether there is one loss per example or token; a scalar cannot be masked."""
-    loss = jax.eval_shape(loss_fn, output, target)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
-    return bool(loss.ndim)
+    with located("loss_fn", loop, {"output": output, "target": target}):
+        loss = jax.eval_shape(loss_fn, output, target)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
+    return bool(checked_loss("loss_fn", loss).ndim)

@@ -66,7 +66,13 @@ class Model:
 
     def forward(self, input: Any, key: jax.Array | None = None) -> tuple[Any, "Model"]:
         """The output, and the model with the state after the forward pass. Not compiled."""
-        output, state = self.apply(self.params, self.state, input, training=self.training, key=key)
+        result = self.apply(self.params, self.state, input, training=self.training, key=key)
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            what = "one array" if hasattr(result, "dtype") else f"a {type(result).__name__}"
+            raise TypeError(
+                f"model: `apply` must return (output, state), got {what}. End it with `return output, state`."
+            )
+        output, state = result
         return output, dataclasses.replace(self, state=state)
 
     def call(self, function: Callable[[Any], Any], key: jax.Array | None = None) -> tuple[Any, "Model"]:

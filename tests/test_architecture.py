@@ -15,7 +15,7 @@ FLOORS = [
     | {"plainly", "telling", "tracers"},
     {"memory_limits", "model", "metrics", "placement", "plots"},
     {"casting", "loop", "partitioning", "topology"},
-    {"births", "callback", "carried", "shardings", "views"},
+    {"births", "blame", "callback", "carried", "shardings", "views"},
     {"asking", "lying", "speed", "step_spec"},
     {"forward"},
     {"gradient"},

@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import optax
 
+from jaxloop.brief import brief
 from jaxloop.data import Batches
 from jaxloop.events import TRAINING, VALIDATION, Event, splits_of
 from jaxloop.feeding.checks import check_batches
 from jaxloop.metrics import Metric
 from jaxloop.optimizer import check_update
+from jaxloop.signatures import check_differentiable_step, check_loss
 
 
 def check_parts(training: Any, validation: Any, optimizer: Any, loss_fn: Any, differentiable_step: Any) -> None:
@@ -60,6 +63,12 @@ def check_data(training: Any) -> None:
     Raises:
       TypeError: `training` is one epoch.
     """
+    iterable = hasattr(training, "__iter__") or hasattr(training, "__getitem__")
+    if not iterable or isinstance(training, (str, bytes)):
+        raise TypeError(
+            f"training: expected arrays, as (inputs, targets), or epochs of batches, got {brief(training)}. "
+            f"{'Call it.' if callable(training) else 'Write training=(inputs, targets).'}"
+        )
     if isinstance(training, Batches):
         raise TypeError(
             "TrainingLoop: `training` must be epochs of batches, got the batches of one epoch. "
@@ -76,7 +85,8 @@ def check_step(optimizer: Any, loss_fn: Any, differentiable_step: Any) -> None:
     """
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(
-            f"TrainingLoop: `optimizer` must be an optax transformation, got {optimizer!r}. Write optax.sgd(0.1)."
+            f"TrainingLoop: `optimizer` must be an optax transformation, got {brief(optimizer)}. "
+            f"Write {_optimizer_meant(optimizer)}."
         )
     check_update(optimizer)
     if loss_fn is None and differentiable_step is None:
@@ -84,8 +94,35 @@ def check_step(optimizer: Any, loss_fn: Any, differentiable_step: Any) -> None:
     if loss_fn is not None and not callable(loss_fn):
         raise TypeError(
             "TrainingLoop: `loss_fn` must be a function of (output, target), or a mapping of one for each output, got "
-            f"{loss_fn!r}."
+            f"{brief(loss_fn)}. Write loss_fn={_loss_meant(loss_fn)}, without calling it."
         )
+    if loss_fn is not None:
+        check_loss(loss_fn)
+    if differentiable_step is not None:
+        check_differentiable_step(differentiable_step)
+
+
+def _optimizer_meant(given: Any) -> str:
+    """What someone meant who gave this for an optimizer."""
+    if isinstance(given, (int, float)):
+        return f"optax.adam({given})"
+    name = given if isinstance(given, str) else getattr(given, "__name__", "")
+    name = name.lower() if hasattr(optax, name.lower()) and name else "sgd"
+    return f"optax.{name}({0.001 if 'adam' in name else 0.1})"
+
+
+def _loss_meant(given: Any) -> str:
+    """What someone meant who gave this for a loss: names as other libraries have them."""
+    name = given.lower().replace("-", "_") if isinstance(given, str) else ""
+    found = next((ours for ours, words in _LOSSES.items() if any(word in name for word in words)), None)
+    return f"jaxloop.losses.{found or 'softmax_cross_entropy'}"
+
+
+_LOSSES = {
+    "sigmoid_cross_entropy": ("bce", "binary", "sigmoid"),
+    "mean_squared_error": ("mse", "mean_squared", "l2", "squared"),
+    "mean_absolute_error": ("mae", "mean_absolute", "l1", "absolute"),
+}
 
 
 def check_options(report: Any, on_recompile: Any, check: Any, steps_per_dispatch: Any, accumulate: Any) -> None:
@@ -119,7 +156,7 @@ def check_positive(name: str, value: Any) -> None:
       ValueError: it is not one.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}: it must be a whole number of at least 1, got {value!r}.")
+        raise ValueError(f"{name}: it must be a whole number of at least 1, got {brief(value)}.")
 
 
 def check_fit(epochs: Any, optimizer: Any, limit_batches: Any = None, steps: Any = None) -> None:
@@ -158,4 +195,4 @@ def check_seed(seed: Any) -> None:
       TypeError: it is not one.
     """
     if not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed: it must be a whole number, got {seed!r}.")
+        raise TypeError(f"seed: it must be a whole number, got {brief(seed)}. Write seed=0.")

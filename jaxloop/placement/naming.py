@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxloop.brief import brief
 from jaxloop.placement.placement import Device, Placement
 
 
@@ -36,6 +37,10 @@ def _devices(platform: str | None = None) -> list[Device]:
 On = Placement | Device | str | None
 
 
+#: The extra that brings a platform.
+_EXTRAS = {"gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}
+
+
 def resolve(on: On) -> Placement:
     """The placement that `on` means. Starts the backend.
 
@@ -57,7 +62,7 @@ def resolve(on: On) -> Placement:
         return Placement(on)
     if not isinstance(on, str):
         raise TypeError(
-            f"on: expected a device, a platform name or None, got {on!r}. For several devices "
+            f"on: expected a device, a platform name or None, got {brief(on)}. Write on='cpu:0'. For several devices "
             "give a jaxloop.Placement, such as jaxloop.data_parallel(devices)."
         )
     platform, _, index = on.partition(":")
@@ -66,7 +71,11 @@ def resolve(on: On) -> Placement:
         return Placement(found[0] if not index else {str(device.id): device for device in found}[index])
     except (RuntimeError, KeyError) as error:
         known = ", ".join(f"{device.platform}:{device.id}" for device in _devices())
-        raise ValueError(f"on: there is no device {on!r} here; there are: {known}.") from error
+        extra = _EXTRAS.get(platform)
+        fix = f"Install JAX for it, as pip install 'jaxloop[{extra}]', or write" if extra else "Write"
+        raise ValueError(
+            f"on: there is no device {on!r} here; there are: {known}. {fix} on={known.partition(',')[0]!r}."
+        ) from error
 
 
 def _default() -> Placement:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxloop.blame import of_first_batch
 from jaxloop.callback import Callback, name_of
 from jaxloop.events import TRAINING, Event, Phase, Split
 from jaxloop.loop import Loop
@@ -162,7 +163,9 @@ def _phase_of_one_step(trace: _Trace, loop: Loop, split: Split, batch: Any) -> L
     def entered(loop: Loop) -> Loop:
         return enter(trace.spec, loop, split, np.int32(1))
 
-    step = trace.steps[split] = traced_step(trace.spec, _fired(trace, loop, split.phase.start, entered), batch)
+    loop = _fired(trace, loop, split.phase.start, entered)
+    with of_first_batch():
+        step = trace.steps[split] = traced_step(trace.spec, loop, batch)
     trace.moments[split] = step.result
     loop = _fired(trace, step.result, split.phase.end)
     return jax.eval_shape(leave_phase, loop)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
