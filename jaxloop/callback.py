@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxloop.events import Event, Plan
+from jaxloop.in_place import check_untouched, held_by
 from jaxloop.kinds import kept, strong
 from jaxloop.loop import FIELDS, STATIC_FIELDS, Loop
 from jaxloop.signatures import check_callback
@@ -279,8 +280,12 @@ def _call(callback: Callback, loop: Loop, event: Event) -> Loop:
     where = f"callback {name_of(callback)!r} at {event.name}"
     try:
         with noted(callback, event):
+            held = held_by(loop)
             result = callback(loop, event)
+        check_untouched(where, held)
     except KeyError as error:
+        if error.args and loop.stats and error.args[0] not in loop.stats:
+            error.add_note(f"jaxloop: if this is a key of `loop.stats`: it has {', '.join(sorted(loop.stats))}.")
         if error.args and error.args[0] not in loop.callback_state:
             error.add_note(
                 "jaxloop: if this is a key of `loop.callback_state`: its entries are made at FIT_START. Give a model, "

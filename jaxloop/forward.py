@@ -117,7 +117,7 @@ def _checked_step(result: Any) -> Loop:
     Raises:
       TypeError: it gave something else.
     """
-    given: Any = result if isinstance(result, (tuple, list)) else ()
+    given: tuple[Any, ...] = tuple(result) if isinstance(result, (tuple, list)) else ()  # pyright: ignore
     if len(given) != 2 or not isinstance(given[1], Loop):
         raise TypeError(
             f"differentiable_step: it must return (loss, loop), got {kinds_of(result)}. End it with "

@@ -1,6 +1,10 @@
 """Warnings that do not end the fit: standard error can be closed or on a full disk, like any other file."""
 
+import sys
 import warnings
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 def warn(message: str, *, stacklevel: int = 1) -> None:
@@ -18,4 +22,24 @@ def warn(message: str, *, stacklevel: int = 1) -> None:
     except RuntimeWarning:
         raise
     except Exception:  # any object can replace standard error, and raise anything
+        return
+
+
+def advise(message: str) -> None:
+    """Warns of what is likely a mistake, as a `UserWarning` at the user's own line. Python tells each line of it once.
+
+    Args:
+      message: what is likely wrong, and the fix.
+
+    Raises:
+      UserWarning: the user has turned warnings into errors.
+    """
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, depth = frame.f_back, depth + 1
+    try:
+        warnings.warn(message, UserWarning, stacklevel=depth)
+    except UserWarning:
+        raise
+    except Exception:  # as in `warn`
         return

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections import deque
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -13,23 +14,45 @@ from jax.core import Tracer
 #: What holds no tracer, or leads to all of Python.
 _CLOSED = (str, bytes, int, float, complex, type(None), type, ModuleType, np.ndarray, np.dtype, jax.Array)
 _MOST_PARTS = 100_000
+_MOST_OF_CALLBACK = 2_000  # it is asked at each trace, and a closure may hold all of the data
 
 
-def tracers_in(value: Any) -> Iterator[tuple[str, Tracer]]:
+def tracers_in(value: Any, most: int = _MOST_PARTS) -> Iterator[tuple[str, Tracer]]:
     """The tracers in `value`, each with the path to it: `(".args[0]", tracer)`.
 
     Closures, attributes and containers are followed, also those in the structure of a pytree. Globals are not, since
-    they lead to all of Python. After 100,000 parts it gives up.
+    they lead to all of Python. After `most` parts it gives up.
     """
     seen: set[int] = set()
     ahead = [("", value)]
-    while ahead and len(seen) < _MOST_PARTS:
+    while ahead and len(seen) < most:
         path, part = ahead.pop()
         if isinstance(part, Tracer):
             yield path, part
         elif not isinstance(part, _CLOSED) and id(part) not in seen:
             seen.add(id(part))
             ahead.extend((path + name, below) for name, below in _parts(part))
+
+
+def check_leaks(function: Any, what: str) -> None:
+    """Refuses that traced code has kept a traced array: in its closure, its attributes, or a global container.
+
+    Raises:
+      TypeError: it has, as `list.append` does. The message says where, and what to write.
+    """
+    names = getattr(getattr(function, "__code__", None), "co_names", ())
+    globals_of = getattr(function, "__globals__", {})
+    containers = {
+        name: globals_of[name] for name in names if isinstance(globals_of.get(name), (list, dict, set, deque))
+    }
+    found = next(tracers_in([function, containers], _MOST_OF_CALLBACK), None)
+    if found is not None:
+        path = found[0].removeprefix("[0]").removeprefix("[1]").lstrip(".")
+        raise TypeError(
+            f"{what}: it is compiled, and has kept an array that has no value in `{path}`: it runs once, while it is "
+            "traced, so `append` is called once. Write loop = loop.record(name, value) and read history.batches[name], "
+            "or run it in Python by @jaxloop.on_host."
+        )
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

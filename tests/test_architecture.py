@@ -56,8 +56,8 @@ ROOMS = {
         {"arrays", "nonuniform"},
     ],
     "engine": [
-        {"agreement", "arguments", "closing", "delivery", "going_on", "hosted", "interrupts", "latest", "ledger"}
-        | {"place"},
+        {"advice", "agreement", "arguments", "closing", "delivery", "going_on", "hosted", "interrupts", "latest"}
+        | {"ledger", "place"},
         {"boundary", "host", "leaving", "sameness", "session"},
         {"binding", "identity", "opening", "saver"},
         {"phase_steps", "prediction", "rehearsal", "resuming", "saving"},
@@ -87,7 +87,7 @@ ROOMS = {
         {"metric"},
     ],
     "programs": [
-        {"canonical", "collectives", "cost", "flops", "fusing", "memo"},
+        {"canonical", "collectives", "cost", "ends", "flops", "fusing", "memo", "printing"},
         {"step_trace"},
         {"fit_trace", "programs"},
     ],

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from jaxloop.engine.advice import advise_on, advise_on_prints
 from jaxloop.engine.binding import bindings_of, bound_spec, note_binding, with_metrics_of
 from jaxloop.engine.opening import shown
 from jaxloop.engine.session import Session
@@ -78,6 +79,10 @@ def rehearsed(session: Session, inspection: Inspection, data: Mapping[Split, See
         _warn_of_weights_without_effect(session.spec, trace, split, seen.feed)
         for given in seen.given:
             inspection.targets(given, seen.first, trace.output, seen.feed.reader.where)
+    advise_on_prints(trace.prints)
+    seen = next(iter(data.values()))
+    where = seen.feed.reader.where
+    advise_on(trace.ends, session.spec.loss_fn, seen.first, seen.feed.agreed.ready.abstract, where)
     return replace(session, trace=trace, feeds=_found(session, inspection, trace))
 
 

@@ -15,8 +15,10 @@ from jaxloop.events import TRAINING, Event, Phase, Split
 from jaxloop.loop import Loop
 from jaxloop.measured import is_wider, unmeasured
 from jaxloop.phases import enter, leave_phase
-from jaxloop.programs.step_trace import TracedStep, calls_python, traced_step
+from jaxloop.programs.printing import listening
+from jaxloop.programs.step_trace import StepEnds, TracedStep, calls_python, traced_step
 from jaxloop.step_spec import StepSpec
+from jaxloop.tracers import check_leaks
 
 #: When a run can be saved: in a phase, between two epochs (None), or after FIT_END.
 Moment = Split | Literal[Event.FIT_END] | None
@@ -36,6 +38,8 @@ class TraceReport:
       raises: the phases whose steps call Python while they run, and so can raise.
       effects: the events between steps at which a compiled callback prints or calls Python.
       moments: the loop as shapes and dtypes, at each moment at which a run can be saved; see `Moment`.
+      prints: what has printed while it was traced.
+      ends: what the first phase does first to the input and last to the output of the model.
     """
 
     stats: Mapping[str, np.dtype[Any]]
@@ -47,6 +51,8 @@ class TraceReport:
     raises: frozenset[Phase] = frozenset()
     effects: frozenset[Event] = frozenset()
     moments: Mapping[Moment, Loop] = field(default_factory=dict[Moment, Loop], compare=False, repr=False)
+    prints: tuple[str, ...] = ()
+    ends: StepEnds = field(default_factory=StepEnds, compare=False, repr=False)
 
     @functools.cached_property
     def active(self) -> frozenset[Event]:
@@ -97,7 +103,10 @@ class _Trace:
       owners: the place of the callback that owns a name, by the loop's field and the name.
       steps: the step of each split.
       outputs: shapes and dtypes of output and loss in each split.
+      output: the output of a split whose step is being traced.
       moments: as in `TraceReport`.
+      calling: the callback that is being called, and the event, for messages.
+      prints: as in `TraceReport`.
     """
 
     given: StepSpec
@@ -107,13 +116,21 @@ class _Trace:
     owners: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     steps: dict[Split, TracedStep] = field(default_factory=dict[Split, TracedStep])
     outputs: dict[Split, tuple[Any, Any]] = field(default_factory=dict[Split, tuple[Any, Any]])
+    output: dict[Split, Any] = field(default_factory=dict[Split, Any])
     moments: dict[Moment, Loop] = field(default_factory=dict[Moment, Loop])
+    calling: str = ""
+    prints: dict[str, None] = field(default_factory=dict[str, None])
 
     @functools.cached_property
     def spec(self) -> StepSpec:
         """What is given, with all that callbacks do noted here."""
         watched = [_watched(self, place) for place in range(len(self.given.callbacks))]
         return replace(self.given, new_stats=True, callbacks=(*watched, _noting_outputs(self)))
+
+    def hear(self, traced: bool) -> None:
+        """Notes that something was printed. A model may print its shapes; what a callback prints, it means to see."""
+        if self.calling or traced:
+            self.prints.setdefault(self.calling or "the model or the loss", None)
 
     def report(self, loop: Loop) -> TraceReport:
         """What it has shown, given the loop at the end of the fit."""
@@ -129,6 +146,8 @@ class _Trace:
             raises=frozenset(split.phase for split, step in self.steps.items() if calls_python(step.jaxpr)),
             effects=frozenset(self.effects),
             moments=self.moments,
+            prints=tuple(self.prints),
+            ends=next((step.ends for step in self.steps.values()), StepEnds()),
         )
 
 
@@ -141,6 +160,18 @@ def _trace_once(
       _WiderStatistic: another statistic has become of a wider dtype.
     """
     trace = _Trace(spec, wider)
+    with listening(trace.hear):
+        report = _traced(trace, loop, batches)
+    for callback in spec.callbacks:
+        check_leaks(callback, f"callback {name_of(callback)!r}")
+    for name in ("loss_fn", "differentiable_step"):
+        check_leaks(getattr(spec, name), name)
+    return report, trace.steps
+
+
+def _traced(trace: _Trace, loop: Loop, batches: Mapping[Split, Any]) -> TraceReport:
+    """What the trace shows of a fit that begins with this loop."""
+    spec, wider = trace.spec, trace.wider
     missing = [split for split in spec.splits if split is not TRAINING and split not in batches]
     unmeasurable = {split.stat(metric.name) for split in missing for metric in spec.metrics}
     if unmeasurable:
@@ -154,7 +185,7 @@ def _trace_once(
     if TRAINING in batches:
         loop = trace.moments[None] = _fired(trace, loop, Event.EPOCH_END)
         loop = trace.moments[Event.FIT_END] = _fired(trace, loop, Event.FIT_END)
-    return trace.report(loop), trace.steps
+    return trace.report(loop)
 
 
 def _phase_of_one_step(trace: _Trace, loop: Loop, split: Split, batch: Any) -> Loop:
@@ -165,7 +196,8 @@ def _phase_of_one_step(trace: _Trace, loop: Loop, split: Split, batch: Any) -> L
 
     loop = _fired(trace, loop, split.phase.start, entered)
     with of_first_batch():
-        step = trace.steps[split] = traced_step(trace.spec, loop, batch)
+        step = traced_step(trace.spec, loop, batch, lambda: trace.output.pop(split, None))
+    trace.steps[split] = step
     trace.moments[split] = step.result
     loop = _fired(trace, step.result, split.phase.end)
     return jax.eval_shape(leave_phase, loop)  # pyright: ignore[reportUnknownMemberType] JAX leaves a type open
@@ -194,7 +226,9 @@ def _watched(trace: _Trace, place: int) -> Callback:
     callback = trace.given.callbacks[place]
 
     def watched(loop: Loop, event: Event) -> Loop:
+        trace.calling = f"callback {name_of(callback)!r} at {event.name}"
         after: Any = callback(loop, event)
+        trace.calling = ""
         if after is not loop:
             trace.acts.add((place, event))
         if isinstance(after, Loop):  # `fire` refuses anything else, and says where it came from
@@ -263,6 +297,7 @@ def _noting_outputs(trace: _Trace) -> Callback:
         split = loop.split
         if event in (Event.UPDATE_START, Event.BATCH_END) and split is not None:
             _check_loss(loop)
+            trace.output.setdefault(split, loop.output)  # the step takes it from there while it is traced
             # A tracer must not outlive its trace.
             trace.outputs[split] = jax.tree.map(jax.typeof, (loop.output, loop.loss))
         return loop

@@ -1,6 +1,7 @@
 """A step that is traced once. All programs that hold it use that trace."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -9,8 +10,33 @@ from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
 
 from jaxloop.loop import Loop
 from jaxloop.programs.canonical import rewritten
+from jaxloop.programs.ends import Activation, activation_of, weighs_first
 from jaxloop.step import step
 from jaxloop.step_spec import StepSpec
+
+
+@dataclass(frozen=True)
+class StepEnds:
+    """What a step does first to the input of the model, and what the model does last to its output.
+
+    Attributes:
+      activations: by the path of each array of the output, if it is made by one.
+      weighed: the paths of the arrays of the input that meet weights as they come.
+    """
+
+    activations: Mapping[str, Activation] = field(default_factory=dict[str, Activation])
+    weighed: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, program: Any, loop_size: int, input: Any, output: Any) -> "StepEnds":
+        """Those in a traced step, whose inputs are the loop and then the batch, and whose last results the output."""
+        inputs, outputs = (_paths(tree) for tree in (input, output))
+        made = zip(outputs, program.outvars[len(program.outvars) - len(outputs) :], strict=True)
+        found = ((path, activation_of(program, variable)) for path, variable in made)
+        given = zip(inputs, program.invars[loop_size:], strict=False)
+        weighed = frozenset(path for path, variable in given if weighs_first(program, variable))
+        activations: dict[str, Any] = {path: last for path, last in found if last is not None}
+        return cls(activations, weighed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +51,7 @@ class TracedStep:
       result: the loop after the step, as shapes and dtypes.
       stats: the names in `loop.stats` before it.
       counts: whether the step always counts, since nothing can cancel it.
+      ends: of the model in it.
     """
 
     jaxpr: Any
@@ -32,6 +59,7 @@ class TracedStep:
     result: Loop
     stats: frozenset[str]
     counts: bool
+    ends: StepEnds = StepEnds()
 
     def takes(self, loop: Loop, batch: Any) -> bool:
         """Whether tracing the step with these would give the same."""
@@ -63,17 +91,40 @@ class TracedStep:
         return loop.replace(stats={name: value for name, value in loop.stats.items() if name in self.stats})
 
 
-def traced_step(spec: StepSpec, loop: Loop, batch: Any) -> TracedStep:
-    """The step of a loop in a phase, over a batch; both may be abstract."""
+def traced_step(spec: StepSpec, loop: Loop, batch: Any, shown: Callable[[], Any] = lambda: None) -> TracedStep:
+    """The step of a loop in a phase, over a batch; both may be abstract.
+
+    Args:
+      spec: what the step is made of.
+      loop: in a phase.
+      batch: (input, target, weight).
+      shown: gives the output of the model once the step has made it, while it is still traced.
+    """
     counts: list[bool] = []
 
-    def flat(loop: Loop, batch: Any) -> tuple[Loop, Any]:
+    def flat(loop: Loop, batch: Any) -> tuple[Loop, Any, Any]:
         after, counted = step(spec, loop, batch)
         counts.append(counted is True)
-        return after, counted
+        return after, counted, shown()
 
-    jaxpr, (result, _) = jax.make_jaxpr(flat, return_shape=True)(loop, batch)
-    return TracedStep(jaxpr, jax.tree.structure((loop, batch)), result, frozenset(loop.stats), counts[0])
+    jaxpr, (result, _, output) = jax.make_jaxpr(flat, return_shape=True)(loop, batch)
+    ends = StepEnds.of(jaxpr.jaxpr, len(jax.tree.leaves(loop)), batch[0], output)
+    outputs = len(jax.tree.leaves(output))
+    kept = _without_last(jaxpr, outputs) if outputs else jaxpr
+    return TracedStep(kept, jax.tree.structure((loop, batch)), result, frozenset(loop.stats), counts[0], ends)
+
+
+def _paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _without_last(jaxpr: Any, count: int) -> Any:
+    """A traced program without its last results."""
+    inner = jaxpr.jaxpr
+    debug = inner.debug_info
+    if debug is not None and debug.result_paths is not None:
+        debug = debug._replace(result_paths=debug.result_paths[:-count])
+    return jaxpr.replace(jaxpr=inner.replace(outvars=inner.outvars[:-count], debug_info=debug))
 
 
 def _as_traced(leaf: Any, aval: Any) -> Any:
