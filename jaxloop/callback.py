@@ -13,6 +13,7 @@ from jaxloop.events import Event, Plan
 from jaxloop.in_place import check_untouched, held_by
 from jaxloop.kinds import kept, strong
 from jaxloop.loop import FIELDS, STATIC_FIELDS, Loop
+from jaxloop.missing import note_missing
 from jaxloop.signatures import check_callback
 
 Reads = Literal["stats", "step", "loop"]
@@ -284,13 +285,7 @@ def _call(callback: Callback, loop: Loop, event: Event) -> Loop:
             result = callback(loop, event)
         check_untouched(where, held)
     except KeyError as error:
-        if error.args and loop.stats and error.args[0] not in loop.stats:
-            error.add_note(f"jaxloop: if this is a key of `loop.stats`: it has {', '.join(sorted(loop.stats))}.")
-        if error.args and error.args[0] not in loop.callback_state:
-            error.add_note(
-                "jaxloop: if this is a key of `loop.callback_state`: its entries are made at FIT_START. Give a model, "
-                "or a loop from `fit` or `start` of a training loop that has this callback."
-            )
+        note_missing(error, loop.stats, loop.callback_state)
         raise
     except (
         jax.errors.ConcretizationTypeError,

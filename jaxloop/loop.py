@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import zlib
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
@@ -263,6 +263,23 @@ class Loop:
 
 
 FIELDS = frozenset(field.name for field in dataclasses.fields(Loop))
+
+
+def _set_nothing(loop: Loop, name: str, value: Any = None) -> NoReturn:
+    fix = f"loop = loop.replace({name}=...)" if name in FIELDS else f"loop = loop.record({name!r}, value)"
+    raise dataclasses.FrozenInstanceError(f"Loop: `{name}` cannot be set: a loop is a value. Write {fix}.")
+
+
+def _find_nothing(loop: Loop, name: str) -> NoReturn:
+    held = vars(loop).get("stats", {}) if not name.startswith("__") else {}
+    fix = f" Write loop.stats[{name!r}]." if name in held else ""
+    raise AttributeError(f"'Loop' object has no attribute {name!r}.{fix}", name=name, obj=loop)
+
+
+# A frozen dataclass allows no methods of these names, and would say less.
+Loop.__setattr__ = _set_nothing  # type: ignore[assignment,method-assign]
+Loop.__delattr__ = _set_nothing  # type: ignore[assignment,method-assign]
+Loop.__getattr__ = _find_nothing  # type: ignore[attr-defined]
 
 
 def new_loop(model: Model, opt_state: Any, key: jax.Array) -> Loop:

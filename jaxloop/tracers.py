@@ -42,17 +42,19 @@ def check_leaks(function: Any, what: str) -> None:
     """
     names = getattr(getattr(function, "__code__", None), "co_names", ())
     globals_of = getattr(function, "__globals__", {})
-    containers = {
-        name: globals_of[name] for name in names if isinstance(globals_of.get(name), (list, dict, set, deque))
-    }
-    found = next(tracers_in([function, containers], _MOST_OF_CALLBACK), None)
-    if found is not None:
-        path = found[0].removeprefix("[0]").removeprefix("[1]").lstrip(".")
-        raise TypeError(
-            f"{what}: it is compiled, and has kept an array that has no value in `{path}`: it runs once, while it is "
-            "traced, so `append` is called once. Write loop = loop.record(name, value) and read history.batches[name], "
-            "or run it in Python by @jaxloop.on_host."
-        )
+    used = ((name, globals_of.get(name)) for name in names)
+    containers = [(name, value) for name, value in used if isinstance(value, (list, dict, set, deque))]
+    for start, value in [("", function), *containers]:
+        for path, _ in tracers_in(value, _MOST_OF_CALLBACK):
+            raise TypeError(_leaked(what, (start + path).lstrip(".")))
+
+
+def _leaked(what: str, path: str) -> str:
+    return (
+        f"{what}: it is compiled, and has kept an array that has no value in `{path}`: it runs once, while it is "
+        "traced, so `append` is called once. Write loop = loop.record(name, value) and read history.batches[name], or "
+        "run it in Python by @jaxloop.on_host."
+    )
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

@@ -24,11 +24,11 @@ def put(container: dict[Any, Any], name: str) -> None:
     [
         (
             lambda loop: put(loop.stats, "x"),
-            r"changed `loop\.stats\['x'\]` in place.*loop = loop\.record\('x', value\)",
+            r"`loop\.stats\['x'\]` in place.*loop = loop\.record\('x', value\)",
         ),
         (
             lambda loop: put(loop.callback_state["mine"], "x"),
-            r"`loop\.callback_state\['mine'\]\['x'\]`.*\| \{'x': value\}",
+            r"loop\.callback_state\['mine'\]\['x'\]`.*\{'x': value\}",
         ),
         (lambda loop: put(loop.model.params, "bias"), r"`loop\.model\.params\['bias'\]`.*loop\.model\.replace\(params"),
         (lambda loop: loop.model.params.pop("bias"), r"`loop\.model\.params\['bias'\]`"),

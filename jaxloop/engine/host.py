@@ -15,6 +15,7 @@ from jaxloop.engine.hosted import LAP, Hosted, called_with_view, has_memory, hos
 from jaxloop.engine.ledger import Ledger
 from jaxloop.events import Event, Phase, Scope
 from jaxloop.loop import Loop
+from jaxloop.missing import note_missing
 from jaxloop.ownership import on_device, own_copy
 from jaxloop.phases import between_steps
 from jaxloop.placement import Placement
@@ -172,6 +173,7 @@ class Host:
                 result = called_with_view(hosted, vars(loop), event)
         except Exception as error:
             add_note(error, hosted.callback, event)
+            note_missing(error, loop.stats)
             raise
         if isinstance(result, Scope):
             loop = loop.replace(stop=loop.stop | np.int32(result)) if result else loop
@@ -225,6 +227,7 @@ class Host:
                 self.requests |= int(called_with_view(hosted, row, Event.BATCH_END))
         except BaseException as error:
             _note_rows(error, hosted.callback, columns, index, index)
+            note_missing(error, columns.stats)
             raise
 
 
