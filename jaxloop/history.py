@@ -136,6 +136,24 @@ class History:
         return figure
 
     @property
+    def diverged(self) -> tuple[int, int | None] | None:
+        """The epoch and the batch at which the loss was not finite for the first time, counted from 1; None if never.
+
+        The batch is None where batches were not reported. A later epoch may be finite again; this stays.
+
+        Example:
+          >>> History({"epoch": np.array([1, 2]), "loss": np.array([0.5, np.nan])}, {}, "completed").diverged
+          (2, None)
+        """
+        for rows in (self.batches, self.epochs):
+            losses = np.asarray(rows.get("loss", ()))
+            wild = ~np.isfinite(losses) & is_measured(losses) if losses.size else losses
+            if np.any(wild):
+                first = int(np.argmax(wild))
+                return int(rows["epoch"][first]), int(rows["batch"][first]) if "batch" in rows else None
+        return None
+
+    @property
     def _validated_first(self) -> bool:
         """Whether the first row is that of a validation before the first epoch, which has no training."""
         losses = [self.epochs[name][:1] for name in ("loss", "examples_per_second") if name in self.epochs]
@@ -146,7 +164,13 @@ class History:
         begun = count - self._validated_first
         last = {name: column[-1] for name, column in self.epochs.items() if name != "epoch"} if count else {}
         shown = ", ".join(f"{name} {_said(value)}" for name, value in last.items() if is_measured(value))
-        return f"History({self.stopped} after {begun} epochs{'; last: ' + shown if shown else ''})"
+        return f"History({self.stopped} after {begun} epochs{self._wild}{'; last: ' + shown if shown else ''})"
+
+    @property
+    def _wild(self) -> str:
+        """Where the loss diverged, for the repr."""
+        epoch, batch = self.diverged or (0, None)
+        return f"; loss not finite from epoch {epoch}{f', batch {batch},' if batch else ''} on" if epoch else ""
 
 
 @on_host(Event.BATCH_END, Event.EPOCH_START, Event.TRAINING_START, Event.TRAINING_END, Event.EPOCH_END)

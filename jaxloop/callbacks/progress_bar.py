@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from jaxloop.callback import on_host
+from jaxloop.console.diverged import diverged_in
 from jaxloop.console.guarded import Guarded
 from jaxloop.console.lines import EpochRow, Moment
 from jaxloop.console.screen import Screen, screen_on
@@ -29,8 +30,8 @@ class ProgressBar:
     examples per second and the time left. It is drawn at most ten times a second, and removed at the end of the phase.
     A table stays: one row for each epoch, with training and validation side by side, and `*` at the best epoch so far.
     The best epoch has the lowest validation loss, or the lowest loss without validation. A statistic that has diverged
-    is `nan`, and never the best. One that was not measured is `-`. If the terminal is narrow, the least important
-    columns are left out.
+    is `nan`, and never the best. The first loss that is not finite is told at once, with epoch and batch. One that was
+    not measured is `-`. If the terminal is narrow, the least important columns are left out.
 
     Elsewhere (a pipe, a log file) each epoch is one line of names and numbers, with `best` at its end. During an epoch
     that takes longer than a minute, a line each minute says how far it is.
@@ -79,6 +80,7 @@ class _Progress:
         self._measured: dict[Split, bool] = {}  # whether this epoch has measured the phase, for phases that were seen
         self._validates: list[Split] = []  # the sets on which an epoch was validated
         self._best: dict[str, float] = {}
+        self._diverged: set[Split] = set()  # those whose loss was not finite, which is told once
 
     def __call__(self, loop: LoopView, event: Event) -> None:
         if event is Event.EPOCH_START:
@@ -92,6 +94,9 @@ class _Progress:
 
     def rows(self, columns: Columns) -> None:
         self._batch_size = columns.batch_size
+        if columns.split not in self._diverged and (diverged := diverged_in(columns)) is not None:
+            self._diverged.add(columns.split)
+            self._screen.write(str(diverged))
         now = time.perf_counter()
         if now - self._shown >= self._screen.seconds:
             last = columns.last()

@@ -115,6 +115,7 @@ class Setup:
             opening = Opening(self.spec, self.programs, self.memo, place)
             loop = opening.loop(given, seed, training.feed)
             loop, notices = opening.going_on(loop, optimizer) if isinstance(given, Loop) else (loop, ())
+            notices = (*filter(None, [placement.left_unused(on)]), *notices)
             lengths = source.lengths(epoch, epochs)
             plan = self._plan(epochs, len(batches), None if lengths is None else sum(lengths))
             feeds = Feeds(

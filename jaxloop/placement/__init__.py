@@ -2,6 +2,7 @@
 
 from jaxloop.placement.naming import On as On
 from jaxloop.placement.naming import default_device as default_device
+from jaxloop.placement.naming import left_unused as left_unused
 from jaxloop.placement.naming import resolve as resolve
 from jaxloop.placement.parallel import data_parallel as data_parallel
 from jaxloop.placement.parallel import fully_sharded as fully_sharded

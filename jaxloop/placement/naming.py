@@ -78,6 +78,29 @@ def resolve(on: On) -> Placement:
         ) from error
 
 
+def left_unused(on: On) -> str | None:
+    """A line for a person on devices that a run leaves unused, though nobody has named the one that it takes.
+
+    Args:
+      on: as `resolve` takes it.
+
+    Returns:
+      None if all are used, or if `on` is a placement, a device or one of its names.
+    """
+    config: Any = jax.config
+    if isinstance(on, str) and ":" not in on:
+        others = _devices(on)[1:]
+        best = [] if on != "cpu" or config.jax_default_device is not None else _devices()
+        if best and best[0].platform != "cpu":
+            return f"{len(best)} {best[0].device_kind} left unused; leave out on='cpu' to use them"
+    elif on is None and config.jax_default_device is None and resolve(on).single:
+        others = _devices()[1:]
+    else:
+        return None
+    kind = "devices are" if len(others) > 1 else "device is"
+    return f"{len(others)} more {kind} left unused; on=jaxloop.data_parallel() uses all" if others else None
+
+
 def _default() -> Placement:
     device = default_device()
     chosen: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue] made at run time
