@@ -70,7 +70,7 @@ ROOMS = {
     ],
     "placement": [{"divisions", "moving"}, {"placement"}, {"naming", "parallel"}],
     "feeding": [
-        {"checksums", "prefetch", "specification", "states"},
+        {"checksums", "prefetch", "searching", "specification", "states"},
         {"identity", "marks"},
         {"peekable"},
         {"source"},

@@ -81,6 +81,7 @@ def checked(where: str, samples: Samples, batch_size: int) -> tuple[Samples, int
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"{where}: `batch_size` must be a whole number of at least 1, got {batch_size!r}.")
     if not is_source(samples):
+        _check_no_lists(where, samples)
         samples = jax.tree.map(np.asarray, samples)
         _check_leading_axis(where, samples)
     count = count_of(samples)
@@ -105,6 +106,17 @@ def check_epochs(where: str, samples: Samples, batch_size: int, seed: int) -> Sa
             f"got {batch_size}; an epoch would have no batch.{hint if isinstance(samples, list) else ''}"
         )
     return samples
+
+
+def _check_no_lists(where: str, samples: Any) -> None:
+    """Refuses lists of numbers, which are trees to JAX: each number would be an array of its own."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(samples):
+        if isinstance(leaf, (bool, int, float, str)) and len(path) > 1:
+            at = jax.tree_util.keystr(path[:1])
+            raise ValueError(
+                f"{where}: all samples' arrays must share one leading axis, but {at} is a list of "
+                f"{type(leaf).__name__}s, not an array. Make lists into arrays, by numpy.asarray."
+            )
 
 
 def _check_leading_axis(where: str, samples: Any) -> None:

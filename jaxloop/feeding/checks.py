@@ -3,26 +3,29 @@
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # JAX, and what users give, leave types open here; all else is checked strictly.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
 from jaxloop import losses
 from jaxloop.data.repeat import length_of
+from jaxloop.feeding.searching import beyond, first, has_nan, is_nan, on_host
 from jaxloop.feeding.specification import Batch
 from jaxloop.losses import without_options
 from jaxloop.metrics import Metric
 from jaxloop.output_losses import OutputLosses
 from jaxloop.outputs import output_and_target
+from jaxloop.telling import advise
 
 _OURS = (
     *(losses.softmax_cross_entropy, losses.sigmoid_cross_entropy),
     *(losses.mean_squared_error, losses.mean_absolute_error),
 )
-_AT_ONCE = 2**20  # numbers that are looked at together: what is computed from them stays in the processor's caches
+_OF_LABELS = (losses.softmax_cross_entropy, optax.softmax_cross_entropy_with_integer_labels)
 _NEAR_ONE = 0.1  # the sum of probabilities of reduced precision may differ from 1 by so much
 
 
@@ -39,8 +42,11 @@ def check_batches(batches: Any, where: str, *, inputs_alone: bool = False) -> No
     """
     several = isinstance(batches, (tuple, Mapping) if inputs_alone else (tuple, list, Mapping))
     parts: Any = batches.values() if isinstance(batches, Mapping) else batches
-    if not hasattr(batches, "shape") and not (several and any(hasattr(part, "shape") for part in parts)):
+    lists = isinstance(batches, tuple) and len(batches) in (2, 3) and all(map(_is_list_of_numbers, batches))
+    if not hasattr(batches, "shape") and not (several and any(hasattr(part, "shape") for part in parts)) and not lists:
         return
+    if lists:
+        raise TypeError(f"{where}: expected arrays, got lists of numbers. Make each of them one, by numpy.asarray.")
     what = "an array" if hasattr(batches, "shape") else f"a {type(batches).__name__} of arrays"
     line = {
         "training": "training=(inputs, targets)",
@@ -50,6 +56,13 @@ def check_batches(batches: Any, where: str, *, inputs_alone: bool = False) -> No
     }[where.partition("[")[0]]
     meant = "epochs of batches" if where == "training" else "batches"
     raise TypeError(f"{where}: expected {meant}, got {what}. Write {line}.")
+
+
+def _is_list_of_numbers(given: Any) -> bool:
+    """Whether it is a list, or a list of lists, down to a Python number."""
+    while isinstance(given, list) and given:
+        given = given[0]
+    return isinstance(given, (bool, int, float))
 
 
 def check_epoch(epoch: Any) -> None:
@@ -82,22 +95,22 @@ def check_numbers(batch: Batch, loss_fn: Any, where: str) -> None:
     Raises:
       ValueError: an input or a target that counts is NaN, or an integer does not fit int32.
     """
-    weight = _on_host(batch[2])
+    weight = on_host(batch[2])
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         part = ("input", "target", "weight")[path[0].idx]
         name = f"{where} {part}{jax.tree_util.keystr(path[1:])}"
-        leaf = _on_host(leaf)
+        leaf = on_host(leaf)
         if leaf is None:
             continue
         if (part == "input" or (part == "target" and _is_of_ours(loss_fn, path[1:]))) and jnp.issubdtype(
             leaf.dtype, jnp.inexact
         ):
-            place = _first(leaf, _has_nan, _is_nan, weight)
+            place = first(leaf, has_nan, is_nan, weight)
             if place is not None:
                 raise ValueError(f"{name} is NaN at {place}. Clean the data{_or_weigh(part)}.")
         if leaf.dtype.kind in "iu" and jax.dtypes.canonicalize_dtype(leaf.dtype).itemsize < leaf.dtype.itemsize:
             limits = np.iinfo(np.int32)
-            place = _beyond(leaf, limits.min, limits.max, weight if part == "target" else None)
+            place = beyond(leaf, limits.min, limits.max, weight if part == "target" else None)
             if place is not None:
                 raise ValueError(
                     f"{name} holds {leaf[place]}, which does not fit int32, and JAX computes in int32. Renumber it, or "
@@ -111,22 +124,32 @@ def check_targets(batch: Batch, output: Any, loss_fn: Any, metrics: Sequence[Met
     Args:
       batch: as `check_numbers` takes it; any number of examples.
       output: shape and dtype of the model's output.
-      loss_fn: only `losses.softmax_cross_entropy` is known to take integers as labels.
+      loss_fn: of our own cross entropies it is known what they take, and of optax's that takes integer labels.
       metrics: a metric whose `one_class` is true takes the largest of several targets for the class.
       where: as `check_numbers` takes it.
 
     Raises:
       ValueError: a label is none of the output's classes, so that the cross entropy would take another class, or give
-        NaN; or an example is of several classes at once, but a metric takes one.
+        NaN; or a target is no probability; or an example is of several classes at once, but a metric takes one.
     """
-    weight = _on_host(batch[2])
-    for fn, key in _losses_by_output(loss_fn):
-        if fn is losses.softmax_cross_entropy:
-            _check_labels(*_part(output, batch[1], key), weight, where if key is None else f"{where} {key!r}")
+    weight = on_host(batch[2])
+    by_output = [(fn, key, *_part(output, batch[1], key)) for fn, key in _losses_by_output(loss_fn)]
+    for fn, key, shape, target in by_output:
+        if fn in _OF_LABELS:
+            _check_labels(shape, target, weight, where if key is None else f"{where} {key!r}")
     for metric in metrics:
         if getattr(metric, "one_class", False):
             keys = (getattr(metric, name, None) for name in ("output", "target"))
-            _check_one_class(metric.name, *_part(output, batch[1], *keys), weight, where)
+            shape, target = _part(output, batch[1], *keys)
+            _check_one_class(metric.name, shape, target, weight, where)
+            if shape[-1:] == (1,) and target is not None and target.size == len(target):
+                _check_answers(repr(metric.name), target, weight, where)
+    for fn, key, shape, target in by_output:
+        named = where if key is None else f"{where} {key!r}"
+        if fn is losses.softmax_cross_entropy:
+            _check_probabilities(shape, target, weight, named)
+        if fn is losses.sigmoid_cross_entropy:
+            _check_answers("sigmoid_cross_entropy", target, weight, named)
 
 
 def _losses_by_output(loss_fn: Any) -> list[tuple[Any, Any]]:
@@ -148,17 +171,68 @@ def _part(output: Any, target: Any, key: Any, target_key: Any = None) -> tuple[t
         output, target = output_and_target("target", output, target, key, target_key)
     except ValueError:  # a callback has put another output in its place
         return (), None
-    return getattr(output, "shape", ()), _on_host(target)
+    return getattr(output, "shape", ()), on_host(target)
 
 
 def _check_labels(shape: tuple[int, ...], target: np.ndarray | None, weight: np.ndarray | None, where: str) -> None:
     if target is None or len(shape) < 2 or target.dtype.kind not in "iu" or target.ndim != len(shape) - 1:
         return
-    place = _beyond(target, 0, shape[-1] - 1, weight)
+    place = beyond(target, 0, shape[-1] - 1, weight)
     if place is not None:
+        fix = (
+            "They begin at 1, so subtract 1." if target.min() == 1 and target[place] == shape[-1] else "Renumber them."
+        )
         raise ValueError(
             f"{where} target is {target[place]} at {place}; with an output of {shape[-1]} classes labels go from "
-            f"0 to {shape[-1] - 1}. Renumber the labels, or give what is to be left out weight 0."
+            f"0 to {shape[-1] - 1}. {fix} Or give what is to be left out weight 0, or the model more outputs."
+        )
+
+
+def _check_probabilities(
+    shape: tuple[int, ...], target: np.ndarray | None, weight: np.ndarray | None, where: str
+) -> None:
+    """Refuses one class, whose loss is always 0, and probabilities below 0; advises where they do not add up to 1."""
+    if shape[-1:] == (1,):
+        raise ValueError(
+            f"{where} output has one class, {list(shape)}, for which softmax_cross_entropy is always 0. For a question "
+            "of yes or no take jaxloop.losses.sigmoid_cross_entropy, for numbers mean_squared_error; else give the "
+            "model one output for each class."
+        )
+    if target is None or len(shape) < 2 or target.ndim != len(shape) or target.shape[-1] != shape[-1]:
+        return
+    place = first(target, lambda rows: rows.min() < 0, lambda rows: rows < 0, weight)
+    if place is not None:
+        raise ValueError(
+            f"{where} target is {target[place]} at {place}, but softmax_cross_entropy takes probabilities, or integer "
+            "labels. For numbers take jaxloop.losses.mean_squared_error."
+        )
+    place = first(target, lambda rows: True, _off_one, weight)
+    if place is not None:
+        advise(
+            f"{where} target at {place} adds up to {np.sum(target[place], dtype=np.float64):g}, but to "
+            "softmax_cross_entropy the classes exclude each other, and their probabilities add up to 1. Where several "
+            "can be true take jaxloop.losses.sigmoid_cross_entropy."
+        )
+
+
+def _off_one(rows: np.ndarray) -> np.ndarray:
+    """Which rows along the last axis do not add up to 1."""
+    return np.abs(rows.sum(axis=-1, dtype=np.float32) - 1) > _NEAR_ONE
+
+
+def _check_answers(name: str, target: np.ndarray | None, weight: np.ndarray | None, where: str) -> None:
+    """Refuses what is no answer from 0 (no) to 1 (yes)."""
+    if target is None or target.dtype == bool:
+        return
+
+    def suspicious(rows: np.ndarray) -> bool:
+        return not (rows.min() >= 0 and rows.max() <= 1)
+
+    place = first(target, suspicious, lambda rows: (rows < 0) | (rows > 1), weight)
+    if place is not None:
+        fix = "Write (target + 1) / 2." if target[place] == -1 else "Scale them, or take another."
+        raise ValueError(
+            f"{where} target is {target[place]} at {place}, but {name} takes answers from 0 (no) to 1 (yes). {fix}"
         )
 
 
@@ -167,7 +241,7 @@ def _check_one_class(
 ) -> None:
     if target is None or len(shape) < 2 or target.ndim != len(shape) or not target.shape[-1] == shape[-1] > 1:
         return
-    place = _first(target, lambda rows: True, _of_several, weight)
+    place = first(target, lambda rows: True, _of_several, weight)
     if place is not None:
         raise ValueError(
             f"{where} target at {place} adds up to {np.sum(target[place], dtype=np.float64):g}: it is not of one "
@@ -176,84 +250,8 @@ def _check_one_class(
         )
 
 
-def _on_host(leaf: Any) -> np.ndarray | None:
-    """An array of numbers in NumPy; None for anything else."""
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return None
-    array = np.asarray(leaf) if isinstance(leaf, (np.ndarray, jax.Array)) else None
-    return array if array is not None and array.ndim and array.size else None
-
-
 def _or_weigh(part: str) -> str:
     return ", or give what is to be left out weight 0" if part == "target" else ""
-
-
-def _first(
-    leaf: np.ndarray,
-    suspicious: Callable[[np.ndarray], Any],
-    wild: Callable[[np.ndarray], np.ndarray],
-    weight: np.ndarray | None,
-) -> tuple[int, ...] | None:
-    """The index of the first place that is wild and weighs something; None if there is none.
-
-    Args:
-      leaf: [examples, ...].
-      suspicious: says fast whether a part of `leaf` may hold such a place.
-      wild: gives a bool for each place of a part, or for each index along fewer of its axes.
-      weight: [examples, ...] or None.
-    """
-    for start, rows in _parts(leaf):
-        if not suspicious(rows):
-            continue
-        found = wild(rows)
-        if weight is not None:
-            found = found & _counts(weight[start : start + len(rows)], found.shape)
-        if found.any():
-            place = np.unravel_index(int(np.argmax(found)), found.shape)
-            return (start + int(place[0]), *map(int, place[1:]))
-    return None
-
-
-def _beyond(leaf: np.ndarray, least: int, most: int, weight: np.ndarray | None) -> tuple[int, ...] | None:
-    """The index of the first integer that is below `least` or above `most` and weighs something."""
-    return _first(
-        leaf,
-        lambda rows: rows.min() < least or rows.max() > most,
-        lambda rows: (rows < least) | (rows > most),
-        weight,
-    )
-
-
-def _parts(leaf: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of an array, some at once, with the index of the first of them."""
-    at_once = max(1, _AT_ONCE * len(leaf) // leaf.size)
-    return ((start, leaf[start : start + at_once]) for start in range(0, len(leaf), at_once))
-
-
-def _counts(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Which places of an array of `shape` weigh something, to be broadcast; as in `masks`."""
-    if shape[: weight.ndim] == weight.shape:
-        counts = weight != 0
-    elif shape[:1] == weight.shape[:1]:
-        counts = np.any(weight != 0, axis=tuple(range(1, weight.ndim)))
-    else:
-        return np.ones((1,) * len(shape), bool)
-    return counts.reshape(*counts.shape, *(1,) * (len(shape) - counts.ndim))
-
-
-def _has_nan(rows: np.ndarray) -> Any:
-    """Whether there is a NaN. The minimum is NaN if any number is, and it is found faster."""
-    if rows.dtype.name not in ("float32", "float64"):
-        return _is_nan(rows).any()
-    with np.errstate(invalid="ignore"):
-        return np.isnan(rows.min())
-
-
-def _is_nan(rows: np.ndarray) -> np.ndarray:
-    infinity = {"float16": 0x7C00, "bfloat16": 0x7F80}.get(rows.dtype.name)
-    if infinity is None:
-        return np.isnan(rows)
-    return (rows.view(np.uint16) & np.uint16(0x7FFF)) > infinity  # many times faster than `np.isnan`
 
 
 def _of_several(rows: np.ndarray) -> np.ndarray:

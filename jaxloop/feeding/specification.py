@@ -12,6 +12,14 @@ import jax
 import numpy as np
 
 Batch = tuple[Any, Any, Any]
+_OF_STRINGS = "number them, as numpy.unique({part}, return_inverse=True)[1]; of a pandas categorical take its codes."
+#: What an array holds that has no numbers, and the fix, by `numpy.dtype.kind`.
+_WITHOUT_NUMBERS = {
+    "O": (" (objects)", f"Convert it, as array.astype(numpy.float32); strings and categories: {_OF_STRINGS}"),
+    **dict.fromkeys("SUT", (" (strings)", _OF_STRINGS.replace("number", "Number", 1))),
+    **dict.fromkeys("Mm", (" (times)", "Convert it, as (times - times.min()) / numpy.timedelta64(1, 'D').")),
+    "": ("", "Convert it to the byte order of this machine, as array.astype(numpy.float32)."),
+}
 _NO_NUMBERS = "OSUTMm"  # objects, strings and times, by `numpy.dtype.kind`
 
 
@@ -170,9 +178,11 @@ def check_dtypes(found: Specification, where: str) -> None:
     for (path, *_), (_, dtype) in zip(found.leaves, found.kinds, strict=True):
         # The dtype of a typed PRNG key is none of NumPy's, and has neither of the two.
         if getattr(dtype, "kind", "V") in _NO_NUMBERS or not getattr(dtype, "isnative", True):
+            kind, fix = _WITHOUT_NUMBERS.get(dtype.kind, _WITHOUT_NUMBERS[""])
+            part = "labels" if path.startswith("target") else "array"
             raise ValueError(
-                f"{where}: {path} has the dtype {dtype.str!r}, which JAX does not compute with. Convert it to numbers "
-                "in the byte order of this machine, as array.astype(numpy.float32)."
+                f"{where}: {path} has the dtype {dtype.str!r}{kind}, which JAX does not compute with. "
+                f"{fix.format(part=part)}"
             )
 
 

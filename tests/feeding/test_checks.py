@@ -3,11 +3,12 @@
 from typing import Any
 
 import numpy as np
+import optax
 import pytest
 
 import jaxloop as jl
 from jaxloop.feeding.checks import check_batches, check_epoch, check_numbers, check_targets
-from jaxloop.losses import sigmoid_cross_entropy, softmax_cross_entropy
+from jaxloop.losses import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from jaxloop.metrics import Accuracy, MatthewsCorrelationCoefficient, Mean, TopKAccuracy
 from tests import small
 
@@ -134,7 +135,43 @@ def test_no_class_at_all_is_refused_and_soft_labels_that_do_not_add_up_to_one() 
     ids=["multilabel", "largest", "weight 0", "one-hot", "smoothed", "logits", "NaN"],
 )
 def test_what_is_of_one_class_or_said_not_to_be_passes(target: Any, metrics: Any, weight: Any) -> None:
-    check_targets((None, target, weight), OUTPUT, sigmoid_cross_entropy, metrics, "training:")
+    check_targets((None, target, weight), OUTPUT, mean_squared_error, metrics, "training:")
+
+
+def test_answers_from_no_to_yes_are_from_0_to_1() -> None:
+    for good in (np.array([0, 1, 0.5, 1]), np.array([True, False]), np.array([np.nan, 1.0])):
+        check_targets((None, good, None), np.zeros(4), sigmoid_cross_entropy, (), "training:")
+    with pytest.raises(ValueError, match=r"target is -1 at \(1,\), but sigmoid_cross_entropy .* \(target \+ 1\) / 2"):
+        check_targets((None, np.array([1, -1]), None), np.zeros(2), sigmoid_cross_entropy, (), "training:")
+    check_targets((None, np.array([1, -1]), np.array([1, 0])), np.zeros(2), sigmoid_cross_entropy, (), "training:")
+    with pytest.raises(ValueError, match=r"target is 3.5 at \(0,\), but 'accuracy' takes answers"):
+        check_targets((None, np.array([3.5]), None), np.zeros((1, 1)), mean_squared_error, [Accuracy()], "training:")
+
+
+def test_probabilities_are_of_several_classes_not_negative_and_add_up_to_1() -> None:
+    def check(target: Any, output: Any = OUTPUT) -> None:
+        check_targets((None, np.array(target, np.float32), None), output, softmax_cross_entropy, (), "training:")
+
+    check([[0.2, 0.3, 0.5]])
+    with pytest.raises(
+        ValueError, match=r"one class, \[4, 1\], for which softmax_cross_entropy is always 0"
+    ):
+        check([[1.0]], np.zeros((4, 1)))
+    with pytest.raises(ValueError, match=r"target is -1.0 at \(0, 1\), but softmax_cross_entropy takes probabilities"):
+        check([[1.0, -1.0, 1.0]])
+    with pytest.warns(UserWarning, match=r"target at \(0,\) adds up to 2, .*sigmoid_cross_entropy"):
+        check([[1.0, 0.0, 1.0]])
+
+
+def test_labels_of_optax_loss_are_checked_too_and_those_that_begin_at_1_are_told() -> None:
+    loss_fn = optax.softmax_cross_entropy_with_integer_labels
+    with pytest.raises(ValueError, match="They begin at 1, so subtract 1"):
+        check_targets((None, np.array([1, 2, 3, 1]), None), OUTPUT, loss_fn, (), "training:")
+
+
+def test_lists_of_numbers_are_no_arrays() -> None:
+    with pytest.raises(TypeError, match=r"training: expected arrays, got lists of numbers.*numpy\.asarray"):
+        check_batches(([[1.0, 2.0]], [0]), "training")
 
 
 def test_labels_that_are_each_yes_or_no_are_trained_on_and_measured() -> None:
