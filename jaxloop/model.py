@@ -285,6 +285,8 @@ def _adapted(given: Any) -> Model:
         return Model.from_linen(given)
     if callables.has_trainable(given):
         return Model.from_callable(given)
+    if isinstance(given, tuple) and given and all(hasattr(given[0], name) for name in ("model", "opt_state")):
+        raise TypeError("model: expected a model or a loop, got a tuple: `fit` gives (loop, history). Take [0].")
     raise TypeError(
         "model: expected a jaxloop.Model, a jaxloop.Loop, a flax.nnx.Module, a flax.linen.Module or a callable pytree "
         f"with arrays of floats (an equinox.Module), got {type(given).__name__}. Wrap a function as "

@@ -12,7 +12,8 @@ import jax
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-_HIDDEN = (f"{Path(__file__).parent}{os.sep}", f"{Path(jax.__file__).parent}{os.sep}", contextlib.__file__)
+_OURS = (f"{Path(__file__).parent}{os.sep}",)
+_OF_JAX = (f"{Path(jax.__file__).parent}{os.sep}", contextlib.__file__)
 _NOTE_OF_JAX = "For simplicity, JAX has removed its internal frames"
 
 
@@ -51,17 +52,22 @@ class _Shortening:
 
 
 def _shown(traceback: TracebackType | None, *, first: bool) -> list[TracebackType]:
-    """The frames to show: the user's, the innermost, and the first if it is to be shown."""
+    """The frames to show: the user's, the innermost but for JAX's, and the first if it is to be shown."""
     frames: list[TracebackType] = []
     while traceback is not None:
         frames.append(traceback)
         traceback = traceback.tb_next
+    frames = [frame for frame in frames if not _is_in(frame, _OF_JAX)] or frames
     last = len(frames) - 1
     return [
         frame
         for index, frame in enumerate(frames)
-        if index == last or (first and index == 0) or not frame.tb_frame.f_code.co_filename.startswith(_HIDDEN)
+        if index == last or (first and index == 0) or not _is_in(frame, _OURS)
     ]
+
+
+def _is_in(frame: TracebackType, places: tuple[str, ...]) -> bool:
+    return frame.tb_frame.f_code.co_filename.startswith(places)
 
 
 def _linked(frames: list[TracebackType]) -> TracebackType | None:

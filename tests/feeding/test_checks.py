@@ -153,9 +153,7 @@ def test_probabilities_are_of_several_classes_not_negative_and_add_up_to_1() -> 
         check_targets((None, np.array(target, np.float32), None), output, softmax_cross_entropy, (), "training:")
 
     check([[0.2, 0.3, 0.5]])
-    with pytest.raises(
-        ValueError, match=r"one class, \[4, 1\], for which softmax_cross_entropy is always 0"
-    ):
+    with pytest.raises(ValueError, match=r"one class, \[4, 1\], for which softmax_cross_entropy is always 0"):
         check([[1.0]], np.zeros((4, 1)))
     with pytest.raises(ValueError, match=r"target is -1.0 at \(0, 1\), but softmax_cross_entropy takes probabilities"):
         check([[1.0, -1.0, 1.0]])
