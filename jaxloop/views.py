@@ -124,6 +124,10 @@ class Columns(Mapping[str, np.ndarray]):
         """Only the last row."""
         return Columns(self._matrix[-1:], self._places, self.split, self.batch_size, self.cost)
 
+    def last_bits(self, name: str) -> int:
+        """The bits of a column in the last row, as an int32. No column is decoded for them."""
+        return int(self._matrix[-1, self._places[name][0]])
+
     def chosen(self, mask: np.ndarray) -> "Columns":
         """Only the rows at which `mask`, bool[rows], is true. They are copied."""
         return Columns(self._matrix[mask], self._places, self.split, self.batch_size, self.cost)
@@ -189,6 +193,9 @@ class Columns(Mapping[str, np.ndarray]):
                 column -= 1  # the program makes the row after it has advanced the counters
             self._decoded[name] = column
         return self._decoded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places  # `Mapping` would decode the column
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

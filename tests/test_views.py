@@ -183,3 +183,8 @@ def test_rows_of_other_columns_cannot_follow_those_of_before(odd_rows, columns, 
     stats = {name: odd_rows[name] for name in ("loss", "norm", "count", "large")}
     with pytest.raises(StateMismatchError, match=r"have changed within the run.*count int32.*Use the metrics and call"):
         columns(**stats | change).placed_as(odd_rows)
+
+
+def test_the_bits_of_the_last_row_are_those_of_the_decoded_column(columns) -> None:
+    rows = columns(loss=[0.5, float("nan")], batch_index=3)
+    assert rows.last_bits("loss") == rows["loss"].view(np.int32)[-1]

@@ -94,7 +94,8 @@ class _Progress:
 
     def rows(self, columns: Columns) -> None:
         self._batch_size = columns.batch_size
-        if columns.split not in self._diverged and (diverged := diverged_in(columns)) is not None:
+        diverged = diverged_in(columns)
+        if diverged is not None and columns.split not in self._diverged:
             self._diverged.add(columns.split)
             self._screen.write(str(diverged))
         now = time.perf_counter()

@@ -1,12 +1,13 @@
 """The first loss that is not finite, found in rows."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxloop.measured import is_measured
 from jaxloop.views import Columns
+
+_EXPONENT = 0x7F800000  # all its bits are 1 in a float32 that is not finite
 
 
 class Diverged(NamedTuple):
@@ -37,10 +38,10 @@ def diverged_in(columns: Columns) -> Diverged | None:
     A mean that is not finite stays so to the end of its phase, so nearly always only the last row is looked at.
     """
     name = columns.split.stat("loss")
-    if name not in columns:
+    if name not in columns or columns.last_bits(name) & _EXPONENT != _EXPONENT:  # asked at each dispatch
         return None
     losses = columns[name]
-    if math.isfinite(losses[-1]) or not is_measured(losses[-1]):
+    if not is_measured(losses[-1]):
         return None
     row = int(np.argmax(~np.isfinite(losses) & is_measured(losses)))
     return Diverged(
