@@ -4,9 +4,12 @@ Each case is what a beginner writes. The message is tested as a person reads it:
 notes, or of a warning, or a line of the console.
 """
 
+import contextlib
+import io
 import re
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -889,3 +892,24 @@ def test_events_phases_and_scopes_are_found_in_mappings_among_strings() -> None:
     for member in (Event.EPOCH_END, Phase.TRAINING, Scope.FIT):
         with pytest.raises(TypeError, match="is a string, and"):
             _ = member == "fit"
+
+
+def test_a_notebook_shows_few_frames_of_this_library_and_the_message_last() -> None:
+    shells = pytest.importorskip("IPython.core.interactiveshell", reason="IPython is not installed")
+    shell = shells.InteractiveShell(colors="NoColor")
+    try:
+        shell.user_ns["cases"] = [*EARLY, *LATE]
+        for index in range(0, len(EARLY), 5):
+            shown = _shown_by(shell, f"cases[{index}][1]()")
+            assert len(re.findall(rf"File \S*{Path(PACKAGE).name}/\S+\.py:\d+", shown)) <= 3, shown
+            assert "For simplicity, JAX" not in shown
+    finally:
+        shells.InteractiveShell.clear_instance()
+
+
+def _shown_by(shell: Any, cell: str) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as out, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shell.run_cell(cell)
+    assert "Error" in out.getvalue()
+    return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxloop as jl
-from jaxloop.placement import default_device, resolve
+from jaxloop.placement import default_device, left_unused, naming, resolve
 from tests import small
 from tests.devices import run_on_devices
 
@@ -98,3 +98,37 @@ for loop in loops:
 
 def test_a_model_on_one_device_trains_on_another_and_stays_as_it_was():
     run_on_devices(SCRIPT, 2, timeout=300)
+
+
+UNUSED = """
+import jax
+import jaxloop as jl
+from jaxloop.placement import left_unused
+from tests import small
+
+print([left_unused(on) for on in (None, "cpu", "cpu:1", jax.devices()[1], jl.data_parallel())])
+jl.TrainingLoop((small.samples(12)), optimizer=__import__("optax").sgd(0.1),
+                loss_fn=jl.losses.softmax_cross_entropy).fit(small.model(), 1)
+with jax.default_device(jax.devices()[2]):
+    print(left_unused(None))
+"""
+
+
+def test_devices_that_nobody_left_out_on_purpose_are_told():
+    lines = run_on_devices(UNUSED, 3).splitlines()
+    told = "2 more devices are left unused; on=jaxloop.data_parallel() uses all"
+    assert lines[0] == str([told, told, None, None, None])
+    assert told in lines
+    assert lines[-1] == "None"
+
+
+def test_a_chip_beside_a_cpu_that_was_asked_for_is_told(monkeypatch):
+    class Chip:
+        platform, device_kind = "gpu", "NVIDIA H100"
+
+    monkeypatch.setattr(naming, "_devices", lambda platform=None: [Chip()] if platform is None else jax.devices("cpu"))
+    assert left_unused("cpu") == "1 NVIDIA H100 left unused; leave out on='cpu' to use them"
+
+
+def test_one_device_leaves_none_unused():
+    assert (left_unused(None), left_unused("cpu")) == (None, None)
