@@ -164,13 +164,9 @@ class History:
         begun = count - self._validated_first
         last = {name: column[-1] for name, column in self.epochs.items() if name != "epoch"} if count else {}
         shown = ", ".join(f"{name} {_said(value)}" for name, value in last.items() if is_measured(value))
-        return f"History({self.stopped} after {begun} epochs{self._wild}{'; last: ' + shown if shown else ''})"
-
-    @property
-    def _wild(self) -> str:
-        """Where the loss diverged, for the repr."""
         epoch, batch = self.diverged or (0, None)
-        return f"; loss not finite from epoch {epoch}{f', batch {batch},' if batch else ''} on" if epoch else ""
+        wild = f"; loss not finite from epoch {epoch}{f', batch {batch},' if batch else ''} on" if epoch else ""
+        return f"History({self.stopped} after {begun} epochs{wild}{'; last: ' + shown if shown else ''})"
 
 
 @on_host(Event.BATCH_END, Event.EPOCH_START, Event.TRAINING_START, Event.TRAINING_END, Event.EPOCH_END)

@@ -209,3 +209,14 @@ def test_the_extra_that_a_plot_names_has_matplotlib():
 
 def test_the_example_in_the_docstring_runs():
     assert doctest.testmod(history).failed == 0
+
+
+def test_the_first_loss_that_is_not_finite_stays_visible_after_a_finite_epoch() -> None:
+    losses = np.array([0.5, np.nan, 0.25])
+    history = History({"epoch": np.array([1, 2, 3]), "loss": losses}, {}, "completed")
+    assert history.diverged == (2, None)
+    assert "loss not finite from epoch 2 on" in repr(history)
+    batches = {"epoch": np.array([1, 1, 2]), "batch": np.array([1, 2, 1]), "loss": np.array([1.0, np.inf, 2.0])}
+    assert History({}, batches, "completed").diverged == (1, 2)
+    unmeasured = History({"epoch": np.array([1]), "loss": np.array([UNMEASURED])}, {}, "completed")
+    assert (unmeasured.diverged, History({}, {}, "completed").diverged) == (None, None)

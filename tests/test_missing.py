@@ -22,6 +22,6 @@ def test_without_validation_that_is_the_fix() -> None:
 
 
 def test_other_errors_and_keys_that_are_there_have_no_note() -> None:
-    for error in (ValueError("loss"), KeyError(3), KeyError(), KeyError("loss")):
-        note_missing(error, ["loss"], {"loss"})
+    for error in (ValueError("loss"), KeyError(3), KeyError(), KeyError("loss"), KeyError("mine")):
+        note_missing(error, ["loss", "learning_rate"], {"loss", "mine"})
         assert notes_of(error) == ""
