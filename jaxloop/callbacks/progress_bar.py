@@ -36,6 +36,8 @@ class ProgressBar:
     Elsewhere (a pipe, a log file) each epoch is one line of names and numbers, with `best` at its end. During an epoch
     that takes longer than a minute, a line each minute says how far it is.
 
+    While a program is compiled, the bar says so. Elsewhere a line does, if it takes longer than ten seconds.
+
     `TrainingLoop(progress=True)` adds one itself. Give your own for another stream. While there is a bar on a terminal,
     text that is printed to standard output appears above it. If the stream fails, for example a full disk or a pipe
     without a reader, one warning says so, and the fit goes on without the console. A character that the stream cannot
@@ -105,8 +107,12 @@ class _Progress:
             index, count, batch_index, total = (int(row[name]) for name in _POSITION)
             self._show(columns.split, (index, count, batch_index + 1, total), row, now)
 
+    def compiling(self, text: str) -> None:
+        self._screen.wait_for(text)
+
     def notice(self, text: str, seconds: float = 0.0) -> None:
         self._times.leave_out(seconds)  # compiling has its own line, and must not slow the pace of the batches
+        self._screen.wait_for(None)
         self._screen.write(text)
 
     def state(self) -> dict[str, Any]:

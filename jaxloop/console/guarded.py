@@ -27,6 +27,9 @@ class Guarded:
     def hide(self) -> None:
         self._draw(lambda screen: screen.hide())
 
+    def wait_for(self, text: str | None) -> None:
+        self._draw(lambda screen: screen.wait_for(text))
+
     def add(self, row: EpochRow) -> None:
         self._draw(lambda screen: screen.add(row))
 

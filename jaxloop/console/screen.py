@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any, Protocol, TextIO
 
@@ -12,6 +13,7 @@ from jaxloop.console.lines import EpochRow, Moment, bar_line, epoch_line, moment
 from jaxloop.console.outlet import Outlet
 
 _NOTEBOOK_WIDTH = 100
+_LONG_WAIT = 10.0  # seconds
 
 
 class Screen(Protocol):
@@ -38,6 +40,13 @@ class Screen(Protocol):
         """Removes the moment that is shown, where that is possible."""
         ...
 
+    def wait_for(self, text: str | None) -> None:
+        """Says what the run waits for, where that is no lasting line in the place of the moment; None once it is there.
+
+        The moment that was shown before is shown again then.
+        """
+        ...
+
     def add(self, row: EpochRow) -> None:
         """Writes the results of an epoch."""
         ...
@@ -61,13 +70,17 @@ def screen_on(file: TextIO | None) -> Screen:
 
 
 class Lines:
-    """A pipe or a log file: a line for each epoch, and a line each minute during a longer epoch."""
+    """A pipe or a log file: a line for each epoch, and a line each minute during a longer epoch.
+
+    What the run waits for is a line only if it takes longer than ten seconds.
+    """
 
     live = False
     seconds = 60.0
 
     def __init__(self, file: TextIO | None):
         self._file = Outlet(file)
+        self._timer: threading.Timer | None = None
 
     @property
     def failure(self) -> Exception | None:
@@ -79,6 +92,17 @@ class Lines:
     def hide(self) -> None:
         pass
 
+    def wait_for(self, text: str | None) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+            timer.join()  # what it is writing at this moment comes before the next line
+        if text is not None:
+            # Who waits cannot look at the clock. So a thread does, for as long as that takes.
+            self._timer = threading.Timer(_LONG_WAIT, self.write, (text,))
+            self._timer.daemon = True
+            self._timer.start()
+
     def add(self, row: EpochRow) -> None:
         self.write(epoch_line(row))
 
@@ -86,7 +110,7 @@ class Lines:
         print(text, file=self._file, flush=True)
 
     def close(self) -> None:
-        pass
+        self.wait_for(None)
 
 
 class Terminal:
@@ -104,20 +128,29 @@ class Terminal:
         self._table = _Table()
         self._bar: Any = None
         self._above: _OutputAboveBar | None = None
+        self._line: str | None = None  # of the moment that is shown
+        self._waits = False
 
     @property
     def failure(self) -> Exception | None:
         return self._file.failure
 
     def show(self, moment: Moment) -> None:
-        line = bar_line(moment, self._width(), ascii=self._ascii)
-        if self._bar is None:
-            self._bar = tqdm(desc=line, bar_format="{desc}", file=self._file, leave=False)
-            self._above = _OutputAboveBar.standard_output()
-        else:
-            self._bar.set_description_str(line)
+        self._line, self._waits = bar_line(moment, self._width(), ascii=self._ascii), False
+        self._draw(self._line)
+
+    def wait_for(self, text: str | None) -> None:
+        if text is not None:
+            self._waits = True
+            self._draw(text[: self._width()])
+        elif self._waits and self._line is not None:
+            self._waits = False
+            self._draw(self._line)
+        elif self._waits:
+            self.hide()
 
     def hide(self) -> None:
+        self._line, self._waits = None, False
         bar, self._bar = self._bar, None
         above, self._above = self._above, None
         try:
@@ -139,6 +172,13 @@ class Terminal:
             self._bar.leave = True
         self.hide()
 
+    def _draw(self, line: str) -> None:
+        if self._bar is None:
+            self._bar = tqdm(desc=line, bar_format="{desc}", file=self._file, leave=False)
+            self._above = _OutputAboveBar.standard_output()
+        else:
+            self._bar.set_description_str(line)
+
     def _width(self) -> int:
         return max(1, _columns(self._file) - 1)  # some terminals wrap the line when its last column is written
 
@@ -156,20 +196,27 @@ class Notebook:
         self._file = Outlet(file)
         self._table = _Table()
         self._output: Any = None
-        self._shown = False
+        self._line = ""  # of the moment that is shown
+        self._shown = ""
 
     @property
     def failure(self) -> Exception | None:
         return self._file.failure
 
     def show(self, moment: Moment) -> None:
-        self._draw(bar_line(moment, _NOTEBOOK_WIDTH))
-        self._shown = True
+        self._line = bar_line(moment, _NOTEBOOK_WIDTH)
+        self._draw(self._line)
 
     def hide(self) -> None:
+        self._line = ""
         if self._shown:
             self._draw("")
-            self._shown = False
+
+    def wait_for(self, text: str | None) -> None:
+        if text is not None:
+            self._draw(text[:_NOTEBOOK_WIDTH])
+        elif self._shown != self._line:
+            self._draw(self._line)
 
     def add(self, row: EpochRow) -> None:
         self.write(self._table.add(row, _NOTEBOOK_WIDTH))
@@ -183,6 +230,7 @@ class Notebook:
     def _draw(self, text: str) -> None:
         from IPython.display import display  # type: ignore[import-not-found]
 
+        self._shown = text
         if self._output is None:
             self._output = display({"text/plain": text}, raw=True, display_id=True)
         else:

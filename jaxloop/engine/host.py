@@ -160,6 +160,12 @@ class Host:
                 hosted.callback.notice(text, seconds)
                 self.ledger.lap(hosted.lap)
 
+    def compiling(self, text: str) -> None:
+        """Tells a person that something is about to be compiled, through the callbacks that have `compiling`."""
+        for hosted in self._hosted:
+            if hasattr(hosted.callback, "compiling"):
+                hosted.callback.compiling(text)  # its time is that of compiling
+
     def close(self, error: BaseException | None = None, how: str = "failed") -> None:
         """Closes the callbacks that are open still; see `close_all`."""
         open_still, self._open = self._open, ()

@@ -145,13 +145,15 @@ class PhaseSteps:
         return [chunk for chunks in zip(*by_count, strict=True) for chunk in chunks]
 
     def compiled(self, chunk: ChunkSpec, wire: Wire, batches: Any, tell: Tell, *, announced: bool = False) -> Program:
-        """The program for a chunk, compiled. `tell` is called if it was not compiled before."""
+        """The program for a chunk, compiled. If it was not compiled before, `tell` is called before and after."""
         program = self.program(chunk)
         if program.compile_seconds is None:
+            shapes = ", ".join(map(kind_name, jax.tree.leaves(batches)))
+            what = f" for {shapes}" if announced else ""
+            tell(program, what)
             program.compile(wire, batches, self.given)
             check_same_program(self.session.placement, program)
-            shapes = ", ".join(map(kind_name, jax.tree.leaves(batches)))
-            tell(program, f" for {shapes}" if announced else "")
+            tell(program, what)
         return program
 
     def _decided(self, wire: Wire) -> Fusing:

@@ -250,8 +250,11 @@ class Run:
         return layout
 
     def _told(self, program: Program, what: str) -> None:
-        """Tells of a program that was compiled just now."""
-        seconds = program.compile_seconds or 0.0
+        """Tells of a program that is about to be compiled, or was just now."""
+        seconds = program.compile_seconds
+        if seconds is None:
+            self.host.compiling(f"Compiling {program.name}{what} ...")
+            return
         self.progress.ledger.lap("compile")
         self.progress.compile_seconds[program.name + what] = seconds
         self.host.notice(f"Compiled {program.name}{what} in {seconds:.1f} s", seconds)

@@ -74,6 +74,8 @@ def _step(steps: PhaseSteps, host: Host, progress: Progress, tell: Tell, loop: L
 
 def _called(program: Program, tell: Callable[..., None], *arguments: Any) -> Any:
     first = program.compile_seconds is None
+    if first:
+        tell(program, "")
     result = program(*arguments)
     if first:
         jax.block_until_ready(result)

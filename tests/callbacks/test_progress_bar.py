@@ -274,6 +274,17 @@ def test_a_notice_in_a_phase_is_a_line_above_the_bar(terminal, view):
     shown.close()
 
 
+def test_the_bar_says_what_is_being_compiled_until_it_is(terminal, view):
+    shown = ProgressBar(terminal).bind(PLAN)
+    shown(view(Phase.TRAINING, NOTHING, batch_count=4, **COUNTERS), Event.TRAINING_START)
+    shown.compiling("Compiling training_step x21 ...")
+    shown.notice("Compiled training_step x21 in 1.0 s")
+    bar = f"Epoch  3/12 |{'':30}| 0/4"
+    waits = "Compiling training_step x21 ..."
+    assert [line.rstrip() for line in bars(terminal)] == [bar, waits, bar, "Compiled training_step x21 in 1.0 s", bar]
+    shown.close()
+
+
 def test_the_time_of_an_epoch_leaves_out_what_compiling_took(view, clock):
     stream = io.StringIO()
     shown = ProgressBar(stream).bind(PLAN)

@@ -9,6 +9,7 @@ import types
 import pytest
 from tqdm import tqdm
 
+from jaxloop.console import screen as screen_module
 from jaxloop.console.lines import EpochRow, Moment
 from jaxloop.console.screen import Lines, Notebook, Terminal, screen_on
 from jaxloop.events import TRAINING
@@ -302,3 +303,64 @@ def test_in_a_notebook_a_stream_that_was_given_is_what_it_is(notebook):
 def test_ipython_without_a_kernel_is_no_notebook(notebook, monkeypatch):
     monkeypatch.delattr(notebook, "kernel")
     assert isinstance(screen_on(None), Lines)
+
+
+def test_what_a_terminal_waits_for_stands_in_the_place_of_the_bar(terminal):
+    screen = Terminal(terminal)
+    screen.show(MOMENT)
+    screen.wait_for("Compiling training_step ...")
+    assert standing_on(terminal) == ["Compiling training_step ..."]
+    screen.wait_for(None)
+    assert standing_on(terminal) == [HALF]
+    screen.close()
+
+
+def test_what_a_terminal_waited_for_leaves_nothing_where_there_was_no_bar(terminal):
+    screen = Terminal(terminal)
+    screen.wait_for(None)
+    assert terminal.getvalue() == ""
+    screen.wait_for("Compiling training_step ...")
+    screen.wait_for(None)
+    assert standing_on(terminal) == [""]
+    screen.close()
+
+
+def test_what_a_terminal_waits_for_does_not_reach_the_last_column(terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    screen = Terminal(terminal)
+    screen.wait_for("Compiling training_step for float32[16, 8] ...")
+    assert standing_on(terminal) == ["Compiling training_"]
+    screen.close()
+
+
+def test_what_a_pipe_waits_for_is_a_line_only_if_it_takes_long(monkeypatch):
+    stream = io.StringIO()
+    lines = Lines(stream)
+    lines.wait_for("Compiling training_step ...")
+    lines.wait_for(None)
+    assert stream.getvalue() == ""
+    monkeypatch.setattr(screen_module, "_LONG_WAIT", 0.0)
+    lines.wait_for("Compiling training_step ...")
+    assert lines._timer is not None
+    lines._timer.join(10)
+    lines.close()
+    assert stream.getvalue() == "Compiling training_step ...\n"
+
+
+def test_closing_a_pipe_ends_the_waiting():
+    lines = Lines(io.StringIO())
+    lines.wait_for("Compiling training_step ...")
+    timer = lines._timer
+    assert timer is not None
+    lines.close()
+    assert not timer.is_alive()
+
+
+def test_in_a_notebook_what_is_waited_for_is_drawn_in_the_place_of_the_bar(notebook):
+    screen = screen_on(None)
+    screen.show(MOMENT)
+    screen.wait_for("Compiling training_step ...")
+    screen.wait_for(None)
+    screen.wait_for(None)
+    screen.hide()
+    assert notebook.drawn == [[HALF, "Compiling training_step ...", HALF, ""]]
