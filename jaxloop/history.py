@@ -47,6 +47,9 @@ class History:
       batches: one row per training batch that was reported: `epoch`, `batch` (counted from 1), `step`, each metric (a
         mean over the phase so far), `learning_rate`, and what callbacks recorded.
       stopped: `"completed"`; `"cancelled"`; or `"preempted"`, where SIGTERM came and the run was saved.
+      ending: what ended the fit before its last epoch, and what it gave back of an earlier one, such as `"Stopped after
+        epoch 7 of 20: early_stopping (validation_loss did not improve for 5 epochs); the best model, of epoch 2, was
+        restored"`; "" if there is nothing to say.
       compile_seconds: tracing and compiling of each program that this fit was the first to use. Of a resumed run it
         holds those of the last process only, and so does `timing`.
       timing: where the seconds of the fit went; together they are the whole fit. `"setup"` (reading the first batches,
@@ -67,6 +70,7 @@ class History:
     compile_seconds: Mapping[str, float] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)
     validation_sets: tuple[str, ...] = (VALIDATION.name,)
+    ending: str = ""
 
     def to_pandas(self, rows: Literal["epochs", "batches"] = "epochs") -> "pandas.DataFrame":
         """The epochs, or the batches, as a table of the same columns.

@@ -56,7 +56,8 @@ ROOMS = {
         {"arrays", "nonuniform"},
     ],
     "engine": [
-        {"advice", "agreement", "arguments", "closing", "delivery", "going_on", "hosted", "interrupts", "latest"}
+        {"advice", "agreement", "arguments", "closing", "delivery", "ending", "going_on", "hosted", "interrupts"}
+        | {"latest"}
         | {"ledger", "place"},
         {"boundary", "host", "leaving", "sameness", "session"},
         {"binding", "identity", "opening", "saver"},

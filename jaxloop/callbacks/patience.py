@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxloop.callback import Callback
 from jaxloop.events import Event, Scope
+from jaxloop.history import History
 from jaxloop.loop import Loop
-from jaxloop.measured import is_measured
+from jaxloop.measured import as_number, is_measured
 from jaxloop.metrics import less_is_better
 
 Mode = Literal["auto", "min", "max"]
@@ -139,6 +140,27 @@ class _EarlyStopping:
         if event is Event.FIT_END and self.restore_best:
             return self._restored(loop)
         return loop
+
+    def why_stopped(self, loop: Loop, history: History) -> str | None:
+        """Why it has cancelled the fit that ended with `loop`; None if it has not."""
+        if int(loop.callback_state[self.name]["waited"]) < self.patience:
+            return None
+        name = self.watched.stat
+        finite = np.isfinite(as_number(loop.stats[name])) or not is_measured(loop.stats[name])
+        last = "" if finite else f"is {as_number(loop.stats[name])}, and "
+        return f"{name} {last}did not improve for {self.patience} epoch{'s' * (self.patience > 1)}"
+
+    def given_back(self, loop: Loop, history: History) -> str | None:
+        """What it has put into the loop at the end; None if that is the last model."""
+        best = np.float32(loop.callback_state[self.name]["best"])
+        if not (self.restore_best and np.isfinite(best)):
+            return None
+        column = np.asarray(history.epochs.get(self.watched.stat, ()), np.float32)
+        found = np.flatnonzero(column == best)
+        if not found.size:
+            return "the best model was restored"
+        epoch = int(loop.epoch_index) - (len(column) - 1 - int(found[0]))  # the last row is of the last epoch
+        return f"the best model, of epoch {epoch}, was restored" if found[0] < len(column) - 1 else None
 
     def _judged(self, loop: Loop) -> Loop:
         memory = loop.callback_state[self.name]

@@ -59,6 +59,10 @@ class StopAfter:
         """Ends the training at hand once the time is over."""
         return Scope.TRAINING if columns.phase is Phase.TRAINING and self._is_over() else None
 
+    def why_stopped(self, loop: Any, history: Any) -> str | None:
+        """Why it has cancelled the fit; None if it has not."""
+        return f"{self._limit} are over" if self._is_over() else None
+
     def state(self) -> dict[str, Any]:
         """How long it has run."""
         return {"seconds": self._seconds()}

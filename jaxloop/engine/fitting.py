@@ -8,6 +8,7 @@ from jaxloop.callback import name_of
 from jaxloop.callbacks.checkpoint import checkpoints_among
 from jaxloop.engine.agreement import Agreement
 from jaxloop.engine.closing import bound_or_closed
+from jaxloop.engine.ending import ending
 from jaxloop.engine.host import Host
 from jaxloop.engine.hosted import runs_here
 from jaxloop.engine.interrupts import Interrupts
@@ -60,6 +61,7 @@ def _fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Lo
             else:
                 saves = Saves(session, progress, host, recorder, checkpoints) if checkpoints else None
                 loop, stopped = _run(Run(session, progress, host, saves))
+            history = _told(recorder.history(stopped), loop, session, host, progress)
             host.close(how=stopped)  # while SIGTERM still waits: it must not keep loggers from closing their files
     except BaseException as error:
         if saves is not None:
@@ -68,7 +70,6 @@ def _fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Lo
         raise
     loop = loop.replace(stop=leave(loop.stop, Scope.FIT), stats=with_nan(loop.stats))
     loop = on_device(loop, placement)
-    history = recorder.history(stopped)
     ledger.lap("setup")
     return loop, replace(history, timing=dict(ledger.seconds))
 
@@ -94,6 +95,20 @@ def _run(run: Run) -> tuple[Loop, Stopped]:
         run.host.notice("SIGTERM has come: the run was saved, and stops here. The same command goes on from there")
         return preempted.loop, "preempted"
     return loop, _ended(loop)
+
+
+def _told(history: History, loop: Loop, session: Session, host: Host, progress: Progress) -> History:
+    """The history with what ended the fit, once a person was told of it."""
+    callbacks = (*session.callbacks.compiled, *host.callbacks)
+    # The host sees who cancels, but for compiled callbacks, other processes, and loops that come back within a step.
+    too_many = session.placement.several_processes or host.may_change_the_loop
+    unseen = () if too_many else [each for each in session.callbacks.compiled if not hasattr(each, "why_stopped")]
+    text = ending(
+        loop, history, callbacks=callbacks, asked=host.asked, unseen=unseen, phases=tuple(progress.ended.values())
+    )
+    if text:
+        host.notice(text)
+    return replace(history, ending=text)
 
 
 def _ended(loop: Loop) -> Stopped:

@@ -32,6 +32,7 @@ class Host:
     Attributes:
       callbacks: bound, in list order.
       may_change_the_loop: whether one reads the loop, and so may give back another.
+      asked: what each callback has cancelled, by its name.
       requests: what observers have cancelled and `take_requests` has not taken.
       asks_at: as given.
 
@@ -58,6 +59,7 @@ class Host:
         self.callbacks = self._open = callbacks
         self.ledger = ledger or Ledger()
         self.requests = 0
+        self.asked: dict[str, int] = {}
         self._placement = placement
         laps = names or tuple(map(name_of, callbacks))
         self._hosted = [hosted_as(callback, lap) for callback, lap in zip(callbacks, laps, strict=True)]
@@ -104,7 +106,7 @@ class Host:
                 try:  # on the hot path: a context manager would cost more than most callbacks
                     asked = take(columns)
                     if asked is not None:
-                        self.requests |= scope_of(hosted, asked)
+                        self._request(hosted, scope_of(hosted, asked))
                 except BaseException as error:
                     if hasattr(hosted.callback, "rows"):
                         _note_rows(error, hosted.callback, columns, 0, columns.count - 1)
@@ -182,11 +184,23 @@ class Host:
             note_missing(error, loop.stats)
             raise
         if isinstance(result, Scope):
-            loop = loop.replace(stop=loop.stop | np.int32(result)) if result else loop
+            if result:
+                self._note(hosted, int(result))
+                loop = loop.replace(stop=loop.stop | np.int32(result))
         else:
             loop = self._taken(hosted, loop, result, event, in_step=phase is not None)
         self.ledger.lap(hosted.lap)
         return loop
+
+    def _request(self, hosted: Hosted, asked: int) -> None:
+        """Keeps what an observer has cancelled until it is taken."""
+        self.requests |= asked
+        self._note(hosted, asked)
+
+    def _note(self, hosted: Hosted, asked: int) -> None:
+        """Notes who has cancelled what, for the sentence at the end."""
+        if asked:
+            self.asked[hosted.name] = self.asked.get(hosted.name, 0) | asked
 
     def _shown(self, hosted: Hosted, loop: Loop) -> Any:
         """What a callback sees of the loop at FIT_START."""
@@ -219,6 +233,7 @@ class Host:
             result = same_kind(hosted.callback, loop, result, event, new_stats=True)
         else:  # it may have been kept from the middle of a step
             result = between_steps(result, loop.phase)
+            self._note(hosted, int(result.stop) & ~int(loop.stop))
         own = own_copy(result, self._placement)
         own = own.replace(stop=own.stop | np.int32(loop.stop))  # what others have cancelled stays cancelled
         return on_device(own, self._placement) if in_step else own
@@ -230,7 +245,8 @@ class Host:
                 row: dict[str, Any] = {name: columns[name][index] for name in columns}
                 row |= {"stats": {name: row[name] for name in columns.stats}, "phase": columns.phase}
                 row["validation_set"] = columns.split.validation_set
-                self.requests |= int(called_with_view(hosted, row, Event.BATCH_END))
+                if asked := called_with_view(hosted, row, Event.BATCH_END):
+                    self._request(hosted, int(asked))
         except BaseException as error:
             _note_rows(error, hosted.callback, columns, index, index)
             note_missing(error, columns.stats)

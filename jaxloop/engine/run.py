@@ -11,6 +11,7 @@ from jaxloop.asking import Ask
 from jaxloop.engine.agreement import raised_everywhere
 from jaxloop.engine.boundary import Boundaries, Boundary
 from jaxloop.engine.dispatch import dispatched
+from jaxloop.engine.ending import PhaseEnd
 from jaxloop.engine.host import Host
 from jaxloop.engine.phase_steps import PhaseSteps
 from jaxloop.engine.place import Place
@@ -138,7 +139,9 @@ class Run:
             last = self._to_its_end(driver(steps, self.host, self.progress, self._told, loop, place))
             loop = self.progress.agreement.stopped(self.host.take_requests(last.loop()))
             self.progress.ledger.lap("device")
-        return leave_phase(self.event(loop, phase.end))
+        loop = self.event(loop, phase.end)
+        self.progress.ended[split] = PhaseEnd.of(loop, split)
+        return leave_phase(loop)
 
     def event(self, loop: Loop, event: Event) -> Loop:
         """An event between steps: the compiled callbacks, then those on the host. Cancelling BATCH has no effect."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from jaxloop.asking import Ask
 from jaxloop.callback import Callbacks
 from jaxloop.engine.agreement import Agreement
+from jaxloop.engine.ending import PhaseEnd
 from jaxloop.engine.interrupts import Interrupts
 from jaxloop.engine.latest import Latest
 from jaxloop.engine.ledger import Ledger
@@ -81,6 +82,7 @@ class Progress:
       compile_seconds: of each program of steps that this run was the first to use, by name.
       layouts: of the wire, as each phase last had it.
       agreement: with the other processes of the run.
+      ended: where each phase last ended.
       due: whether a checkpoint of this process is due by its clock, which others must be told of.
     """
 
@@ -90,6 +92,7 @@ class Progress:
     compile_seconds: dict[str, float] = field(default_factory=dict)
     layouts: dict[Split, WireLayout] = field(default_factory=dict)
     agreement: Agreement = field(default_factory=Agreement)
+    ended: dict[Split, PhaseEnd] = field(default_factory=dict)
     due: Callable[[], bool] = bool
 
     @property
