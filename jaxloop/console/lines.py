@@ -140,9 +140,7 @@ def bar_line(moment: Moment, width: int, *, ascii: bool = False) -> str:
       width: at least 1.
       ascii: whether to draw the bar in ASCII.
     """
-    title = _title(moment.epoch_index, moment.epoch_count)
-    name = moment.split.name
-    lead = (title if moment.split == TRAINING else name).rjust(max(map(len, (title, name, VALIDATION.name))))
+    lead = _lead(moment, width)
     batches = f" {moment.done:{len(str(moment.total))}}/{moment.total}"
     least, most = max(_BAR_WIDTHS[0], width // 8), _BAR_WIDTHS[1]
     blank = _Piece(2, f" |{'':{least}}|")
@@ -150,6 +148,16 @@ def bar_line(moment: Moment, width: int, *, ascii: bool = False) -> str:
     slack = width - len(lead) - sum(len(piece.text) for piece in pieces)
     texts = [_bar(moment, min(most, least + slack), ascii) if piece is blank else piece.text for piece in pieces]
     return (lead + "".join(texts))[:width]
+
+
+def _lead(moment: Moment, width: int) -> str:
+    """The epoch, and the set of a validation; on a narrow terminal only the set."""
+    title = _title(moment.epoch_index, moment.epoch_count)
+    if moment.split == TRAINING:
+        return title.rjust(len(VALIDATION.name))
+    name = moment.split.name
+    both = f"{title} {name}"
+    return both if len(both) <= width // 2 else name.rjust(max(map(len, (title, VALIDATION.name))))
 
 
 def moment_line(moment: Moment) -> str:

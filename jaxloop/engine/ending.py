@@ -94,5 +94,5 @@ def _where(loop: Loop, asked: Mapping[str, int], phases: Sequence[PhaseEnd]) -> 
 
 
 def _said(callback: Any, method: str, loop: Loop, history: History) -> str | None:
-    tell = getattr(callback, method, None)
+    tell: Any = getattr(callback, method, None)
     return tell(loop, history) if callable(tell) else None

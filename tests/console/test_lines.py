@@ -16,7 +16,7 @@ from jaxloop.console.lines import (
     short,
     table_lines,
 )
-from jaxloop.events import TRAINING, VALIDATION
+from jaxloop.events import TRAINING, VALIDATION, Split
 
 MOMENT = Moment(
     split=TRAINING,
@@ -126,11 +126,22 @@ def test_a_bar_is_never_wider_than_there_is_room(width):
     assert len(bar_line(MOMENT, width)) <= width
 
 
-def test_a_bar_of_validation_says_so_in_the_place_of_the_epoch_and_has_no_learning_rate():
+def test_a_bar_of_validation_says_so_after_the_epoch_and_has_no_learning_rate():
     moment = dataclasses.replace(MOMENT, split=VALIDATION, done=118)
     assert bar_line(moment, 140).startswith(
-        " validation |" + "█" * 30 + "| 118/118, loss 0.4819, accuracy 0.8500, 12.3k"
+        "Epoch  3/12 validation |" + "█" * 30 + "| 118/118, loss 0.4819, accuracy 0.8500, 12.3k"
     )
+
+
+def test_a_bar_over_a_set_of_validation_names_it():
+    moment = dataclasses.replace(MOMENT, split=Split.named("in_domain"))
+    assert bar_line(moment, 140).startswith("Epoch  3/12 in_domain |")
+
+
+def test_a_bar_of_validation_leaves_the_epoch_out_where_room_is_short():
+    moment = dataclasses.replace(MOMENT, split=VALIDATION)
+    assert bar_line(moment, 43).startswith(" validation |")
+    assert all(len(bar_line(moment, width)) <= width for width in range(1, 160))
 
 
 @pytest.mark.parametrize(("done", "drawn"), [(0, ""), (1, "█▉"), (8, "███████████████"), (16, "█" * 30)])
