@@ -9,7 +9,7 @@ import optax
 
 from jaxloop.by_hand import ByHand
 from jaxloop.callback import sort_out
-from jaxloop.callbacks import ProgressBar
+from jaxloop.callbacks.progress_bar import Detail, ProgressBar, checked_progress
 from jaxloop.casting import checked_dtype
 from jaxloop.data.arrays import as_batches, as_epochs, as_inputs, as_validation, check_unused, sets_of
 from jaxloop.engine.ahead import look_ahead
@@ -58,7 +58,7 @@ class TrainingLoop(ByHand):
         several outputs a loss, or `(loss, weight)`, by the key of each, `{"digit": loss_fn, "parity": (other, 0.5)}`.
       metrics: names or `Metric` objects. The loss is always measured; that of each output as `digit_loss`.
       callbacks: compiled and host callbacks, called in this order.
-      progress: whether the console shows the fit.
+      progress: how much of a fit the console shows: True, False, `"quiet"` or `"verbose"`; see `ProgressBar`.
       report: `"batch"`: statistics at each batch; `"epoch"`: only at the last batch of a phase.
       steps_per_dispatch: how many steps one program takes, at least 1. `"auto"` decides it once for each phase, from
         the step's FLOPs, the platform, and what host callbacks read.
@@ -93,7 +93,7 @@ class TrainingLoop(ByHand):
     """
 
     _setup: Setup
-    _progress: bool
+    _progress: Detail
 
     @plainly
     def __init__(
@@ -106,7 +106,7 @@ class TrainingLoop(ByHand):
         loss_fn: Losses | None = None,
         metrics: Sequence[str | Metric] = (),
         callbacks: Sequence[Any] = (),
-        progress: bool = True,
+        progress: Detail = True,
         report: Literal["batch", "epoch"] = "batch",
         steps_per_dispatch: int | Literal["auto"] = "auto",
         batch_keys: Sequence[str] | None = None,
@@ -144,7 +144,7 @@ class TrainingLoop(ByHand):
             check=check,
             validate_at_start=validate_at_start,
         )
-        vars(self).update(_setup=setup, _progress=progress)
+        vars(self).update(_setup=setup, _progress=checked_progress("TrainingLoop", progress))
 
     @classmethod
     def of(cls, setup: Setup) -> "TrainingLoop":
@@ -169,8 +169,8 @@ class TrainingLoop(ByHand):
         return self._setup.validation
 
     @property
-    def progress(self) -> bool:
-        """Whether the console shows the fit."""
+    def progress(self) -> Detail:
+        """How much of a fit the console shows."""
         return self._progress
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
@@ -196,6 +196,7 @@ class TrainingLoop(ByHand):
         optimizer: Literal["loop", "mine"] = "loop",
         resume_from: str | Path | None = None,
         validate_at_start: bool | None = None,
+        progress: Detail | None = None,
     ) -> tuple[Loop, History]:
         """Trains for so many epochs or steps, with validation after each epoch. What is given stays as it was.
 
@@ -217,7 +218,7 @@ class TrainingLoop(ByHand):
           resume_from: the folder of a `callbacks.Checkpoint`. The fit goes on from its newest checkpoint that is whole,
             and equals the run that was never interrupted, bit for bit. Give the same arguments as then. If nothing was
             saved there yet, the fit begins. If the run is over, its loop and history are returned at once.
-          validate_at_start: as the training loop has it; None for what that was given.
+          validate_at_start, progress: as the training loop has them; None for what that was given.
 
         Returns:
           The trained loop and what was measured, from the start of the run on.
@@ -231,6 +232,7 @@ class TrainingLoop(ByHand):
             StateMismatchError, the arguments are not those of the run; or, as CorruptCheckpointError, all are damaged.
         """
         check_fit(epochs, optimizer, limit_batches, steps)
+        shown = self.progress if progress is None else checked_progress("fit", progress)
         began = time.perf_counter()
         session = self.setup.fit(
             model_or_loop,
@@ -245,7 +247,7 @@ class TrainingLoop(ByHand):
             validate_at_start=validate_at_start,
         )
         self.setup.lend(session, callbacks)
-        return fitted(session, began, [ProgressBar()] if self.progress else [])
+        return fitted(session, began, ProgressBar.of(shown))
 
     @plainly
     def evaluate(

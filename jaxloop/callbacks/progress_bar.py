@@ -3,18 +3,21 @@
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from jaxloop.callback import on_host
 from jaxloop.console.diverged import diverged_in
 from jaxloop.console.guarded import Guarded
-from jaxloop.console.lines import EpochRow, Moment
+from jaxloop.console.lines import EpochRow, Moment, moment_line, timing_line
 from jaxloop.console.screen import Screen, screen_on
 from jaxloop.console.times import Times
 from jaxloop.events import TRAINING, Event, Phase, Plan, Split
 from jaxloop.hyperparameters import RATE, is_rate
 from jaxloop.measured import as_number, is_measured
 from jaxloop.views import Columns, LoopView
+
+#: How much is shown: nothing, or a line for each epoch, or also the bar and what was compiled, or also each phase.
+Detail = bool | Literal["quiet", "verbose"]
 
 _STARTS = tuple(phase.start for phase in Phase)
 _ENDS = tuple(phase.end for phase in Phase)
@@ -48,6 +51,11 @@ class ProgressBar:
 
     Args:
       file: the stream to write to; standard output by default.
+      detail: `"quiet"` shows only the lines of the epochs, of what ended the fit, and of what is unusual. `"verbose"`
+        also shows a line for each phase, and at the end where the time went.
+
+    Raises:
+      ValueError: `detail` is none of the three.
 
     Example:
       >>> callbacks = [jl.callbacks.ProgressBar(sys.stderr)]
@@ -56,13 +64,35 @@ class ProgressBar:
       ... )
     """
 
-    __slots__ = ("__weakref__", "file")  # so that setting a misspelled attribute is an error
+    __slots__ = ("__weakref__", "detail", "file")  # so that setting a misspelled attribute is an error
 
-    def __init__(self, file: TextIO | None = None):
+    def __init__(self, file: TextIO | None = None, *, detail: Literal["quiet", "normal", "verbose"] = "normal"):
+        if detail not in ("quiet", "normal", "verbose"):
+            raise ValueError(f"ProgressBar: `detail` must be 'quiet', 'normal' or 'verbose', got {detail!r}.")
         self.file = file
+        self.detail: Literal["quiet", "normal", "verbose"] = detail
+
+    @classmethod
+    def of(cls, progress: Detail) -> "list[ProgressBar]":
+        """The console that `TrainingLoop(progress=)` means: one or none."""
+        return [] if progress is False else [cls(detail="normal" if progress is True else progress)]
 
     def bind(self, plan: Plan) -> "_Progress":
-        return _Progress(plan, Guarded(screen_on(self.file)))
+        return _Progress(plan, Guarded(screen_on(self.file)), detail=self.detail)
+
+
+def checked_progress(where: str, progress: Any) -> Detail:
+    """How much the console shows.
+
+    Raises:
+      ValueError: it is not one of its choices.
+    """
+    if progress is True or progress is False or (isinstance(progress, str) and progress in ("quiet", "verbose")):
+        return progress
+    raise ValueError(
+        f"{where}: `progress` must be True, False, 'quiet' (only a line for each epoch, and for what ended the fit) or "
+        f"'verbose' (also a line for each phase, and where the time went), got {progress!r}."
+    )
 
 
 @on_host(*_EVENTS)
@@ -71,7 +101,9 @@ class _Progress:
 
     rows_may_wait = True
 
-    def __init__(self, plan: Plan, screen: Screen):
+    def __init__(self, plan: Plan, screen: Screen, *, detail: str = "normal"):
+        self.quiet = detail == "quiet"  # so that it is told of nothing that is routine
+        self._verbose = detail == "verbose"
         self._plan = plan
         self._screen = screen
         self._times = Times(plan.splits)
@@ -101,19 +133,25 @@ class _Progress:
             self._diverged.add(columns.split)
             self._screen.write(str(diverged))
         now = time.perf_counter()
-        if now - self._shown >= self._screen.seconds:
+        if now - self._shown >= self._screen.seconds and not self.quiet:
             last = columns.last()
             row = {name: last[name][0] for name in last}
             index, count, batch_index, total = (int(row[name]) for name in _POSITION)
             self._show(columns.split, (index, count, batch_index + 1, total), row, now)
 
     def compiling(self, text: str) -> None:
-        self._screen.wait_for(text)
+        if not self.quiet:
+            self._screen.wait_for(text)
 
     def notice(self, text: str, seconds: float = 0.0) -> None:
         self._times.leave_out(seconds)  # compiling has its own line, and must not slow the pace of the batches
         self._screen.wait_for(None)
-        self._screen.write(text)
+        if text:
+            self._screen.write(text)
+
+    def timed(self, seconds: Mapping[str, float]) -> None:
+        if self._verbose:
+            self._screen.write(timing_line(seconds))
 
     def state(self) -> dict[str, Any]:
         """What `resume` needs: what the coming rows depend on. Nothing that was shown is in it."""
@@ -150,7 +188,7 @@ class _Progress:
         self._times.begin(now, done)
         brief = self._times.expected(split) < self._screen.seconds
         # A phase that should be over before the next drawing gets no bar at its start.
-        if self._screen.live and not (brief and now - self._shown < self._screen.seconds):
+        if self._screen.live and not self.quiet and not (brief and now - self._shown < self._screen.seconds):
             self._show(split, (index, count, done, total), {}, now)
 
     def _show(self, split: Split, position: tuple[int, int, int, int], stats: Mapping[str, Any], now: float) -> None:
@@ -180,12 +218,30 @@ class _Progress:
         now, split = time.perf_counter(), loop.split
         assert split is not None
         self._measured[split] = self._batch_size > 0 or _has(loop.stats, split)
+        pace = self._pace(int(loop.batch_index), now)
         if split == TRAINING:
-            self._examples_per_second = self._pace(int(loop.batch_index), now)
+            self._examples_per_second = pace
         self._times.end(split, now)
         self._place = None
         self._batch_size = 0
         self._screen.hide()
+        if self._verbose:
+            self._screen.write(moment_line(self._moment(split, loop, pace)))
+
+    def _moment(self, split: Split, loop: LoopView, pace: float) -> Moment:
+        """What a phase has come to."""
+        index, count, done, total = (int(getattr(loop, name)) for name in _POSITION)
+        stats = {name: loop.stats[split.stat(name)] for name in self._plan.metrics if split.stat(name) in loop.stats}
+        return Moment(
+            split=split,
+            epoch_index=index,
+            epoch_count=count,
+            done=done,
+            total=total,
+            measured=_measured(stats),
+            **_rates(loop.stats),
+            examples_per_second=pace,
+        )
 
     def _add_row(self, loop: LoopView) -> None:
         known, splits = self._measured, self._plan.splits

@@ -95,4 +95,4 @@ def _where(loop: Loop, asked: Mapping[str, int], phases: Sequence[PhaseEnd]) -> 
 
 def _said(callback: Any, method: str, loop: Loop, history: History) -> str | None:
     tell: Any = getattr(callback, method, None)
-    return tell(loop, history) if callable(tell) else None
+    return None if tell is None else tell(loop, history)

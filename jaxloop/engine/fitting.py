@@ -53,7 +53,8 @@ def _fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Lo
     latest, saves = progress.latest, None
     try:
         with latest.told(lambda error: latest.leave_with(error, placement)), progress.interrupts:
-            for text in (f"Training on {placement.describe()}", *session.notices):
+            host.notice(f"Training on {placement.describe()}", routine=True)
+            for text in session.notices:
                 host.notice(text)
             if place is not None and place.finished:
                 host.notice("Nothing is left to train")
@@ -108,6 +109,8 @@ def _told(history: History, loop: Loop, session: Session, host: Host, progress: 
     )
     if text:
         host.notice(text)
+    progress.ledger.lap("setup")
+    host.timed(progress.ledger.seconds)
     return replace(history, ending=text)
 
 

@@ -155,11 +155,15 @@ class Host:
             self.notice(f"The checkpoint holds the state of {', '.join(missing)}, which this fit does not have")
         return loop
 
-    def notice(self, text: str, seconds: float = 0.0) -> None:
-        """Tells a person of what took `seconds` and is no step, through the callbacks that have `notice`."""
+    def notice(self, text: str, seconds: float = 0.0, *, routine: bool = False) -> None:
+        """Tells a person of what took `seconds` and is no step, through the callbacks that have `notice`.
+
+        Those that are `quiet` are told "" of what is routine.
+        """
         for hosted in self._hosted:
             if hasattr(hosted.callback, "notice"):
-                hosted.callback.notice(text, seconds)
+                told = "" if routine and getattr(hosted.callback, "quiet", False) is True else text
+                hosted.callback.notice(told, seconds)
                 self.ledger.lap(hosted.lap)
 
     def compiling(self, text: str) -> None:
@@ -167,6 +171,12 @@ class Host:
         for hosted in self._hosted:
             if hasattr(hosted.callback, "compiling"):
                 hosted.callback.compiling(text)  # its time is that of compiling
+
+    def timed(self, seconds: Mapping[str, float]) -> None:
+        """Tells the callbacks that have `timed` where the seconds of the fit went."""
+        for hosted in self._hosted:
+            if hasattr(hosted.callback, "timed"):
+                hosted.callback.timed(seconds)
 
     def close(self, error: BaseException | None = None, how: str = "failed") -> None:
         """Closes the callbacks that are open still; see `close_all`."""

@@ -260,7 +260,7 @@ class Run:
             return
         self.progress.ledger.lap("compile")
         self.progress.compile_seconds[program.name + what] = seconds
-        self.host.notice(f"Compiled {program.name}{what} in {seconds:.1f} s", seconds)
+        self.host.notice(f"Compiled {program.name}{what} in {seconds:.1f} s", seconds, routine=True)
 
 
 def _check_length(plan: Plan | None, length: int) -> None:

@@ -100,3 +100,81 @@ def test_an_evaluation_shows_nothing(terminal, monkeypatch):
     training_loop = small.training_loop(progress=True)
     training_loop.evaluate(small.model(), jl.in_batches(small.samples(8), 4))
     assert terminal.getvalue() == ""
+
+
+def shown_by(progress, capsys, *, in_fit=False, epochs=1, **changes):
+    """The lines of a fit, with numbers left out."""
+    training_loop = small.training_loop(progress=False if in_fit else progress, **changes)
+    training_loop.fit(small.model(), epochs, **({"progress": progress} if in_fit else {}))
+    return [names_in(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("in_fit", [False, True])
+@pytest.mark.parametrize(
+    ("progress", "begins"),
+    [
+        (False, []),
+        ("quiet", ["Epoch 1/1 in"]),
+        (True, ["Training on", "Compiled", "Compiled", "Epoch 1/1 in"]),
+        (
+            "verbose",
+            [
+                "Training on",
+                "Compiled",
+                "Epoch 1/1 training",
+                "Compiled",
+                "Epoch 1/1 validation",
+                "Epoch 1/1 in",
+                "Took",
+            ],
+        ),
+    ],
+)
+def test_progress_says_how_much_is_shown(progress, begins, in_fit, capsys):
+    shown = shown_by(progress, capsys, in_fit=in_fit)
+    assert len(shown) == len(begins)
+    assert all(line.startswith(begin) for line, begin in zip(shown, begins, strict=True))
+
+
+def test_verbose_shows_what_each_phase_came_to_and_where_the_time_went(capsys):
+    shown = shown_by("verbose", capsys)
+    assert shown[2].startswith("Epoch 1/1 training 3/3 batches - loss, accuracy, learning_rate")
+    assert shown[4].startswith("Epoch 1/1 validation 2/2 batches - loss, accuracy")
+    assert "compile s" in shown[-1]
+
+
+def test_quiet_shows_what_ended_the_fit(capsys):
+    shown = shown_by("quiet", capsys, epochs=3, callbacks=[cancel(Scope.FIT, Event.EPOCH_END)])
+    assert [line.split(" in ")[0] for line in shown] == [
+        "Epoch 1/3",
+        "Epoch 2/3",
+        "Stopped after epoch of 3: cancel.callback",
+    ]
+
+
+def test_quiet_has_no_bar_on_a_terminal(terminal):
+    training_loop = small.training_loop(callbacks=[ProgressBar(terminal, detail="quiet")])
+    training_loop.fit(small.model(), epochs=1)
+    assert terminal.getvalue().splitlines()[0].startswith("epoch ")
+    assert "\r" not in terminal.getvalue()
+
+
+def test_a_fit_can_show_what_its_training_loop_does_not_and_the_other_way_round(capsys):
+    training_loop = small.training_loop(progress="quiet")
+    assert training_loop.progress == "quiet"
+    training_loop.fit(small.model(), 1, progress=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("wrong", ["silent", 1, None, "Quiet"])
+def test_a_wrong_progress_is_told_what_it_may_be(wrong):
+    with pytest.raises(ValueError, match=r"TrainingLoop: `progress` must be True, False, 'quiet' .* or 'verbose'"):
+        small.training_loop(progress=wrong)
+    if wrong is not None:
+        with pytest.raises(ValueError, match=r"^fit: `progress` must be True, False, 'quiet'"):
+            small.training_loop().fit(small.model(), 1, progress=wrong)
+
+
+def test_a_wrong_detail_is_told_what_it_may_be():
+    with pytest.raises(ValueError, match="ProgressBar: `detail` must be 'quiet', 'normal' or 'verbose', got 'loud'"):
+        ProgressBar(detail="loud")  # type: ignore[arg-type]
