@@ -47,7 +47,7 @@ ROOMS = {
         {"writer"},
         {"__main__"},
     ],
-    "console": [{"diverged", "lines", "outlet", "times"}, {"screen"}, {"guarded"}],
+    "console": [{"above", "diverged", "lines", "outlet", "times"}, {"screen"}, {"guarded"}],
     "data": [
         {"collate", "loaders", "samples"},
         {"batches"},

@@ -4,11 +4,11 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterable
 from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
+from jaxloop.console.above import OutputAboveBar, is_terminal
 from jaxloop.console.lines import EpochRow, Moment, bar_line, epoch_line, moment_line, table_lines
 from jaxloop.console.outlet import Outlet
 
@@ -65,8 +65,8 @@ def screen_on(file: TextIO | None) -> Screen:
     if file is None and _in_notebook():
         return Notebook(sys.stdout)
     given = sys.stdout if file is None else file
-    stream = given.stream if isinstance(given, _OutputAboveBar) else given  # this fit runs inside of another one
-    return Terminal(stream) if _is_terminal(stream) else Lines(stream)
+    stream = given.stream if isinstance(given, OutputAboveBar) else given  # this fit runs inside of another one
+    return Terminal(stream) if is_terminal(stream) else Lines(stream)
 
 
 class Lines:
@@ -127,7 +127,7 @@ class Terminal:
         self._ascii = not _can_encode_blocks(file)
         self._table = _Table()
         self._bar: Any = None
-        self._above: _OutputAboveBar | None = None
+        self._above: OutputAboveBar | None = None
         self._line: str | None = None  # of the moment that is shown
         self._waits = False
 
@@ -175,7 +175,7 @@ class Terminal:
     def _draw(self, line: str) -> None:
         if self._bar is None:
             self._bar = tqdm(desc=line, bar_format="{desc}", file=self._file, leave=False)
-            self._above = _OutputAboveBar.standard_output()
+            self._above = OutputAboveBar.standard_output()
         else:
             self._bar.set_description_str(line)
 
@@ -250,66 +250,6 @@ class _Table:
             return line
         self._header = header
         return f"{header}\n{line}"
-
-
-class _OutputAboveBar:
-    """Replaces standard output while there is a bar: whole lines are written above the bar.
-
-    Code that keeps it longer writes through it to the real stream.
-    """
-
-    def __init__(self, stream: TextIO):
-        self.stream = stream
-        self._line = ""  # the beginning of a line that has not ended yet
-        self._open = True
-
-    @classmethod
-    def standard_output(cls) -> "_OutputAboveBar | None":
-        """Replaces standard output, unless it is not a terminal or has been replaced already."""
-        if isinstance(sys.stdout, cls) or not _is_terminal(sys.stdout):
-            return None
-        above = cls(sys.stdout)
-        sys.stdout = above
-        return above
-
-    def write(self, text: str) -> int:
-        if not self._open:
-            return self.stream.write(text)
-        with tqdm.get_lock():
-            lines, newline, self._line = (self._line + text).rpartition("\n")
-            if newline:
-                tqdm.write(lines, file=self.stream)
-        return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def close(self) -> None:
-        """Puts standard output back, unless other code has replaced it since."""
-        self._open = False
-        if sys.stdout is self:
-            sys.stdout = self.stream
-        if self._line:
-            tqdm.write(self._line, file=self.stream)
-            self._line = ""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    def __eq__(self, other: object) -> bool:
-        # tqdm clears the bars whose stream is equal to the one it writes to.
-        return True if other is self or other is self.stream else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.stream)
-
-
-def _is_terminal(file: Any) -> bool:
-    try:
-        return bool(getattr(file, "isatty", lambda: False)())
-    except (OSError, ValueError):  # the stream is closed
-        return False
 
 
 def _in_notebook() -> bool:
