@@ -29,7 +29,8 @@ def check_untouched(where: str, held: Held) -> None:
       TypeError: it has. The message names the entry and the line to write.
     """
     for path, container, before in held:
-        names = [*before.keys() - container.keys(), *(name for name in container if _differs(name, container, before))]
+        names = [name for name in before if name not in container]
+        names += [name for name in container if _differs(name, container, before)]
         if names:
             fix = _FIXES.get(path.split(".")[1].partition("[")[0], _MODEL).format(name=names[0])
             raise TypeError(f"{where}: it changed `{path}[{names[0]!r}]` in place, but a loop is a value. Write {fix}.")
