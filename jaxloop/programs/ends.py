@@ -91,12 +91,14 @@ def weighs_first(program: Any, variable: Any) -> bool:
             ahead += [(further, outside) for inside, outside in results if inside is one]
         for equation in scope.program.eqns:
             places = [place for place, given in enumerate(equation.invars) if given is one]
+            if not places:
+                continue
             inner, name = _called(equation), equation.primitive.name
-            if places and name in _WEIGHS:
+            if name in _WEIGHS:
                 return True
-            if places and inner is not None and len(inner.invars) == len(equation.invars):
+            if inner is not None and len(inner.invars) == len(equation.invars):
                 ahead += [(_Scope(inner, (scope, equation)), inner.invars[place]) for place in places]
-            elif places and name in _PASSES | {"select_n"}:
+            elif name in _PASSES or name == "select_n":
                 ahead.append((scope, equation.outvars[0]))
     return False
 

@@ -196,7 +196,10 @@ def _phase_of_one_step(trace: _Trace, loop: Loop, split: Split, batch: Any) -> L
 
     loop = _fired(trace, loop, split.phase.start, entered)
     with of_first_batch():
-        step = traced_step(trace.spec, loop, batch, lambda: trace.output.pop(split, None))
+        first = not trace.steps  # the others have the same model
+        shown = functools.partial(trace.output.pop, split, None) if first else None
+        step = traced_step(trace.spec, loop, batch, shown)
+    trace.output.clear()  # a tracer must not outlive its trace
     trace.steps[split] = step
     trace.moments[split] = step.result
     loop = _fired(trace, step.result, split.phase.end)

@@ -91,24 +91,26 @@ class TracedStep:
         return loop.replace(stats={name: value for name, value in loop.stats.items() if name in self.stats})
 
 
-def traced_step(spec: StepSpec, loop: Loop, batch: Any, shown: Callable[[], Any] = lambda: None) -> TracedStep:
+def traced_step(spec: StepSpec, loop: Loop, batch: Any, shown: Callable[[], Any] | None = None) -> TracedStep:
     """The step of a loop in a phase, over a batch; both may be abstract.
 
     Args:
       spec: what the step is made of.
       loop: in a phase.
       batch: (input, target, weight).
-      shown: gives the output of the model once the step has made it, while it is still traced.
+      shown: gives the output of the model once the step has made it, while it is still traced. Only with it the ends
+        of the model are looked for.
     """
     counts: list[bool] = []
 
     def flat(loop: Loop, batch: Any) -> tuple[Loop, Any, Any]:
         after, counted = step(spec, loop, batch)
         counts.append(counted is True)
-        return after, counted, shown()
+        return after, counted, None if shown is None else shown()
 
     jaxpr, (result, _, output) = jax.make_jaxpr(flat, return_shape=True)(loop, batch)
-    ends = StepEnds.of(jaxpr.jaxpr, len(jax.tree.leaves(loop)), batch[0], output)
+    size = len(jax.tree.leaves(loop))
+    ends = StepEnds() if shown is None else StepEnds.of(jaxpr.jaxpr, size, batch[0], output)
     outputs = len(jax.tree.leaves(output))
     kept = _without_last(jaxpr, outputs) if outputs else jaxpr
     return TracedStep(kept, jax.tree.structure((loop, batch)), result, frozenset(loop.stats), counts[0], ends)

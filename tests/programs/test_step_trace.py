@@ -130,3 +130,21 @@ def test_a_batch_of_another_kind_is_not_taken(spec, entered, batch):
     made = spec()
     loop = entered(made)
     assert not traced_step(made, loop, BATCH).takes(loop, batch)
+
+
+def test_the_ends_of_the_model_are_found_and_the_program_is_as_without_them(spec, entered) -> None:
+    held = []
+
+    def note(loop, event):
+        if event is Event.UPDATE_START:
+            held.append(loop.output)
+        return loop
+
+    made = spec(note)
+    loop = entered(made)
+    plain = traced_step(made, loop, BATCH)
+    held.clear()
+    found = traced_step(made, loop, BATCH, held.pop)
+    assert (found.ends.activations, found.ends.weighed) == ({}, {""})
+    assert str(found.jaxpr) == str(plain.jaxpr)
+    assert plain.ends.weighed == frozenset()
