@@ -14,6 +14,7 @@ from jaxloop.errors import CorruptCheckpointError
 from jaxloop.events import VALIDATION, Event, Phase, Plan
 from jaxloop.measured import UNMEASURED, as_number, is_measured, with_nan
 from jaxloop.plots import draw_history, save
+from jaxloop.shown import table
 from jaxloop.speed import training_speed
 from jaxloop.views import Columns, LoopView
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Stopped = Literal["completed", "cancelled", "preempted"]
+_EPOCHS_SHOWN = 5
 _JOURNALS = ("batches", "epochs")
 
 
@@ -162,6 +164,16 @@ class History:
         """Whether the first row is that of a validation before the first epoch, which has no training."""
         losses = [self.epochs[name][:1] for name in ("loss", "examples_per_second") if name in self.epochs]
         return any(map(len, losses)) and all(np.isnan(as_number(loss[0])) for loss in losses)
+
+    def _repr_html_(self) -> str:
+        names = [name for name, column in self.epochs.items() if is_measured(column).any()]
+        count = len(self.epochs.get("epoch", ()))
+        rows = [
+            [_said(self.epochs[name][index]) if is_measured(self.epochs[name][index]) else "-" for name in names]
+            for index in range(max(0, count - _EPOCHS_SHOWN), count)
+        ]
+        title = f"History({self.stopped} after {count - self._validated_first} epochs)"
+        return table(title, rows, header=names, notes=[self.ending] if self.ending else [])
 
     def __repr__(self) -> str:
         count = len(self.epochs.get("epoch", ()))

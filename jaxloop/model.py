@@ -13,6 +13,7 @@ from jaxloop.adapters import linen, nnx
 from jaxloop.adapters import pytree as callables
 from jaxloop.adapters.selection import is_trainable
 from jaxloop.pickling import IN_PLACE_OF_A_MODEL, check_can_be_pickled
+from jaxloop.shown import amount, array_rows, name_of_function, table
 
 
 @functools.partial(
@@ -53,6 +54,12 @@ class Model:
     def __reduce_ex__(self, protocol: Any) -> Any:
         check_can_be_pickled(self.apply, "Model: this model, or a loop with it,", IN_PLACE_OF_A_MODEL)
         return super().__reduce_ex__(protocol)
+
+    def __repr__(self) -> str:
+        return f"Model({amount(self.params)}; {name_of_function(self.apply)})"
+
+    def _repr_html_(self) -> str:
+        return table(repr(self), array_rows(self.params), header=("parameter", "array", "elements"))
 
     def __copy__(self) -> "Model":
         return dataclasses.replace(self)

@@ -132,13 +132,13 @@ def _chosen(epochs: Table, names: Sequence[str] | None, splits: Sequence[Split])
 def _new_figure(where: str, size: tuple[float, float]) -> "Figure":
     """A figure that pyplot does not know: no window opens, and pyplot does not keep the figure in memory."""
     try:
-        from matplotlib.figure import Figure
+        from jaxloop.shown_figure import ShownFigure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{where}: it needs matplotlib, which is not installed. Install jaxloop with its extra `plot`, as in "
             "`pip install 'jaxloop[plot]'`, or only matplotlib."
         ) from error
-    return Figure(figsize=size, layout="constrained")
+    return ShownFigure(figsize=size, layout="constrained")
 
 
 def _panels(count: int, *, with_rate: bool) -> "tuple[Figure, list[Axes], Axes | None]":

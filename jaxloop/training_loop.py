@@ -28,6 +28,7 @@ from jaxloop.metrics import Metric, resolve
 from jaxloop.output_losses import Losses, as_loss_fn
 from jaxloop.placement import On
 from jaxloop.plainly import plainly
+from jaxloop.shown import table
 from jaxloop.step_spec import DifferentiableStep, StepSpec
 
 
@@ -172,6 +173,12 @@ class TrainingLoop(ByHand):
     def progress(self) -> Detail:
         """How much of a fit the console shows."""
         return self._progress
+
+    def __repr__(self) -> str:
+        return f"TrainingLoop({', '.join(f'{name} {text}' for name, text in self.setup.parts())})"
+
+    def _repr_html_(self) -> str:
+        return table("TrainingLoop", self.setup.parts())
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxloop import placement
-from jaxloop.callback import Callbacks, bound, sort_out, within_steps
+from jaxloop.callback import Callbacks, bound, name_of, sort_out, within_steps
 from jaxloop.callbacks.checkpoint import checkpoints_among
 from jaxloop.data import one_epoch
 from jaxloop.engine.agreement import Agreement
@@ -43,6 +43,7 @@ from jaxloop.pickling import IN_PLACE_OF_A_TRAINING_LOOP, check_can_be_pickled
 from jaxloop.placement import Placement
 from jaxloop.programs.memo import ByIdentity, Memo, Residents
 from jaxloop.programs.programs import Programs
+from jaxloop.shown import name_of_function, said_by
 from jaxloop.step_spec import StepSpec
 
 
@@ -81,6 +82,17 @@ class Setup:
 
     def __deepcopy__(self, memo: Any) -> "Setup":
         return Setup(**{each.name: copy.deepcopy(getattr(self, each.name), memo) for each in fields(self)})
+
+    def parts(self) -> list[tuple[str, str]]:
+        """What it is made of, for a person. It reads no data, and touches no device."""
+        spec = self.spec
+        data = [(TRAINING.name, self.training), *((split.name, batches) for split, batches in self.supply.sets.items())]
+        return [
+            *((name, said_by(batches)) for name, batches in data),
+            ("loss", name_of_function(spec.loss_fn or spec.differentiable_step)),
+            ("metrics", ", ".join(metric.name for metric in spec.metrics)),
+            ("callbacks", ", ".join(map(name_of, self.callbacks)) or "none"),
+        ]
 
     def fit(
         self,

@@ -97,7 +97,7 @@ class SegmentedSchedule:
           >>> schedule.plot(total_steps=1000).savefig("schedule.png")
         """
         try:
-            from matplotlib.figure import Figure
+            from jaxloop.shown_figure import ShownFigure
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 "make_schedule(...).plot: it needs matplotlib, which is not installed. Install jaxloop with its extra "
@@ -107,7 +107,7 @@ class SegmentedSchedule:
         steps = np.arange(total_steps)
         rates = np.broadcast_to(self(total_steps)(steps), steps.shape)
         ends = [0, *(piece.joint + piece.width for piece in pieces if piece.joint + piece.width < total_steps)]
-        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        figure = ShownFigure(figsize=(6.4, 3.2), layout="constrained")
         panel = figure.subplots()
         panel.plot(steps, rates, color="#0072B2", linewidth=1.8)
         panel.plot(ends, rates[ends], "o", color="#0072B2", markersize=5)
