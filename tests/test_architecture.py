@@ -23,7 +23,7 @@ FLOORS = [
     {"microbatches"},
     {"extra_args"},
     {"checkpoint", "console", "feeding", "files", "history", "phases", "step", "wire"},
-    {"callbacks", "ownership", "programs"},
+    {"callbacks", "ownership", "programs", "recorder"},
     {"engine"},
     {"by_hand"},
     {"training_loop"},

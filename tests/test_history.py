@@ -1,6 +1,5 @@
 """`History` and the observer that writes it down."""
 
-import doctest
 import sys
 import tomllib
 from pathlib import Path
@@ -8,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxloop import history
+from jaxloop import recorder as module
 from jaxloop.events import Event, Phase, Plan
-from jaxloop.history import History, Recorder
+from jaxloop.history import History
 from jaxloop.measured import UNMEASURED
+from jaxloop.recorder import Recorder
 
 
 @pytest.fixture
 def clock(clock_of):
-    return clock_of(history)
+    return clock_of(module)
 
 
 @pytest.fixture
@@ -205,10 +205,6 @@ def test_a_plot_draws_the_columns_that_are_named_and_is_saved(tmp_path):
 def test_the_extra_that_a_plot_names_has_matplotlib():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert any(needed.startswith("matplotlib") for needed in project["optional-dependencies"]["plot"])
-
-
-def test_the_example_in_the_docstring_runs():
-    assert doctest.testmod(history).failed == 0
 
 
 def test_the_first_loss_that_is_not_finite_stays_visible_after_a_finite_epoch() -> None:

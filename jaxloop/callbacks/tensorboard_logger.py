@@ -298,9 +298,8 @@ class _Run:
         self._write("train", lambda file: file.write(records))
 
     def _encoder(self, tags: list[str]) -> ScalarRows:
-        if tuple(tags) not in self._encoders:
-            self._encoders[tuple(tags)] = ScalarRows(tags)
-        return self._encoders[tuple(tags)]
+        key = tuple(tags)
+        return self._encoders.get(key) or self._encoders.setdefault(key, ScalarRows(tags))
 
     def _write(self, folder: str, write: Callable[[EventFile], None]) -> None:
         """Calls `write` with the file in a folder of the run. If this fails, it warns, and ends all writing."""

@@ -17,10 +17,11 @@ from jaxloop.engine.run import Preempted, Run
 from jaxloop.engine.saving import Saves
 from jaxloop.engine.session import Progress, Session
 from jaxloop.events import Scope, leave
-from jaxloop.history import History, Recorder, Stopped
+from jaxloop.history import History, Stopped
 from jaxloop.loop import Loop
 from jaxloop.measured import with_nan
 from jaxloop.ownership import on_device
+from jaxloop.recorder import Recorder
 
 
 def fitted(session: Session, began: float, consoles: Sequence[Any]) -> tuple[Loop, History]:

@@ -19,9 +19,9 @@ from jaxloop.engine.place import Place
 from jaxloop.engine.saver import Saver
 from jaxloop.engine.session import Progress, Session
 from jaxloop.events import TRAINING, Event, Split
-from jaxloop.history import Recorder
 from jaxloop.loop import Loop
 from jaxloop.programs.fit_trace import Moment
+from jaxloop.recorder import Recorder
 from jaxloop.wire import WireLayout
 
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from jaxloop import history
+from jaxloop import recorder as history
 from jaxloop.errors import CorruptCheckpointError, StateMismatchError
 from jaxloop.events import Event, Phase, Plan
-from jaxloop.history import Recorder
+from jaxloop.recorder import Recorder
 from tests.callbacks import replaying
 
 CLOCKS = ("seconds", "examples_per_second")
