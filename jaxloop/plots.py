@@ -132,6 +132,8 @@ def _chosen(epochs: Table, names: Sequence[str] | None, splits: Sequence[Split])
 def _new_figure(where: str, size: tuple[float, float]) -> "Figure":
     """A figure that pyplot does not know: no window opens, and pyplot does not keep the figure in memory."""
     try:
+        import matplotlib.figure  # noqa: F401 - first, so that it is what is missed
+
         from jaxloop.shown_figure import ShownFigure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(

@@ -97,6 +97,8 @@ class SegmentedSchedule:
           >>> schedule.plot(total_steps=1000).savefig("schedule.png")
         """
         try:
+            import matplotlib.figure  # noqa: F401 - first, so that it is what is missed
+
             from jaxloop.shown_figure import ShownFigure
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
