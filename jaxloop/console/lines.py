@@ -1,6 +1,7 @@
 """The texts of the console: the line of a bar, the row of an epoch, and the numbers in them."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -212,6 +213,14 @@ def timing_line(seconds: Mapping[str, float]) -> str:
     parts = sorted(seconds.items(), key=lambda part: -part[1])
     texts = [f"{name} {_seconds(spent)} s" for name, spent in parts if spent >= total / 1000]
     return f"Took {_seconds(total)} s: {', '.join(texts)}"
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text with its lines broken between words, where they are longer than `width`."""
+    return "\n".join(
+        line if len(line) <= width else textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False)
+        for line in text.split("\n")
+    )
 
 
 def _title(epoch_index: int, epoch_count: int) -> str:

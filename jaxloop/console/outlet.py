@@ -60,6 +60,15 @@ class Outlet:
         return hash(self.file)
 
 
+def can_encode_blocks(file: Any) -> bool:
+    """Whether a stream can show the blocks of a bar."""
+    try:
+        "█▏".encode(getattr(file, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 def _drop_what_is_held(file: Any) -> None:
     """Empties the buffer of a stream without a reader. Python would flush it at its exit, fail, and end with 120."""
     with suppress(Exception):

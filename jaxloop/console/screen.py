@@ -9,8 +9,8 @@ from typing import Any, Protocol, TextIO
 from tqdm import tqdm
 
 from jaxloop.console.above import OutputAboveBar, is_terminal
-from jaxloop.console.lines import EpochRow, Moment, bar_line, epoch_line, moment_line, table_lines
-from jaxloop.console.outlet import Outlet
+from jaxloop.console.lines import EpochRow, Moment, bar_line, epoch_line, moment_line, table_lines, wrapped
+from jaxloop.console.outlet import Outlet, can_encode_blocks
 
 _NOTEBOOK_WIDTH = 100
 _LONG_WAIT = 10.0  # seconds
@@ -124,7 +124,7 @@ class Terminal:
 
     def __init__(self, file: TextIO | None):
         self._file = Outlet(file)
-        self._ascii = not _can_encode_blocks(file)
+        self._ascii = not can_encode_blocks(file)
         self._table = _Table()
         self._bar: Any = None
         self._above: OutputAboveBar | None = None
@@ -164,7 +164,7 @@ class Terminal:
         self.write(self._table.add(row, self._width()))
 
     def write(self, text: str) -> None:
-        tqdm.write(text, file=self._file)
+        tqdm.write(wrapped(text, self._width()), file=self._file)
         self._file.flush()
 
     def close(self) -> None:
@@ -222,7 +222,7 @@ class Notebook:
         self.write(self._table.add(row, _NOTEBOOK_WIDTH))
 
     def write(self, text: str) -> None:
-        print(text, file=self._file, flush=True)
+        print(wrapped(text, _NOTEBOOK_WIDTH), file=self._file, flush=True)
 
     def close(self) -> None:
         pass
@@ -264,11 +264,3 @@ def _columns(file: Any) -> int:
     except (OSError, ValueError, AttributeError):  # the stream has no descriptor, or is not a terminal
         columns = 0
     return columns or shutil.get_terminal_size().columns
-
-
-def _can_encode_blocks(file: Any) -> bool:
-    try:
-        "█▏".encode(getattr(file, "encoding", None) or "utf-8")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True

@@ -364,3 +364,9 @@ def test_in_a_notebook_what_is_waited_for_is_drawn_in_the_place_of_the_bar(noteb
     screen.wait_for(None)
     screen.hide()
     assert notebook.drawn == [[HALF, "Compiling training_step ...", HALF, ""]]
+
+
+def test_a_long_line_is_broken_between_words(terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "32")
+    Terminal(terminal).write("Stopped after epoch 7 of 20: early_stopping")
+    assert standing_on(terminal) == ["Stopped after epoch 7 of 20:", "  early_stopping", ""]
