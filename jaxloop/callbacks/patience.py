@@ -143,7 +143,8 @@ class _EarlyStopping:
 
     def why_stopped(self, loop: Loop, history: History) -> str | None:
         """Why it has cancelled the fit that ended with `loop`; None if it has not."""
-        if int(loop.callback_state[self.name]["waited"]) < self.patience:
+        memory = loop.callback_state.get(self.name)  # another callback may have taken it away: no reason to fail now
+        if memory is None or int(memory["waited"]) < self.patience:
             return None
         name = self.watched.stat
         finite = np.isfinite(as_number(loop.stats[name])) or not is_measured(loop.stats[name])
@@ -152,9 +153,10 @@ class _EarlyStopping:
 
     def given_back(self, loop: Loop, history: History) -> str | None:
         """What it has put into the loop at the end; None if that is the last model."""
-        best = np.float32(loop.callback_state[self.name]["best"])
-        if not (self.restore_best and np.isfinite(best)):
+        memory = loop.callback_state.get(self.name)
+        if memory is None or not (self.restore_best and np.isfinite(memory["best"])):
             return None
+        best = np.float32(memory["best"])
         column = np.asarray(history.epochs.get(self.watched.stat, ()), np.float32)
         found = np.flatnonzero(column == best)
         if not found.size:
