@@ -63,7 +63,7 @@ def check_lines(guide: Path, printed: str) -> None:
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
 #: Guides that show a table of what they print; the others show it as text.
 TABLES = ("memory.md", "metrics_and_losses.md", "scale.md", "trackers.md")
-QUICK = ("data.md", "callbacks.md")
+QUICK = ("data.md",)
 TRACKERS = next(guide for guide in GUIDES if guide.name == "trackers.md")
 #: Guides that need packages which the library itself does not.
 NEEDS = {"models.md": ("equinox", "haiku")}

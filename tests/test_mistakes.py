@@ -409,7 +409,7 @@ MODELS: list[Mistake] = [
         "model and epochs exchanged",
         lambda: small.training_loop().fit(1, small.model()),
         ValueError,
-        r"epochs: .*got a Model",
+        r"epochs: .*got Model",
     ),
     (
         "another number of features",

@@ -28,6 +28,7 @@ def transformation(init: Any, update: Any) -> optax.GradientTransformationExtraA
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@pytest.mark.slow
 def test_multi_steps_averages_the_means_of_batches_and_clips_each_of_them() -> None:
     input, target = small.samples(8)
     weight = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)

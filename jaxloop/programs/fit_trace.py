@@ -300,7 +300,8 @@ def _noting_outputs(trace: _Trace) -> Callback:
         split = loop.split
         if event in (Event.UPDATE_START, Event.BATCH_END) and split is not None:
             _check_loss(loop)
-            trace.output.setdefault(split, loop.output)  # the step takes it from there while it is traced
+            if not trace.steps:  # only the first step takes it from there, while it is traced
+                trace.output.setdefault(split, loop.output)
             # A tracer must not outlive its trace.
             trace.outputs[split] = jax.tree.map(jax.typeof, (loop.output, loop.loss))
         return loop

@@ -36,6 +36,7 @@ def test_the_same_key_gives_the_same_tokens_and_another_key_others(model):
     assert first != other
 
 
+@pytest.mark.slow
 def test_tokens_are_drawn_as_often_as_the_temperature_makes_them_likely(model):
     """Of the three likeliest: 600 draws, within three standard deviations."""
     logits = np.asarray(model(np.array([[3]], np.int32))[0, -1], np.float64)

@@ -70,6 +70,7 @@ def test_texts_are_classified_whatever_their_padding(run: Any) -> None:
     np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_body_learns_at_a_tenth_of_the_rate_of_the_head(run: Any) -> None:
     variables = run("transfer")
     rates = variables["history"].batches
@@ -78,6 +79,7 @@ def test_the_body_learns_at_a_tenth_of_the_rate_of_the_head(run: Any) -> None:
     assert variables["accuracy"] > 0.7
 
 
+@pytest.mark.slow
 def test_eighteen_fits_compile_each_program_once(run: Any) -> None:
     variables = run("search")
     accuracies = variables["accuracies"]
@@ -101,6 +103,7 @@ def test_the_best_weights_are_saved_and_loaded(run: Any) -> None:
     assert measured["loss"] == pytest.approx((costs * variables["class_weights"][labels]).mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_each_head_has_a_loss_and_a_metric_of_its_own(run: Any) -> None:
     variables = run("two_heads")
     epochs = variables["history"].epochs

@@ -93,8 +93,11 @@ def test_an_epoch_may_begin_on_the_device_after_one_of_numpy():
     np.testing.assert_array_equal(fitted.model.params, plain.model.params)
 
 
-@pytest.mark.parametrize("dtype", [">f4", object, "U1", "M8[s]"])
-def test_a_dtype_that_jax_does_not_compute_with_is_named(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "fix"),
+    [(">f4", "as array"), (object, "as array"), ("U1", "return_inverse=True"), ("M8[s]", "numpy.timedelta64")],
+)
+def test_a_dtype_that_jax_does_not_compute_with_is_named(dtype, fix):
     target = np.zeros((COUNT, 2)).astype(dtype)
-    with pytest.raises(ValueError, match=r"batches: target has the dtype .* as array\.astype\(numpy\.float32\)"):
+    with pytest.raises(ValueError, match=f"batches: target has the dtype .*{fix}"):
         training_loop(repeat(LISTED[:2])).evaluate(model(), in_batches((INPUT, target), SIZE))

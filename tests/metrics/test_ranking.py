@@ -92,6 +92,7 @@ def test_a_nan_that_counts_is_seen_and_one_that_weighs_nothing_is_not(kind, wher
     assert np.isnan(measured(kind(64), batch, later))
 
 
+@pytest.mark.slow
 def test_an_area_is_not_measured_while_a_class_lacks_examples():
     only = {"output": np.array([1.0, 2.0], np.float32), "target": np.array([1, 1])}
     other = {"output": np.array([0.0], np.float32), "target": np.array([0])}
