@@ -72,7 +72,7 @@ def test_tensorboard_has_the_perplexity_of_both_phases(three_batches):
     for phase in ("train", "validation"):
         events = EventAccumulator(str(next((folder / "boards").glob(f"*/{phase}"))))
         events.Reload()
-        assert [scalar.step for scalar in events.Scalars("epoch_perplexity")] == [0, 1]
+        assert [scalar.step for scalar in events.Scalars("epoch/perplexity")] == [1, 2]
 
 
 def test_a_data_directory_without_the_vocabulary_is_an_error_that_says_what_it_must_hold(run_example, tmp_path):
