@@ -35,7 +35,7 @@ def test_with_everything_and_three_steps_a_dispatch_each_save_is_as_good_as_no_k
     assert len(consulted.places["everything"]) == 3 * len(in_epoch) + 3 + 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("steps", [1, "auto", "apart"])
 def test_with_everything_and_other_dispatches(consult: Consult, tmp_path: Path, steps: Any) -> None:
     apart = steps == "apart"
@@ -46,7 +46,7 @@ def test_with_everything_and_other_dispatches(consult: Consult, tmp_path: Path, 
     assert positions(consulted, "everything")[: len(ends)] == [f"training batch {at} of 7" for at in ends]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_each_callback_alone(consult: Consult, tmp_path: Path) -> None:
     names = (*ALL, "skips_non_finite", "stops_early", "bound", "changes")
     cases = {name: small(callbacks=(name,), epochs=3) for name in names}
@@ -90,7 +90,7 @@ def test_from_a_loader_of_torch(consult: Consult, tmp_path: Path) -> None:
     assert_none(consult(tmp_path, {f"{k}": small(data="torch", steps=k) for k in (1, 3)}))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_with_each_kind_of_model_and_optimizer(consult: Consult, tmp_path: Path) -> None:
     models = ["bfloat16", "rbg", "linen"] + (["equinox"] if importlib.util.find_spec("equinox") else [])
     cases = {name: small(model=name, steps=3, callbacks=("ema", "csv")) for name in models}

@@ -58,7 +58,7 @@ def test_several_callbacks_are_checked_together_in_this_process_with_a_training_
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_count_in_an_attribute_without_a_memory_is_found_in_the_file_and_in_the_attribute() -> None:
     text = failure(candidates.Counting, every=3)
     assert "Counting does not go on as if it had not been killed. At 1 step a dispatch, epoch 1 of 2, " in text
@@ -67,7 +67,7 @@ def test_a_count_in_an_attribute_without_a_memory_is_found_in_the_file_and_in_th
     assert "needs two methods. `state()` gives all of it as JSON" in text
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_log_that_is_not_cut_is_found_by_its_first_line_too_many() -> None:
     text = failure(candidates.AppendingTwice, every=3)
     assert re.search(r"its files as at the end of the run:\n  file log.txt: line 17 is too many, 'training \d ", text)
