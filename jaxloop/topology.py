@@ -188,7 +188,7 @@ def _cards(name: str, kind: str, count: int) -> list[Any]:
 
 
 def _start_plugin(name: str) -> None:
-    """Gives JAX the CUDA plugin, for its compiler alone."""
+    """Gives JAX the CUDA plugin, of which only the compiler is used."""
     for plugin in _PLUGINS:
         try:
             module = importlib.import_module(plugin)

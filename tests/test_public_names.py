@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.metadata
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,9 @@ ROOMS = {
     "jaxloop.weights": set(),
 }
 
+#: All packages; of those that are not in ROOMS nothing is hidden.
+PACKAGES = [each.name for each in pkgutil.walk_packages(jl.__path__, "jaxloop.") if each.ispkg]
+
 
 def offered(module: ModuleType) -> set[str]:
     """The names that a file defines, or imports to pass them on, as `from x import y as y`."""
@@ -46,10 +50,11 @@ def offered(module: ModuleType) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", sorted({*ROOMS, *PACKAGES}))
 def test_all_holds_what_a_room_offers(room: str) -> None:
     module = importlib.import_module(room)
-    assert set(module.__all__) == offered(module) - ROOMS[room], "put the name into __all__, or into ROOMS of this test"
+    hidden = ROOMS.get(room, set())
+    assert set(module.__all__) == offered(module) - hidden, "put the name into __all__, or into ROOMS of this test"
     assert all(hasattr(module, name) for name in module.__all__)
 
 

@@ -103,7 +103,7 @@ class AbstractFit:
 
     def steps(self, batch_size: int) -> AbstractSteps:
         """The training steps over batches of this size; else as `session`."""
-        setup = replace(self._setup, programs=Programs(), memo=Memo())  # those of one size hold for it alone
+        setup = replace(self._setup, programs=Programs(), memo=Memo())  # those of one size hold only for it
         feed = self._feed.agreeing(first=self._feed.agreed.first.resized(batch_size))
         entered = next(phases_of(self._session(setup, feed)))
         steps, wire = entered.steps, entered.wire
@@ -159,7 +159,7 @@ def phases_of(session: Session) -> Iterator[Entered]:
         if split != TRAINING:
             before = functools.partial(_left, session.spec)
         loop = jax.eval_shape(functools.partial(_entered, session.spec, split, len(feed), before, layouts), loop)
-        yield Entered(split, loop, PhaseSteps(session, layouts[0], split, feed), _wire(layouts[0], loop))
+        yield Entered(loop, PhaseSteps(session, layouts[0], split, feed), _wire(layouts[0], loop))
 
 
 def _batch_of(feed: Feed) -> Any:

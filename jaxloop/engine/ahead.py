@@ -26,4 +26,4 @@ def look_ahead(setup: Setup, given: Any, epochs: int, on: On) -> tuple[Session, 
         return session, phases_of(session)
     run = setup.run(setup.fit(given, epochs, on=on))
     walk = run.walk()
-    return run.session, (Entered(split, loop, steps, steps.layout.to_wire(loop)) for split, loop, steps in walk)
+    return run.session, (Entered(loop, steps, steps.layout.to_wire(loop)) for _, loop, steps in walk)

@@ -188,16 +188,19 @@ class Entered:
     """A phase of a run at its start, before any step.
 
     Attributes:
-      split: the phase, and the set that it runs over.
       loop: that has entered it.
       steps: the steps that follow.
       wire: the loop as they take it; arrays, or their shapes and dtypes.
     """
 
-    split: Split
     loop: Loop
     steps: PhaseSteps
     wire: Wire
+
+    @property
+    def split(self) -> Split:
+        """The phase, and the set that it runs over."""
+        return self.steps.split
 
     @property
     def phase(self) -> Phase:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,41 @@ from jaxloop.outputs import Key, name_by_output, output_and_target
 _MOST_CLASSES = 8192  # whose matrix, with its rounding errors, takes half a gigabyte
 
 
+class _SumsByClass:
+    """What keeps the weights by true and predicted class. A dataclass has the fields, each in its own order."""
+
+    classes: int | None
+    name: str
+    output: Key | None
+    target: Key | None
+    one_class: ClassVar[bool] = True
+
+    def bind(self, output: Any, target: Any) -> Self:
+        """The metric with the number of classes that the shapes of output and target show."""
+        if self.classes is not None:
+            return self
+        return dataclasses.replace(cast(Any, self), classes=_found(self, output, target))
+
+    def init(self) -> dict[str, Any]:
+        """float32[classes, classes + 1], true class by prediction: the weights so far, and their rounding errors."""
+        shape = (self.classes or 2, (self.classes or 2) + 1)
+        return {name: np.zeros(shape, np.float32) for name in ("weight", "weight_error")}
+
+    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
+        """The sums with those of one batch; the last column is for examples with a NaN."""
+        output, target = output_and_target(self.name, output, target, self.output, self.target)
+        predicted, label, is_known = _predicted_and_label(self, output, target)
+        classes, one_hot = len(state["weight"]), functools.partial(jax.nn.one_hot, dtype=jnp.float32)
+        predicted = jnp.where(is_known, predicted, classes)
+        label = jnp.where(jnp.isnan(label), 0, label) if jnp.issubdtype(label.dtype, jnp.floating) else label
+        true = one_hot(label.reshape(-1), classes) * spread_weight(weight, label.shape).reshape(-1, 1)
+        added = jnp.matmul(true.T, one_hot(predicted.reshape(-1), classes + 1), precision="highest")
+        total, error = two_sum(state["weight"], added)
+        return {"weight": total, "weight_error": state["weight_error"] + error}
+
+
 @dataclass(frozen=True)
-class ConfusionMatrix:
+class ConfusionMatrix(_SumsByClass):
     """The weight of the examples (or tokens) of each true class that were given each prediction: `[true, predicted]`.
 
     It is no number, so it is in no row, log or history. `evaluate` returns it, as float64[classes, classes] of NumPy.
@@ -57,7 +90,6 @@ class ConfusionMatrix:
     name: str = ""
     output: Key | None = None
     target: Key | None = None
-    one_class: ClassVar[bool] = True
     scalar: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -67,17 +99,6 @@ class ConfusionMatrix:
                 f"ConfusionMatrix: `normalize` must be 'true', 'predicted', 'all' or None, got {self.normalize!r}."
             )
         object.__setattr__(self, "name", self.name or name_by_output("confusion_matrix", self.output))
-
-    def bind(self, output: Any, target: Any) -> "ConfusionMatrix":
-        return self if self.classes is not None else dataclasses.replace(self, classes=_found(self, output, target))
-
-    def init(self) -> dict[str, Any]:
-        """As `MatthewsCorrelationCoefficient`."""
-        return _empty(self.classes)
-
-    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
-        output, target = output_and_target(self.name, output, target, self.output, self.target)
-        return _added(state, _predicted_and_label(self, output, target), weight)
 
     def compute(self, state: dict[str, Any]) -> np.ndarray:
         """The matrix in NumPy. Waits for the device."""
@@ -91,7 +112,7 @@ class ConfusionMatrix:
 
 
 @dataclass(frozen=True)
-class MatthewsCorrelationCoefficient:
+class MatthewsCorrelationCoefficient(_SumsByClass):
     """The correlation of predicted and true classes: 1 if all agree, 0 for chance, exact under weights.
 
     Let s be the weight of all examples, c of those with a right prediction, p_k of those with the prediction k, and t_k
@@ -121,23 +142,11 @@ class MatthewsCorrelationCoefficient:
     name: str = ""
     output: Key | None = None
     target: Key | None = None
-    one_class: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_classes("MatthewsCorrelationCoefficient", self.classes)
         name = self.name or name_by_output("matthews_correlation_coefficient", self.output)
         object.__setattr__(self, "name", name)
-
-    def bind(self, output: Any, target: Any) -> "MatthewsCorrelationCoefficient":
-        return self if self.classes is not None else dataclasses.replace(self, classes=_found(self, output, target))
-
-    def init(self) -> dict[str, Any]:
-        """float32[classes, classes + 1], true class by prediction: the weights so far, and their rounding errors."""
-        return _empty(self.classes)
-
-    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
-        output, target = output_and_target(self.name, output, target, self.output, self.target)
-        return _added(state, _predicted_and_label(self, output, target), weight)
 
     def compute(self, state: dict[str, Any]) -> jax.Array:
         # Each class is compared with the rest, in sums of positive terms. So nothing cancels before the difference in
@@ -159,7 +168,7 @@ class MatthewsCorrelationCoefficient:
         return jnp.where(total == 0, unmeasured(jnp.float32), correlation)
 
 
-def _found(metric: Any, output: Any, target: Any) -> int | None:
+def _found(metric: _SumsByClass, output: Any, target: Any) -> int | None:
     """The number of classes of an output; None for one logit.
 
     Raises:
@@ -175,24 +184,7 @@ def _found(metric: Any, output: Any, target: Any) -> int | None:
     return classes
 
 
-def _empty(classes: int | None) -> dict[str, Any]:
-    shape = (classes or 2, (classes or 2) + 1)
-    return {name: np.zeros(shape, np.float32) for name in ("weight", "weight_error")}
-
-
-def _added(state: dict[str, Any], found: tuple[Any, Any, Any], weight: Any) -> dict[str, Any]:
-    """The sums with those of one batch; the last column is for examples with a NaN."""
-    predicted, label, is_known = found
-    classes, one_hot = len(state["weight"]), functools.partial(jax.nn.one_hot, dtype=jnp.float32)
-    predicted = jnp.where(is_known, predicted, classes)
-    label = jnp.where(jnp.isnan(label), 0, label) if jnp.issubdtype(label.dtype, jnp.floating) else label
-    true = one_hot(label.reshape(-1), classes) * spread_weight(weight, label.shape).reshape(-1, 1)
-    added = jnp.matmul(true.T, one_hot(predicted.reshape(-1), classes + 1), precision="highest")
-    total, error = two_sum(state["weight"], added)
-    return {"weight": total, "weight_error": state["weight_error"] + error}
-
-
-def _predicted_and_label(metric: Any, output: Any, target: Any) -> tuple[Any, Any, Any]:
+def _predicted_and_label(metric: _SumsByClass, output: Any, target: Any) -> tuple[Any, Any, Any]:
     """Predicted class, true class, and whether logits and target are free of NaN.
 
     Raises:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,81 @@ Average = Literal["binary", "macro", "micro", "weighted"]
 
 
 @dataclass(frozen=True)
-class Precision:
+class _ByClass:
+    """What the three have in common, which is all but the score. The fields are as `Precision` says."""
+
+    average: Average = "binary"
+    classes: int | None = None
+    multilabel: bool = False
+    name: str = ""
+    output: Key | None = None
+    target: Key | None = None
+    score: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        where = type(self).__name__
+        averages = ("binary", "macro", "micro", "weighted")
+        if self.average not in averages:
+            raise ValueError(f"{where}: `average` must be {' or '.join(map(repr, averages))}, got {self.average!r}.")
+        if self.average == "binary" and self.multilabel:
+            raise ValueError(f'{where}: several labels must be averaged. Write {where}("macro", multilabel=True).')
+        check_classes(where, self.classes, least=1 if self.multilabel else 2)
+        name = self.score if self.average == "binary" else f"{self.average}_{self.score}"
+        object.__setattr__(self, "name", self.name or name_by_output(name, self.output))
+
+    @property
+    def one_class(self) -> bool:
+        """Whether targets of the output's shape must be probabilities of one class."""
+        return not self.multilabel
+
+    def bind(self, output: Any, target: Any) -> Self:
+        """The metric with the number of classes that the shapes of output and target show."""
+        if self.classes is not None:
+            return self
+        classes = class_count(self.name, *output_and_target(self.name, output, target, self.output, self.target))
+        return dataclasses.replace(self, classes=classes or (1 if self.multilabel else 2))
+
+    def init(self) -> dict[str, Any]:
+        """The sums: of each class, float32[3, classes]: right, predicted, true; and the weight of all examples."""
+        sums = np.zeros((3, self.classes or 2), np.float32)
+        zero = np.float32(0)
+        return {"sums": sums, "sums_error": np.zeros_like(sums), "weight": zero, "weight_error": zero}
+
+    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
+        """The sums with those of one batch."""
+        output, target = output_and_target(self.name, output, target, self.output, self.target)
+        check_arrays(self.name, output, target)
+        classes = state["sums"].shape[1]
+        parts = (_of_labels if self.multilabel else _of_classes)(self, classes, output, target, weight)
+        predicted, true, weight = parts
+        batch = jnp.stack([jnp.sum(part * weight[:, None], axis=0) for part in (predicted * true, predicted, true)])
+        sums, error = two_sum(state["sums"], batch)
+        total, total_error = two_sum(state["weight"], jnp.sum(weight))
+        return {
+            "sums": sums,
+            "sums_error": state["sums_error"] + error,
+            "weight": total,
+            "weight_error": state["weight_error"] + total_error,
+        }
+
+    def compute(self, state: dict[str, Any]) -> jax.Array:
+        """The average score of the sums so far, float32[]; not measured if nothing was added."""
+        right, predicted, true = state["sums"] + state["sums_error"]
+        weight = state["weight"] + state["weight_error"]
+        if self.average == "binary":
+            score = _score(self.score, right[1], predicted[1], true[1])
+        elif self.average == "micro":
+            score = _score(self.score, jnp.sum(right), jnp.sum(predicted), jnp.sum(true))
+        else:
+            scores = _score(self.score, right, predicted, true)
+            occurs = jnp.ones_like(true) if self.multilabel else (predicted + true > 0).astype(jnp.float32)
+            share = true if self.average == "weighted" else occurs
+            score = _ratio(jnp.sum(scores * share), jnp.sum(share))
+        return jnp.where(weight == 0, unmeasured(jnp.float32), score)
+
+
+@dataclass(frozen=True)
+class Precision(_ByClass):
     """The share of right predictions among those of a class: `right / predicted`, as weights.
 
     Right are the examples (or tokens) of the class that were predicted to be of it. All is as in scikit-learn's
@@ -66,38 +140,11 @@ class Precision:
       Array(0.5, dtype=float32)
     """
 
-    average: Average = "binary"
-    classes: int | None = None
-    multilabel: bool = False
-    name: str = ""
-    output: Key | None = None
-    target: Key | None = None
     score: ClassVar[str] = "precision"
-
-    def __post_init__(self) -> None:
-        _named_and_checked(self)
-
-    @property
-    def one_class(self) -> bool:
-        """Whether targets of the output's shape must be probabilities of one class."""
-        return not self.multilabel
-
-    def bind(self, output: Any, target: Any) -> "Precision":
-        return _bound(self, output, target)
-
-    def init(self) -> dict[str, Any]:
-        """The sums: of each class, float32[3, classes]: right, predicted, true; and the weight of all examples."""
-        return _empty(self)
-
-    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
-        return _added(self, state, output, target, weight)
-
-    def compute(self, state: dict[str, Any]) -> jax.Array:
-        return _averaged(self, state)
 
 
 @dataclass(frozen=True)
-class Recall:
+class Recall(_ByClass):
     """The share of right predictions among the examples of a class: `right / true`. All else is as in `Precision`.
 
     Example:
@@ -107,37 +154,11 @@ class Recall:
       Array(0.75, dtype=float32)
     """
 
-    average: Average = "binary"
-    classes: int | None = None
-    multilabel: bool = False
-    name: str = ""
-    output: Key | None = None
-    target: Key | None = None
     score: ClassVar[str] = "recall"
-
-    def __post_init__(self) -> None:
-        _named_and_checked(self)
-
-    @property
-    def one_class(self) -> bool:
-        """As in `Precision`."""
-        return not self.multilabel
-
-    def bind(self, output: Any, target: Any) -> "Recall":
-        return _bound(self, output, target)
-
-    def init(self) -> dict[str, Any]:
-        return _empty(self)
-
-    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
-        return _added(self, state, output, target, weight)
-
-    def compute(self, state: dict[str, Any]) -> jax.Array:
-        return _averaged(self, state)
 
 
 @dataclass(frozen=True)
-class F1:
+class F1(_ByClass):
     """The harmonic mean of precision and recall of a class: `2 right / (predicted + true)`. Else as `Precision`.
 
     The macro average is the mean of the F1 of each class, not the F1 of the means.
@@ -150,81 +171,10 @@ class F1:
       0.7778
     """
 
-    average: Average = "binary"
-    classes: int | None = None
-    multilabel: bool = False
-    name: str = ""
-    output: Key | None = None
-    target: Key | None = None
     score: ClassVar[str] = "f1"
 
-    def __post_init__(self) -> None:
-        _named_and_checked(self)
 
-    @property
-    def one_class(self) -> bool:
-        """As in `Precision`."""
-        return not self.multilabel
-
-    def bind(self, output: Any, target: Any) -> "F1":
-        return _bound(self, output, target)
-
-    def init(self) -> dict[str, Any]:
-        return _empty(self)
-
-    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
-        return _added(self, state, output, target, weight)
-
-    def compute(self, state: dict[str, Any]) -> jax.Array:
-        return _averaged(self, state)
-
-
-def _named_and_checked(metric: Any) -> None:
-    where = type(metric).__name__
-    averages = ("binary", "macro", "micro", "weighted")
-    if metric.average not in averages:
-        raise ValueError(f"{where}: `average` must be {' or '.join(map(repr, averages))}, got {metric.average!r}.")
-    if metric.average == "binary" and metric.multilabel:
-        raise ValueError(f'{where}: several labels must be averaged. Write {where}("macro", multilabel=True).')
-    check_classes(where, metric.classes, least=1 if metric.multilabel else 2)
-    name = metric.score if metric.average == "binary" else f"{metric.average}_{metric.score}"
-    object.__setattr__(metric, "name", metric.name or name_by_output(name, metric.output))
-
-
-def _bound(metric: Any, output: Any, target: Any) -> Any:
-    """The metric with the number of classes that the shapes of output and target show."""
-    if metric.classes is not None:
-        return metric
-    classes = class_count(metric.name, *output_and_target(metric.name, output, target, metric.output, metric.target))
-    return dataclasses.replace(metric, classes=classes or (1 if metric.multilabel else 2))
-
-
-def _empty(metric: Any) -> dict[str, Any]:
-    sums = np.zeros((3, metric.classes or 2), np.float32)
-    zero = np.float32(0)
-    return {"sums": sums, "sums_error": np.zeros_like(sums), "weight": zero, "weight_error": zero}
-
-
-def _added(metric: Any, state: dict[str, Any], output: Any, target: Any, weight: Any) -> dict[str, Any]:
-    """The sums with those of one batch."""
-    output, target = output_and_target(metric.name, output, target, metric.output, metric.target)
-    check_arrays(metric.name, output, target)
-    classes = state["sums"].shape[1]
-    predicted, true, weight = (_of_labels if metric.multilabel else _of_classes)(
-        metric, classes, output, target, weight
-    )
-    batch = jnp.stack([jnp.sum(part * weight[:, None], axis=0) for part in (predicted * true, predicted, true)])
-    sums, error = two_sum(state["sums"], batch)
-    total, total_error = two_sum(state["weight"], jnp.sum(weight))
-    return {
-        "sums": sums,
-        "sums_error": state["sums_error"] + error,
-        "weight": total,
-        "weight_error": state["weight_error"] + total_error,
-    }
-
-
-def _of_classes(metric: Any, classes: int, output: Any, target: Any, weight: Any) -> tuple[Any, Any, Any]:
+def _of_classes(metric: _ByClass, classes: int, output: Any, target: Any, weight: Any) -> tuple[Any, Any, Any]:
     """Whether each example was predicted to be of each class, whether it is, float32[examples, classes]; its weight."""
     single = single_logit(output, target)
     count = logit_count(output) if single is None else 2
@@ -244,7 +194,7 @@ def _of_classes(metric: Any, classes: int, output: Any, target: Any, weight: Any
     return one_hot(predicted.reshape(-1)), one_hot(label.reshape(-1)), weight
 
 
-def _of_labels(metric: Any, classes: int, output: Any, target: Any, weight: Any) -> tuple[Any, Any, Any]:
+def _of_labels(metric: _ByClass, classes: int, output: Any, target: Any, weight: Any) -> tuple[Any, Any, Any]:
     """As `_of_classes`, of independent labels."""
     logits, target = each_alone(metric.name, output, target)
     if logits.ndim < 2 or (logits.shape[-1] != classes and classes == 1):
@@ -259,22 +209,6 @@ def _of_labels(metric: Any, classes: int, output: Any, target: Any, weight: Any)
     weight = spread_weight(weight, true.shape[:-1]).reshape(-1)
     predicted, true = (each.reshape(-1, classes).astype(jnp.float32) for each in (predicted, true))
     return predicted, true, weight
-
-
-def _averaged(metric: Any, state: dict[str, Any]) -> jax.Array:
-    """The average score of the sums so far, float32[]; not measured if nothing was added."""
-    right, predicted, true = state["sums"] + state["sums_error"]
-    weight = state["weight"] + state["weight_error"]
-    if metric.average == "binary":
-        score = _score(metric.score, right[1], predicted[1], true[1])
-    elif metric.average == "micro":
-        score = _score(metric.score, jnp.sum(right), jnp.sum(predicted), jnp.sum(true))
-    else:
-        scores = _score(metric.score, right, predicted, true)
-        occurs = jnp.ones_like(true) if metric.multilabel else (predicted + true > 0).astype(jnp.float32)
-        share = true if metric.average == "weighted" else occurs
-        score = _ratio(jnp.sum(scores * share), jnp.sum(share))
-    return jnp.where(weight == 0, unmeasured(jnp.float32), score)
 
 
 def _score(name: str, right: Any, predicted: Any, true: Any) -> Any:

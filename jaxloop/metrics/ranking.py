@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,61 @@ _LARGEST = 1e6  # the logit beyond which scores are not told apart
 
 
 @dataclass(frozen=True)
-class AUC:
+class _Area:
+    """What areas have in common: the histograms that they are computed from. The fields are as `AUC` says."""
+
+    thresholds: int = 4096
+    classes: int | None = None
+    multilabel: bool = False
+    name: str = ""
+    output: Key | None = None
+    target: Key | None = None
+    title: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        where = type(self).__name__
+        if whole_number(f"{where}: `thresholds`", self.thresholds) < 2:
+            raise ValueError(f"{where}: `thresholds` must be at least 2, got 1. Leave it out for 4096.")
+        check_classes(where, self.classes, least=1)
+        object.__setattr__(self, "name", self.name or name_by_output(self.title, self.output))
+
+    @property
+    def one_class(self) -> bool:
+        """Whether targets of the output's shape must be probabilities of one class."""
+        return not self.multilabel
+
+    def bind(self, output: Any, target: Any) -> Self:
+        """The metric with the number of curves that the shapes of output and target show."""
+        if self.classes is not None:
+            return self
+        count = class_count(self.name, *output_and_target(self.name, output, target, self.output, self.target))
+        single = count is None or (count == 2 and not self.multilabel)
+        return dataclasses.replace(self, classes=1 if single else count)
+
+    def init(self) -> dict[str, Any]:
+        """The weight of the others (0) and of the class (1), by curve and by threshold; and whether there was a NaN."""
+        shape = (2, self.classes or 1, self.thresholds)
+        return {name: np.zeros(shape, np.float32) for name in ("weight", "weight_error")} | {"nan": np.float32(0)}
+
+    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
+        """The histograms with those of one batch."""
+        output, target = output_and_target(self.name, output, target, self.output, self.target)
+        check_arrays(self.name, output, target)
+        curves = state["weight"].shape[1]
+        scores, is_own, counts = _scores(self, curves, output, target)
+        # The weight is of examples, and each curve counts all of them.
+        weight = jnp.where(counts, spread_weight(weight, scores.shape[:-1]), 0).reshape(-1, 1)
+        scores, is_own = scores.reshape(-1, curves), is_own.reshape(-1, curves)
+        is_nan = jnp.isnan(scores) | jnp.isnan(is_own)
+        own = jnp.where(is_nan, 0, is_own)
+        weights = jnp.stack([(1 - own) * weight, own * weight])
+        total, error = two_sum(state["weight"], _histogram(jnp.where(is_nan, 0, scores), weights, self.thresholds))
+        nan = jnp.any(is_nan & (weight != 0)).astype(jnp.float32)
+        return {"weight": total, "weight_error": state["weight_error"] + error, "nan": jnp.maximum(state["nan"], nan)}
+
+
+@dataclass(frozen=True)
+class AUC(_Area):
     """The area under the ROC curve: how often an example of the class 1 scores above one of the class 0.
 
         sum over pairs of w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / sum over pairs of w_i w_j
@@ -64,31 +118,7 @@ class AUC:
       (Array(0.75, dtype=float32), Array(0., dtype=float32))
     """
 
-    thresholds: int = 4096
-    classes: int | None = None
-    multilabel: bool = False
-    name: str = ""
-    output: Key | None = None
-    target: Key | None = None
     title: ClassVar[str] = "auc"
-
-    def __post_init__(self) -> None:
-        _named_and_checked(self)
-
-    @property
-    def one_class(self) -> bool:
-        """Whether targets of the output's shape must be probabilities of one class."""
-        return not self.multilabel
-
-    def bind(self, output: Any, target: Any) -> "AUC":
-        return _bound(self, output, target)
-
-    def init(self) -> dict[str, Any]:
-        """The weight of the others (0) and of the class (1), by curve and by threshold; and whether there was a NaN."""
-        return _empty(self)
-
-    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
-        return _added(self, state, output, target, weight)
 
     def compute(self, state: dict[str, Any]) -> jax.Array:
         others, own = _shares(state)
@@ -102,7 +132,7 @@ class AUC:
 
 
 @dataclass(frozen=True)
-class AveragePrecision:
+class AveragePrecision(_Area):
     """The area under the curve of precision and recall: the mean of the precision at the score of each positive.
 
     `sum_k (recall_k - recall_(k-1)) precision_k` over thresholds from the highest on, which is scikit-learn's
@@ -118,31 +148,7 @@ class AveragePrecision:
       0.8333
     """
 
-    thresholds: int = 4096
-    classes: int | None = None
-    multilabel: bool = False
-    name: str = ""
-    output: Key | None = None
-    target: Key | None = None
     title: ClassVar[str] = "average_precision"
-
-    def __post_init__(self) -> None:
-        _named_and_checked(self)
-
-    @property
-    def one_class(self) -> bool:
-        """As in `AUC`."""
-        return not self.multilabel
-
-    def bind(self, output: Any, target: Any) -> "AveragePrecision":
-        return _bound(self, output, target)
-
-    def init(self) -> dict[str, Any]:
-        """As in `AUC`."""
-        return _empty(self)
-
-    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
-        return _added(self, state, output, target, weight)
 
     def compute(self, state: dict[str, Any]) -> jax.Array:
         own, (true, false), _ = _from_the_top(state)
@@ -155,50 +161,11 @@ class AveragePrecision:
         return jnp.mean(jnp.sum(own * width, axis=-1))
 
 
-def _named_and_checked(metric: Any) -> None:
-    where = type(metric).__name__
-    if whole_number(f"{where}: `thresholds`", metric.thresholds) < 2:
-        raise ValueError(f"{where}: `thresholds` must be at least 2, got 1. Leave it out for 4096.")
-    check_classes(where, metric.classes, least=1)
-    object.__setattr__(metric, "name", metric.name or name_by_output(metric.title, metric.output))
-
-
-def _bound(metric: Any, output: Any, target: Any) -> Any:
-    """The metric with the number of curves that the shapes of output and target show."""
-    if metric.classes is not None:
-        return metric
-    count = class_count(metric.name, *output_and_target(metric.name, output, target, metric.output, metric.target))
-    single = count is None or (count == 2 and not metric.multilabel)
-    return dataclasses.replace(metric, classes=1 if single else count)
-
-
-def _empty(metric: Any) -> dict[str, Any]:
-    shape = (2, metric.classes or 1, metric.thresholds)
-    return {name: np.zeros(shape, np.float32) for name in ("weight", "weight_error")} | {"nan": np.float32(0)}
-
-
 @functools.cache
 def _thresholds(count: int) -> np.ndarray:
     """The inner thresholds, float32[count - 1], ascending and symmetric about 0."""
     most = math.asinh(_LARGEST)
     return np.sinh(np.linspace(-most, most, count + 1)[1:-1]).astype(np.float32)
-
-
-def _added(metric: Any, state: dict[str, Any], output: Any, target: Any, weight: Any) -> dict[str, Any]:
-    """The histograms with those of one batch."""
-    output, target = output_and_target(metric.name, output, target, metric.output, metric.target)
-    check_arrays(metric.name, output, target)
-    curves = state["weight"].shape[1]
-    scores, is_own, counts = _scores(metric, curves, output, target)
-    # The weight is of examples, and each curve counts all of them.
-    weight = jnp.where(counts, spread_weight(weight, scores.shape[:-1]), 0).reshape(-1, 1)
-    scores, is_own = scores.reshape(-1, curves), is_own.reshape(-1, curves)
-    is_nan = jnp.isnan(scores) | jnp.isnan(is_own)
-    own = jnp.where(is_nan, 0, is_own)
-    weights = jnp.stack([(1 - own) * weight, own * weight])
-    total, error = two_sum(state["weight"], _histogram(jnp.where(is_nan, 0, scores), weights, metric.thresholds))
-    nan = jnp.any(is_nan & (weight != 0)).astype(jnp.float32)
-    return {"weight": total, "weight_error": state["weight_error"] + error, "nan": jnp.maximum(state["nan"], nan)}
 
 
 def _histogram(scores: jax.Array, weights: jax.Array, count: int) -> jax.Array:
@@ -221,7 +188,7 @@ def _histogram(scores: jax.Array, weights: jax.Array, count: int) -> jax.Array:
     return sums.reshape(2, 1, -1)[..., :count]
 
 
-def _scores(metric: Any, curves: int, output: Any, target: Any) -> tuple[jax.Array, jax.Array, Any]:
+def _scores(metric: _Area, curves: int, output: Any, target: Any) -> tuple[jax.Array, jax.Array, Any]:
     """The score of each example on each curve, float32[..., curves]; 1 where it is of the class, 0 or NaN.
 
     And whether each example is of any class: bool[...] or True.

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,33 @@ from jaxloop.precision import widened
 
 
 @dataclass(frozen=True)
-class MeanAbsoluteError:
+class _MeanError:
+    """A mean of what `_of` makes of the errors. The fields are as `MeanAbsoluteError` says."""
+
+    name: str = ""
+    output: Key | None = None
+    target: Key | None = None
+    title: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or name_by_output(self.title, self.output))
+
+    def init(self) -> dict[str, Any]:
+        return empty_mean()
+
+    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
+        values = self._of(_error(self, output, target))
+        return add_to_mean(state, values, spread_weight(weight, values.shape))
+
+    def compute(self, state: dict[str, Any]) -> jax.Array:
+        return mean_of(state)
+
+    def _of(self, error: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MeanAbsoluteError(_MeanError):
     """The mean of `|output - target|` over all examples and all that is given of each.
 
     Args:
@@ -31,25 +57,14 @@ class MeanAbsoluteError:
       Array(2., dtype=float32)
     """
 
-    name: str = ""
-    output: Key | None = None
-    target: Key | None = None
+    title: ClassVar[str] = "mean_absolute_error"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.name or name_by_output("mean_absolute_error", self.output))
-
-    def init(self) -> dict[str, Any]:
-        return empty_mean()
-
-    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
-        return _added(state, jnp.abs(_error(self, output, target)), weight)
-
-    def compute(self, state: dict[str, Any]) -> jax.Array:
-        return mean_of(state)
+    def _of(self, error: jax.Array) -> jax.Array:
+        return jnp.abs(error)
 
 
 @dataclass(frozen=True)
-class MeanSquaredError:
+class MeanSquaredError(_MeanError):
     """The mean of `(output - target)**2`; all else is as in `MeanAbsoluteError`.
 
     Example:
@@ -60,25 +75,14 @@ class MeanSquaredError:
       6.6667
     """
 
-    name: str = ""
-    output: Key | None = None
-    target: Key | None = None
+    title: ClassVar[str] = "mean_squared_error"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.name or name_by_output("mean_squared_error", self.output))
-
-    def init(self) -> dict[str, Any]:
-        return empty_mean()
-
-    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
-        return _added(state, jnp.square(_error(self, output, target)), weight)
-
-    def compute(self, state: dict[str, Any]) -> jax.Array:
-        return mean_of(state)
+    def _of(self, error: jax.Array) -> jax.Array:
+        return jnp.square(error)
 
 
 @dataclass(frozen=True)
-class RootMeanSquaredError:
+class RootMeanSquaredError(_MeanError):
     """The square root of `MeanSquaredError` over everything so far.
 
     For several outputs scikit-learn takes the mean of a root for each; this is the root of one mean.
@@ -91,18 +95,10 @@ class RootMeanSquaredError:
       1.4142
     """
 
-    name: str = ""
-    output: Key | None = None
-    target: Key | None = None
+    title: ClassVar[str] = "root_mean_squared_error"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.name or name_by_output("root_mean_squared_error", self.output))
-
-    def init(self) -> dict[str, Any]:
-        return empty_mean()
-
-    def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
-        return _added(state, jnp.square(_error(self, output, target)), weight)
+    def _of(self, error: jax.Array) -> jax.Array:
+        return jnp.square(error)
 
     def compute(self, state: dict[str, Any]) -> jax.Array:
         mean = mean_of(state)
@@ -218,10 +214,6 @@ def _error(metric: Any, output: Any, target: Any) -> jax.Array:
             "broadcast. Check the model's last layer, or drop an axis of 1, as by output[..., 0]."
         )
     return widened(output) - widened(target)
-
-
-def _added(state: dict[str, Any], values: jax.Array, weight: Any) -> dict[str, Any]:
-    return add_to_mean(state, values, spread_weight(weight, values.shape))
 
 
 def _mean_and_spread(target: jax.Array, weight: jax.Array) -> tuple[tuple[Any, Any], Any]:

@@ -9,3 +9,15 @@ from jaxloop.placement.parallel import fully_sharded as fully_sharded
 from jaxloop.placement.placement import Device as Device
 from jaxloop.placement.placement import Placement as Placement
 from jaxloop.placement.placement import replicate as replicate
+
+__all__ = [
+    "Device",
+    "On",
+    "Placement",
+    "data_parallel",
+    "default_device",
+    "fully_sharded",
+    "left_unused",
+    "replicate",
+    "resolve",
+]
