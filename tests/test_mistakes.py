@@ -896,7 +896,7 @@ def test_events_phases_and_scopes_are_found_in_mappings_among_strings() -> None:
 
 def test_a_notebook_shows_few_frames_of_this_library_and_the_message_last() -> None:
     shells = pytest.importorskip("IPython.core.interactiveshell", reason="IPython is not installed")
-    shell = shells.InteractiveShell(colors="NoColor")
+    shell = shells.InteractiveShell(colors="nocolor")
     try:
         shell.user_ns["cases"] = [*EARLY, *LATE]
         for index in range(0, len(EARLY), 5):
