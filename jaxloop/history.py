@@ -52,6 +52,7 @@ class History:
         `"events"` (compiled callbacks between steps), `"save"` (checkpoints, on the thread that trains), and
         `"callback <name>"` for each host callback.
       validation_sets: the names of what was validated on.
+      validated_at_start: whether the first row of `epochs` is that of a validation before the first epoch.
 
     Example:
       >>> loop, history = training_loop.fit(model, epochs=2)
@@ -66,6 +67,7 @@ class History:
     timing: Mapping[str, float] = field(default_factory=dict)
     validation_sets: tuple[str, ...] = (VALIDATION.name,)
     ending: str = ""
+    validated_at_start: bool = False
 
     def to_pandas(self, rows: Literal["epochs", "batches"] = "epochs") -> "pandas.DataFrame":
         """The epochs, or the batches, as a table of the same columns.
@@ -153,10 +155,9 @@ class History:
         return None
 
     @property
-    def _validated_first(self) -> bool:
-        """Whether the first row is that of a validation before the first epoch, which has no training."""
-        losses = [self.epochs[name][:1] for name in ("loss", "examples_per_second") if name in self.epochs]
-        return any(map(len, losses)) and all(np.isnan(as_number(loss[0])) for loss in losses)
+    def _begun(self) -> int:
+        """How many epochs with training have begun."""
+        return max(0, len(self.epochs.get("epoch", ())) - self.validated_at_start)
 
     def _repr_html_(self) -> str:
         names = [name for name, column in self.epochs.items() if is_measured(column).any()]
@@ -165,17 +166,16 @@ class History:
             [_said(self.epochs[name][index]) if is_measured(self.epochs[name][index]) else "-" for name in names]
             for index in range(max(0, count - _EPOCHS_SHOWN), count)
         ]
-        title = f"History({self.stopped} after {count - self._validated_first} epochs)"
+        title = f"History({self.stopped} after {self._begun} epochs)"
         return table(title, rows, header=names, notes=[self.ending] if self.ending else [])
 
     def __repr__(self) -> str:
         count = len(self.epochs.get("epoch", ()))
-        begun = count - self._validated_first
         last = {name: column[-1] for name, column in self.epochs.items() if name != "epoch"} if count else {}
         shown = ", ".join(f"{name} {_said(value)}" for name, value in last.items() if is_measured(value))
         epoch, batch = self.diverged or (0, None)
         wild = f"; loss not finite from epoch {epoch}{f', batch {batch},' if batch else ''} on" if epoch else ""
-        return f"History({self.stopped} after {begun} epochs{wild}{'; last: ' + shown if shown else ''})"
+        return f"History({self.stopped} after {self._begun} epochs{wild}{'; last: ' + shown if shown else ''})"
 
 
 def _said(statistic: Any) -> str:

@@ -205,6 +205,18 @@ def test_what_comes_before_the_first_epoch_is_validation_of_the_model_as_given(c
     assert repr(without).startswith("History(completed after 2 epochs")
 
 
+def test_an_epoch_whose_training_was_cancelled_is_not_taken_for_validation_at_the_start() -> None:
+    @jl.on_host(jl.Event.TRAINING_START)
+    def skip(loop: Any, event: jl.Event) -> None:
+        loop.cancel(jl.Scope.TRAINING)
+
+    for at_start in (False, True):
+        _, _, history = fitted(2, callbacks=[skip], validate_at_start=at_start)
+        assert history.validated_at_start == at_start
+        assert repr(history).startswith("History(completed after 2 epochs")
+        assert "History(completed after 2 epochs" in history._repr_html_()
+
+
 def test_a_fit_says_whether_it_validates_first() -> None:
     training_loop = small.training_loop(validate_at_start=True)
     loop, history = training_loop.fit(small.model(), 1, validate_at_start=False)

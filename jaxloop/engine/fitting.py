@@ -112,7 +112,7 @@ def _told(history: History, loop: Loop, session: Session, host: Host, progress: 
         host.notice(text)
     progress.ledger.lap("setup")
     host.timed(progress.ledger.seconds)
-    return replace(history, ending=text)
+    return replace(history, ending=text, validated_at_start=session.validates_first)
 
 
 def _ended(loop: Loop) -> Stopped:
