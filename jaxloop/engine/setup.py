@@ -26,11 +26,11 @@ from jaxloop.engine.sameness import check_same_run, said
 from jaxloop.engine.session import Progress, Session
 from jaxloop.engine.supply import Supply
 from jaxloop.events import TRAINING, VALIDATION, Plan, Split
-from jaxloop.feeding.checks import check_batches, check_epoch
+from jaxloop.feeding.checks import check_batches
 from jaxloop.feeding.contract import OnRecompile
 from jaxloop.feeding.feed import Feeds
 from jaxloop.feeding.identity import identity_of
-from jaxloop.feeding.inspection import Check, Inspection, Passed, epochs_in_memory
+from jaxloop.feeding.inspection import Check, Inspection, Passed
 from jaxloop.feeding.source import EpochSource, Peekable
 from jaxloop.feeding.specification import Batch
 from jaxloop.loop import Loop
@@ -112,43 +112,26 @@ class Setup:
         place = self._placed(on)
         with leaving(place.several_processes), Agreement(place).together():
             sorted_out = self.sorted_out if not callbacks else sort_out([*self.callbacks, *callbacks])
-            source = EpochSource(self.training, limit)
             epoch = int(given.epoch) if isinstance(given, Loop) else 0
-            batches = source.at(epoch)
-            check_epoch(batches.batches)
-            if epochs is None:
-                assert steps is not None, "give one of the two"
-                epochs = source.cut_to(epoch, steps)
-                batches = source.at(epoch)
-            make = functools.partial(self.supply.feed, placement=place, where="training")
-            unseen = make(batches)
-            validation = self.supply.seen_validation(place, limit)  # seen first: training goes on from its first batch
-            training = self.supply.seen(unseen, epochs_in_memory(self.training, batches.batches))
+            data = self.supply.of_fit(epoch, epochs, steps, limit=limit, place=place)
             opening = Opening(self.spec, self.programs, self.memo, place)
-            loop = opening.loop(given, seed, training.feed)
+            loop = opening.loop(given, seed, data.training.feed)
             loop, notices = opening.going_on(loop, optimizer) if isinstance(given, Loop) else (loop, ())
             notices = (*filter(None, [placement.left_unused(on)]), *notices)
-            lengths = source.lengths(epoch, epochs)
-            plan = self._plan(epochs, len(batches), None if lengths is None else sum(lengths))
-            feeds = Feeds(
-                lambda batches: replace(make(batches), contract=training.feed.contract),
-                {split: seen.feed for split, seen in validation.items()},
-            )
+            plan = self.plan(data.source, epoch, data.count)
+            session = self.session(sorted_out, plan, place, data.source, data.feeds, loop, notices)
             first = self.validate_at_start if validate_at_start is None else validate_at_start
-            session = self.session(sorted_out, plan, place, source, feeds, loop, notices)
-            session = replace(session, validates_first=checked_start(first, validation))
+            session = replace(session, validates_first=checked_start(first, data.validation))
             own = None if isinstance(given, Loop) else int(seed)
-            identity = functools.partial(self._identity, session, training, limit=limit, seed=own)
+            identity = functools.partial(self._identity, session, data.training, limit=limit, seed=own)
             if resume_from is not None or checkpoints_among(sorted_out.host):
-                source.watched()
-                for seen in validation.values():
-                    seen.feed.batches.watched()
+                data.watched()
                 session = replace(session, identity=identity)
             if place.several_processes:
-                feeds = [seen.feed for seen in (training, *validation.values())]
+                feeds = [seen.feed for seen in data.seen.values()]
                 same = identity() | {"training": identity_of(self.training), "host callbacks": said(sorted_out.host)}
                 check_same_run(place, "fit", same, feeds)
-            session = self._begun(session, {TRAINING: training, **validation})
+            session = self._begun(session, data.seen)
             return session if resume_from is None else resumed(session, resume_from)
 
     def evaluation(self, given: Any, batches: Any, *, on: Any = None) -> Session:
@@ -230,7 +213,9 @@ class Setup:
     @property
     def supply(self) -> Supply:
         """What makes feeds of its data."""
-        return Supply(self.validation, self.batch_keys, self.on_recompile, self.programs, self.memo, self.residents)
+        return Supply(
+            self.training, self.validation, self.batch_keys, self.on_recompile, self.programs, self.memo, self.residents
+        )
 
     @functools.cached_property
     def sorted_out(self) -> Callbacks:

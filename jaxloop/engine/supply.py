@@ -8,15 +8,47 @@ from typing import Any
 from jaxloop.data import Batches, one_epoch
 from jaxloop.engine.opening import shown
 from jaxloop.engine.rehearsal import Seen, kept_contract
-from jaxloop.events import VALIDATION, Split
+from jaxloop.events import TRAINING, VALIDATION, Split
+from jaxloop.feeding.checks import check_epoch
 from jaxloop.feeding.contract import OnRecompile
-from jaxloop.feeding.feed import Feed
+from jaxloop.feeding.feed import Feed, Feeds
+from jaxloop.feeding.inspection import epochs_in_memory
 from jaxloop.feeding.prepare import Preparation, Prepare
 from jaxloop.feeding.reading import Reader
-from jaxloop.feeding.source import Peekable
+from jaxloop.feeding.source import EpochSource, Peekable
 from jaxloop.placement import Placement
 from jaxloop.programs.memo import Memo, Residents
 from jaxloop.programs.programs import Programs
+
+
+@dataclass(frozen=True)
+class FitData:
+    """The data of a fit, once the first batch of each phase was seen.
+
+    Attributes:
+      source: the epochs.
+      count: how many of them the fit takes.
+      training: the first epoch.
+      validation: each set that is validated on.
+      feeds: what the fit reads.
+    """
+
+    source: EpochSource
+    count: int
+    training: Seen
+    validation: Mapping[Split, Seen]
+    feeds: Feeds
+
+    @property
+    def seen(self) -> dict[Split, Seen]:
+        """The data of each phase."""
+        return {TRAINING: self.training, **self.validation}
+
+    def watched(self) -> None:
+        """Keeps from now on what finds the place again in data that are read in turn."""
+        self.source.watched()
+        for seen in self.validation.values():
+            seen.feed.batches.watched()
 
 
 @dataclass(frozen=True)
@@ -24,10 +56,11 @@ class Supply:
     """What makes feeds of data: of training, of each set of validation, and of what is given to an evaluation.
 
     Attributes:
-      validation, batch_keys, on_recompile: as `TrainingLoop` was given them.
+      training, validation, batch_keys, on_recompile: as `TrainingLoop` was given them.
       programs, memo, residents: of the training loop.
     """
 
+    training: Any
     validation: Any
     batch_keys: Sequence[str] | None
     on_recompile: OnRecompile
@@ -44,6 +77,26 @@ class Supply:
         if isinstance(self.validation, Mapping):
             named = self.validation
         return {Split.named(name): batches for name, batches in named.items()}
+
+    def of_fit(
+        self, first: int, epochs: int | None, steps: int | None, *, limit: int | None, place: Placement
+    ) -> FitData:
+        """The data of a fit of so many epochs, or steps, from epoch `first` in the life of its loop on."""
+        source = EpochSource(self.training, limit)
+        check_epoch(source.at(first).batches)
+        if epochs is None:
+            assert steps is not None, "give one of the two"
+            epochs = source.cut_to(first, steps)
+        make = functools.partial(self.feed, placement=place, where="training")
+        batches = source.at(first)
+        unseen = make(batches)
+        validation = self.seen_validation(place, limit)  # seen first: training goes on from its first batch
+        training = self.seen(unseen, epochs_in_memory(self.training, batches.batches))
+        feeds = Feeds(
+            lambda batches: replace(make(batches), contract=training.feed.contract),
+            {split: seen.feed for split, seen in validation.items()},
+        )
+        return FitData(source, epochs, training, validation, feeds)
 
     def validation_feeds(self, place: Placement, limit: int | None = None) -> dict[Split, Feed]:
         """The feed of each set that is validated on, before its first batch was seen."""
