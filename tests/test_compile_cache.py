@@ -49,6 +49,7 @@ def compile_anew(number):
     return jax.jit(lambda x: x * number + 1)(jnp.ones(3))
 
 
+@pytest.mark.slow
 def test_a_program_that_takes_no_time_to_compile_is_kept_and_found_again(tmp_path, hits):
     compile_cache(tmp_path / "cache")
     compile_anew(17.0)

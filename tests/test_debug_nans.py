@@ -36,7 +36,7 @@ def looking(*events: Event, reads: Any = "loop") -> Any:
     return jl.on_host(*events, reads=reads)(lambda loop, event: None)
 
 
-@pytest.mark.parametrize("steps", [1, 3, "auto"])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 3, "auto"])
 def test_a_fit_with_all_built_in_callbacks_and_metrics_is_not_ended(steps: Any) -> None:
     callbacks = [make() for make in CALLBACKS]
     loop, history = small.training_loop(callbacks=callbacks, metrics=METRICS, steps_per_dispatch=steps).fit(
@@ -81,6 +81,7 @@ def test_loops_of_ones_own_are_not_ended_whatever_they_come_from() -> None:
         assert np.isfinite(loop.stats["validation_loss"])
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction_are_not_ended() -> None:
     training_loop = small.training_loop(metrics=METRICS)
     loop, _ = training_loop.fit(small.model(), epochs=1)

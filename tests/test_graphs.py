@@ -59,7 +59,9 @@ def by_hand(data: list[tuple[Any, ...]], weighted: bool) -> tuple[Any, float]:
     return params, float(np.mean(np.concatenate(seen)))
 
 
-@pytest.mark.parametrize(("steps_per_dispatch", "weighted"), [(1, True), (3, False)])
+@pytest.mark.parametrize(
+    ("steps_per_dispatch", "weighted"), [(1, True), pytest.param(3, False, marks=pytest.mark.slow)]
+)
 def test_one_loss_per_graph_is_trained_on_as_by_hand(steps_per_dispatch: int, weighted: bool) -> None:
     data, validation = batches(3, weighted=weighted), batches(2, weighted=weighted, seed=1)
     training_loop = small.training_loop(

@@ -71,6 +71,7 @@ def test_the_table_says_what_it_was_made_with():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slices.SUBJECTS)
 def test_every_subject_is_traced_without_an_array(name):
     subject = slices.SUBJECTS[name]

@@ -95,6 +95,7 @@ def test_nothing_is_told_of_lengths_where_no_callback_asks_for_them() -> None:
     assert not [text for text in told.notices if "Takes each epoch" in text]
 
 
+@pytest.mark.slow
 def test_a_batch_that_was_cancelled_counts_in_a_schedule_and_one_that_never_came_does_not() -> None:
     def cancel(loop: jl.Loop, event: Event) -> jl.Loop:
         if event is not Event.UPDATE_START:

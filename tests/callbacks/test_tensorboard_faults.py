@@ -152,6 +152,7 @@ def tiny_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_warns_once_and_the_fit_comes_to_its_end(tiny_disk):
     done = run_script(
         """

@@ -100,6 +100,7 @@ def test_the_next_fit_trains_again_and_keeps_only_what_lasts(steps_per_dispatch:
     assert int(after.callback_state["early_stopping"]["waited"]) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_at_nan_leaves_the_same_loop_however_it_is_dispatched() -> None:
     loops = []
     for steps_per_dispatch in (1, 3, EPOCH):
@@ -140,6 +141,7 @@ EACH = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", EACH.values(), ids=EACH)
 def test_each_alone_gives_fused_what_it_gives_in_single_steps(make: Any) -> None:
     (single, rows), (fused, fused_rows) = (

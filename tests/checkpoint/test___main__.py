@@ -92,6 +92,7 @@ def test_what_a_checkpoint_says_of_itself_moves_no_cursor(tmp_path: Path, capsys
     assert "a b" in out
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_module(tmp_path: Path) -> None:
     save(tmp_path)
     root = Path(__file__).parents[2]

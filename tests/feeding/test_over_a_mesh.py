@@ -116,6 +116,7 @@ for loss in (jl.losses.mean_squared_error, mean):
 """
 
 
+@pytest.mark.slow
 def test_arrays_without_a_common_axis_are_divided_where_they_can_be() -> None:
     on_eight_devices(MIXED)
 
@@ -205,6 +206,7 @@ for accelerator in (False, True):
 """
 
 
+@pytest.mark.slow
 def test_an_error_in_a_batch_that_shares_a_dispatch_names_its_batch() -> None:
     on_eight_devices(NAMED)
 
@@ -237,5 +239,6 @@ np.testing.assert_allclose(*found, rtol=0, atol=1e-5)
 """
 
 
+@pytest.mark.slow
 def test_a_training_batch_of_another_size_that_is_only_warned_of_lies_whole_on_each_device() -> None:
     on_eight_devices(WARNED)

@@ -6,6 +6,7 @@ import weakref
 
 import jax
 import numpy as np
+import pytest
 
 import jaxloop as jl
 from jaxloop.placement import resolve
@@ -55,6 +56,7 @@ def test_samples_are_put_on_a_device_once_and_share_no_memory_with_the_users():
     assert len(residents) == 0
 
 
+@pytest.mark.slow
 def test_resident_samples_are_let_go_with_their_training_loop():
     data = jl.TrainingEpochs(small.samples(12), 4, resident=True)
     training_loop = small.training_loop(training=data, steps_per_dispatch=2)

@@ -94,6 +94,7 @@ def test_a_kill_can_be_in_validation_and_at_an_event_or_a_row(train: Any, tmp_pa
         assert "compiled training_step" in ended.points
 
 
+@pytest.mark.slow
 def test_a_kill_can_be_before_or_after_a_call(train: Any, tmp_path: Path) -> None:
     calls = (("tests.reliability.outcomes:keep", "keeping"),)
     for point, is_kept in {"keeping begun": False, "keeping over": True}.items():

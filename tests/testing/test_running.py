@@ -17,7 +17,9 @@ def runs_of(given: object, folder: Path, steps: int = 3) -> Runs:
     return Runs(maker_of(given), TRAINING, steps, folder)
 
 
-@pytest.mark.parametrize(("steps", "positions"), [(1, [0, 1, 2, 3, 4]), (3, [0, 3, 4])])
+@pytest.mark.parametrize(
+    ("steps", "positions"), [pytest.param(1, [0, 1, 2, 3, 4], marks=pytest.mark.slow), (3, [0, 3, 4])]
+)
 def test_a_run_is_saved_at_every_boundary_with_the_files_of_then(tmp_path: Path, steps: int, positions: list) -> None:
     runs = runs_of(candidates.Appending, tmp_path, steps)
     whole = runs.whole()
