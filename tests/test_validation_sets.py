@@ -11,7 +11,7 @@ import pytest
 
 import jaxloop as jl
 from jaxloop.events import TRAINING, VALIDATION, Split
-from tests import small
+from tests import event_files, small
 from tests.devices import run_on_devices
 
 IN, OUT = small.samples(10, seed=1), small.samples(7, seed=2)
@@ -68,6 +68,13 @@ def test_logs_name_the_sets(tmp_path: Path) -> None:
     assert "in_domain_loss 1.3" in console.getvalue()
     assert "out_of_domain_accuracy" in console.getvalue()
     assert history.validation_sets == ("in_domain", "out_of_domain")
+
+
+def test_a_set_may_be_called_train_as_tensorboard_calls_training(tmp_path: Path) -> None:
+    _, _, history = fitted(1, validation={"train": IN}, callbacks=[jl.callbacks.TensorBoardLogger(tmp_path)])
+    run = event_files.only_run(tmp_path)
+    for folder, column in (("train", "loss"), ("train-set", "train_loss")):
+        assert event_files.scalars(run / folder)["epoch/loss"] == {1: np.float32(history.epochs[column][0])}
 
 
 def test_each_program_compiles_once() -> None:
@@ -245,7 +252,7 @@ def test_nothing_to_validate_on_is_refused() -> None:
 SCRIPT = """
 import numpy as np
 import jaxloop as jl
-from tests import small
+from tests import event_files, small
 
 sets = {"in_domain": small.samples(10, seed=1), "out_of_domain": jl.in_batches(small.samples(21, seed=2), 5)}
 histories = []

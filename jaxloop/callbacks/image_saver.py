@@ -22,8 +22,8 @@ class ImageSaver:
     """Saves the inputs of the first validation batch above the outputs, for models such as autoencoders.
 
     Its files are `epoch_0001.png` and so on, numbered by the epoch over the loop's life: a row of inputs above a row of
-    outputs. The first batch is the same in each epoch, so that the files can be compared. An older file of the same
-    name is replaced.
+    outputs. Each of several sets of validation has files of its own, such as `epoch_0001_in_domain.png`. The first
+    batch is the same in each epoch, so that the files can be compared. An older file of the same name is replaced.
 
     It reads a step of validation, so validation takes one batch per dispatch. Training is not affected. It needs
     Pillow: `pip install 'jaxloop[images]'`. If a file cannot be written, one warning says so, and training goes on.
@@ -94,7 +94,8 @@ class _Saver:
         if not len(shown):
             return
         picture = encoded(np.concatenate([self._row(field, loop, shown) for field in ("input", "output")]))
-        path = options.directory / f"epoch_{epoch:04d}.png"
+        of_set = "" if loop.validation_set is None else f"_{loop.validation_set}"
+        path = options.directory / f"epoch_{epoch:04d}{of_set}.png"
         try:
             path.write_bytes(picture)
         except OSError as error:

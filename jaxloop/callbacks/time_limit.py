@@ -40,6 +40,7 @@ class StopAfter:
     """See `stop_after`."""
 
     rows_may_wait = True
+    __name__ = "stop_after"  # what a user has written
 
     def __init__(self, limit: timedelta):
         self._limit = limit

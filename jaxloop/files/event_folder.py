@@ -30,8 +30,13 @@ def new_run(root: Path) -> Path:
 
 
 def folder_of(split: Split) -> str:
-    """The folder of a split in that of a run: that of training is called `train` by custom."""
-    return "train" if split == TRAINING else split.name
+    """The folder of a split in that of a run: that of training is called `train` by custom.
+
+    A set of validation may be called so too. No other set has the name of its folder, since "-" stands in no name.
+    """
+    if split == TRAINING:
+        return "train"
+    return f"{split.name}-set" if split.name.lower() == "train" else split.name  # some disks know no case
 
 
 def has_run(root: Path, name: str) -> bool:

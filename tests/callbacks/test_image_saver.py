@@ -118,6 +118,22 @@ def test_every_so_many_epochs_of_the_loops_life_have_a_file(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch_0002.png", "epoch_0004.png"]
 
 
+def test_each_of_several_sets_has_files_of_its_own(tmp_path):
+    sets = {"clean": images(), "dark": images() / 2}
+    training_loop = jl.TrainingLoop(
+        jl.TrainingEpochs((images(), images()), batch_size=2),
+        {name: (inputs, inputs) for name, inputs in sets.items()},
+        optimizer=optax.sgd(0.0),
+        loss_fn=mean_error,
+        callbacks=[ImageSaver(tmp_path)],
+        progress=False,
+    )
+    training_loop.fit(jl.Model(dimmed, {"share": np.float32(0.5)}, {}), 1)
+    assert len(list(tmp_path.iterdir())) == 2
+    for name, inputs in sets.items():
+        np.testing.assert_array_equal(read(tmp_path / f"epoch_0001_{name}.png")[:2], side_by_side(scaled(inputs)))
+
+
 def test_training_stays_fused(tmp_path):
     _, history = fit(ImageSaver(tmp_path), images(), steps_per_dispatch=3)
     training = {name for name in history.compile_seconds if name.startswith("training_step")}

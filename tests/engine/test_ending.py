@@ -134,4 +134,4 @@ def test_the_end_of_the_time_is_said_with_the_batch() -> None:
     training = jl.TrainingEpochs(small.samples(800), batch_size=4)
     said = ended(stop_after(datetime.timedelta(microseconds=1)), training=training)
     assert said.startswith("Stopped in epoch 1 of 6, training batch ")
-    assert said.endswith(" of 200: StopAfter (0:00:00.000001 are over)")
+    assert said.endswith(" of 200: stop_after (0:00:00.000001 are over)")
