@@ -33,8 +33,8 @@ _EVENTS = (
 class TensorBoardLogger:
     """Writes event files for TensorBoard. To view them: `tensorboard --logdir run/tensorboard/stats`.
 
-    Each fit has a folder below `root`, named by its time. In it are `train` and `validation`, or a folder for each set of
-    validation by its name; that of a set called `train` is `train-set`. Their tags are the same, so one chart has all:
+    Each fit has a folder below `root`, named by its time. In it are `train` and `validation`, or a folder for each of
+    several sets of validation; that of a set called `train` is `train-set`. Tags are the same, so one chart has all:
 
     - By epoch, counted from 1 over the loop's life as everywhere: `epoch/<metric>` in both folders. In `train` also
       `epoch/learning_rate`, if the optimizer exposes it; what callbacks recorded, with its value at the end of the

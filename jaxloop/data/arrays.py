@@ -16,10 +16,11 @@ def are_samples(data: Any, keys: Any = None) -> bool:
     """Whether data are arrays with an axis of examples: a tuple or a mapping in which an array stands itself.
 
     A tuple of tuples of arrays holds batches, and so does a list of arrays. A tuple of mappings of arrays is one of
-    input and target, since batches that are mappings come with keys.
+    input and target, since batches that are mappings come with keys. A mapping that has these keys is one of input and
+    target too, which may be trees.
     """
     if isinstance(data, Mapping):
-        return _holds_arrays(data.values())
+        return _holds_arrays(data.values()) or (bool(keys) and all(key in data for key in keys))
     if not isinstance(data, tuple):
         return False
     return _holds_arrays(data) or (not keys and len(data) in (2, 3) and all(map(_is_mapping_of_arrays, data)))

@@ -1,7 +1,7 @@
 """Epochs of a plain loader, which gives batches and has no notion of epochs."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +60,13 @@ def one_epoch(batches: Any, where: str) -> Any:
     """Batches for validation: one epoch of what `repeat` or `steps` has made, and anything else as it is.
 
     Raises:
-      TypeError: they have no length.
+      TypeError: they have no length, or are a mapping, of which a pass would give the keys.
     """
     if isinstance(batches, (_Sequence, Loader, Stream)):
         return batches.one_epoch()
+    if isinstance(batches, Mapping):
+        names = ", ".join(map(repr, batches)) or "nothing"
+        raise TypeError(f"{where}: expected batches, got a mapping of {names}. Of several sets give one at a time.")
     if length_of(batches) is not None:
         return batches
     if hasattr(batches, "__getitem__"):

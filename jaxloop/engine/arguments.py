@@ -58,13 +58,14 @@ def names_of_sets(validation: Any, metrics: Sequence[Metric]) -> tuple[str, ...]
 
 
 def check_data(training: Any) -> None:
-    """Refuses the batches of one epoch in place of epochs.
+    """Refuses what holds no epochs, such as the batches of one epoch.
 
     Raises:
-      TypeError: `training` is one epoch.
+      TypeError: `training` is one epoch, or neither arrays nor epochs.
     """
     iterable = hasattr(training, "__iter__") or hasattr(training, "__getitem__")
-    if not iterable or isinstance(training, (str, bytes)):
+    by_name = isinstance(training, Mapping) and 0 not in training  # epochs may be a mapping by their index
+    if not iterable or by_name or isinstance(training, (str, bytes)):
         raise TypeError(
             f"training: expected arrays, as (inputs, targets), or epochs of batches, got {brief(training)}. "
             f"{'Call it.' if callable(training) else 'Write training=(inputs, targets).'}"

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pandas
 import pytest
 
@@ -26,6 +27,8 @@ PAIR = (X[:4], Y[:4])
         ((X, None), None, True),
         ((pandas.DataFrame(X), pandas.Series(Y)), None, True),
         ({"image": X, "label": Y}, ("image", "label"), True),
+        ({"image": {"a": X}, "label": {"b": Y}}, ("image", "label"), True),
+        ({"image": (X, Y), "text": (X, Y)}, ("image", "label"), False),
         (({"a": X}, {"a": X}), ("a",), False),
         ((PAIR, PAIR), None, False),
         ([PAIR, PAIR], None, False),
@@ -80,6 +83,41 @@ def test_a_mapping_of_arrays_needs_the_keys_of_its_parts() -> None:
     assert np.isfinite(history.epochs["validation_loss"]).all()
     with pytest.raises(ValueError, match="a batch is a mapping of image, label; say which"):
         small.training_loop(training=mapping).fit(small.model(), 1)
+
+
+def test_a_mapping_may_have_trees_of_arrays_for_parts() -> None:
+    nested = {"image": {"pixels": X}, "label": {"digit": Y}}
+    one = small.training_loop(training=(X, Y), validation=(X, Y))
+    other = jl.TrainingLoop(
+        nested,
+        nested,
+        optimizer=optax.sgd(0.1),
+        loss_fn=lambda output, target: jl.losses.softmax_cross_entropy(output, target["digit"]),
+        batch_keys=("image", "label"),
+        progress=False,
+    )
+    model = small.model()
+    of_pixels = jl.Model(_apply_to_pixels, model.params, model.state)
+    losses = [each.fit(given, 1)[1].epochs for each, given in ((one, model), (other, of_pixels))]
+    for name in ("loss", "validation_loss"):
+        np.testing.assert_array_equal(losses[0][name], losses[1][name])
+    assert other.evaluate(of_pixels, nested)["loss"] == one.evaluate(model, (X, Y))["loss"]
+
+
+def _apply_to_pixels(params: Any, state: Any, input: Any, **options: Any) -> Any:
+    return small.apply(params, state, input["pixels"], **options)
+
+
+def test_a_mapping_that_holds_no_samples_is_refused() -> None:
+    sets = {"a": (X, Y), "b": (X, Y)}
+    with pytest.raises(
+        TypeError, match="expected batches, got a mapping of 'a', 'b'. Of several sets give one at a time"
+    ):
+        small.training_loop(validation=sets).evaluate(small.model(), sets)
+    with pytest.raises(TypeError, match="training: expected arrays, as .*, or epochs of batches, got "):
+        small.training_loop(training=sets)
+    with pytest.raises(TypeError, match="expected batches, got a mapping of 'b'"):
+        small.training_loop(validation={"a": {"b": (X, Y)}}).fit(small.model(), 1)
 
 
 def test_a_size_without_arrays_is_refused() -> None:
