@@ -86,6 +86,11 @@ class CutEpochs:
     def __iter__(self) -> Iterator[Batches]:
         return map(self._epoch, itertools.count())
 
+    def __reduce__(
+        self,
+    ) -> tuple[Any, ...]:  # the epochs that are kept would not be pickled, and a copy would share them
+        return CutEpochs, (self.epochs, self.batch_count)
+
     def __repr__(self) -> str:
         return f"{self.epochs!r}.every({self.batch_count})"
 

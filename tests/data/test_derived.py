@@ -1,6 +1,8 @@
 """Tests of epochs that are cut elsewhere: the batches are those of the true epochs, in their order."""
 
+import copy
 import itertools
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +74,13 @@ def test_neighbours_are_stacked_beyond_the_end_of_a_true_epoch() -> None:
     assert epoch.can_be_gathered
     assert epoch.full
     assert_equal(epoch.stacked(1, 6), jax.tree.map(lambda *leaves: np.stack(leaves), *list(epoch)[1:7]))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda epochs: pickle.loads(pickle.dumps(epochs))])
+def test_what_was_read_is_copied_and_pickled(again: Callable[[Any], Any]) -> None:
+    cut = jl.TrainingEpochs(SAMPLES, 3, seed=5).every(2)
+    expected = list(cut[3])
+    assert_equal(list(again(cut)[3]), expected)
 
 
 def test_what_is_cut_is_cut_again_and_mapped() -> None:
