@@ -79,7 +79,7 @@ def test_host_callbacks_and_validation_are_left_out_and_compiled_ones_are_not(tm
         return loop
 
     logger = jl.callbacks.CSVLogger(tmp_path / "log.csv")
-    benchmark(training_loop(callbacks=[compiled, logger]), model(), **LITTLE)
+    benchmark(training_loop(callbacks=[compiled, logger], validate_at_start=True), model(), **LITTLE)
 
     assert jl.Event.UPDATE_START in traced
     assert jl.Event.VALIDATION_START not in traced

@@ -187,7 +187,7 @@ def test_validation_is_left_out():
             raise AssertionError("validation was traced")
         return loop
 
-    find(training_loop(callbacks=[trace]))
+    find(training_loop(callbacks=[trace], validate_at_start=True))
 
 
 def test_batches_of_several_announced_lengths_take_part():
