@@ -1,7 +1,7 @@
 """What makes a run the same run if it is begun again, or begun by several processes."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxloop.callback import name_of
@@ -49,6 +49,7 @@ def identity_of_run(
         "compute_dtype": None if spec.compute_dtype is None else spec.compute_dtype.name,
         "limit_batches": limit,
         "validate_at_start": session.validates_first,
+        "validation_sets": _in_order(plan.validation_sets),
         "first_step": int(loop.step),
         "first_epoch": int(loop.epoch),
         "callbacks": list(map(name_of, session.callbacks.compiled)),
@@ -57,6 +58,11 @@ def identity_of_run(
         "validation": _of_sets({split.name: identity_of(batches) for split, batches in validation.items()}),
     }
     return json.loads(json.dumps(identity))
+
+
+def _in_order(names: Sequence[str]) -> list[str] | None:
+    """The names of the sets of validation; None for one without a name. An epoch that goes on takes those left over."""
+    return None if tuple(names) == (VALIDATION.name,) else list(names)
 
 
 def _of_sets(identities: dict[str, Any]) -> Any:

@@ -194,7 +194,8 @@ class Setup:
             self.memo.get(("within steps", ByIdentity(callback)), functools.partial(within_steps, callback))
             for callback in self.sorted_out.compiled
         )
-        return replace(self, training=training, validation=None, validate_at_start=False, callbacks=callbacks, **changes)
+        changes |= {"training": training, "validation": None, "validate_at_start": False}
+        return replace(self, callbacks=callbacks, **changes)
 
     def split_of(self, name: str | None) -> Split:
         """The set of validation of this name; None for the only one, which may have no name.

@@ -39,6 +39,13 @@ def test_it_differs_by_the_name_of_what_differs(name: str, changes: Any):
     assert name in [key for key in before if before[key] != after[key]]
 
 
+def test_sets_of_validation_in_another_order_are_another_run():
+    first, second = ((name, small.samples(4)) for name in ("first", "second"))
+    before, after = (identity(validation=dict(sets)) for sets in ((first, second), (second, first)))
+    assert [name for name in before if before[name] != after[name]] == ["validation_sets"]
+    assert identity()["validation_sets"] is None  # as in checkpoints from before there were names
+
+
 class Loader:
     """Can only be read in turn."""
 
