@@ -21,6 +21,7 @@ import numpy as np
 import optax
 import pandas
 import pytest
+import scipy.sparse
 from flax import nnx
 
 import jaxloop as jl
@@ -181,6 +182,18 @@ DATA: list[Mistake] = [
         r"input .*objects",
     ),
     ("times", lambda: on_arrays(np.arange(12).astype("datetime64[D]"), Y), ValueError, r"input .*times.*timedelta64"),
+    (
+        "records",
+        lambda: on_arrays(pandas.DataFrame(X).to_records(), Y),
+        ValueError,
+        r"input .*records.*\{name: array\[name\] for name in array\.dtype\.names\}",
+    ),
+    (
+        "a sparse matrix",
+        lambda: on_arrays(scipy.sparse.csr_matrix(X), Y),
+        ValueError,
+        r"training: samples must be arrays, but \[0\] is a sparse matrix. Write matrix.toarray\(\)",
+    ),
     (
         "strings in validation",
         lambda: fit(validation=(X, np.array(["cat"] * 12))),

@@ -76,10 +76,11 @@ def checked(where: str, samples: Samples, batch_size: int) -> tuple[Samples, int
     """The samples, with arrays as NumPy arrays, and their number.
 
     Raises:
-      ValueError: leaves have unequal lengths, there is no sample, or the batch size is below 1.
+      ValueError: leaves have unequal lengths or are sparse, there is no sample, or the batch size is below 1.
     """
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"{where}: `batch_size` must be a whole number of at least 1, got {batch_size!r}.")
+    _check_dense(where, samples)
     if not is_source(samples):
         _check_no_lists(where, samples)
         samples = jax.tree.map(np.asarray, samples)
@@ -106,6 +107,16 @@ def check_epochs(where: str, samples: Samples, batch_size: int, seed: int) -> Sa
             f"got {batch_size}; an epoch would have no batch.{hint if isinstance(samples, list) else ''}"
         )
     return samples
+
+
+def _check_dense(where: str, samples: Any) -> None:
+    """Refuses sparse matrices, which NumPy would take for single objects."""
+    if isinstance(samples, list):  # each item is a sample, and may be anything
+        return
+    for path, leaf in jax.tree_util.tree_leaves_with_path(samples):
+        if hasattr(leaf, "toarray"):
+            at = jax.tree_util.keystr(path) or "it"
+            raise ValueError(f"{where}: samples must be arrays, but {at} is a sparse matrix. Write matrix.toarray().")
 
 
 def _check_no_lists(where: str, samples: Any) -> None:

@@ -61,7 +61,7 @@ def identity_of_run(
 
 
 def _in_order(names: Sequence[str]) -> list[str] | None:
-    """The names of the sets of validation; None for one without a name. An epoch that goes on takes those left over."""
+    """The names of the sets of validation; None for one without a name. To go on in one takes those after it."""
     return None if tuple(names) == (VALIDATION.name,) else list(names)
 
 

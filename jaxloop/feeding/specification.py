@@ -18,6 +18,7 @@ _WITHOUT_NUMBERS = {
     "O": (" (objects)", f"Convert it, as array.astype(numpy.float32); strings and categories: {_OF_STRINGS}"),
     **dict.fromkeys("SUT", (" (strings)", _OF_STRINGS.replace("number", "Number", 1))),
     **dict.fromkeys("Mm", (" (times)", "Convert it, as (times - times.min()) / numpy.timedelta64(1, 'D').")),
+    "V": (" (records)", "Give a mapping of its fields, as {{name: array[name] for name in array.dtype.names}}."),
     "": ("", "Convert it to the byte order of this machine, as array.astype(numpy.float32)."),
 }
 _NO_NUMBERS = "OSUTMm"  # objects, strings and times, by `numpy.dtype.kind`
@@ -176,8 +177,9 @@ def check_dtypes(found: Specification, where: str) -> None:
       ValueError: an array holds no numbers, or numbers in a foreign byte order.
     """
     for (path, *_), (_, dtype) in zip(found.leaves, found.kinds, strict=True):
-        # The dtype of a typed PRNG key is none of NumPy's, and has neither of the two.
-        if getattr(dtype, "kind", "V") in _NO_NUMBERS or not getattr(dtype, "isnative", True):
+        # The dtype of a typed PRNG key is none of NumPy's, and has none of the three.
+        records = getattr(dtype, "names", None) is not None
+        if getattr(dtype, "kind", "V") in _NO_NUMBERS or records or not getattr(dtype, "isnative", True):
             kind, fix = _WITHOUT_NUMBERS.get(dtype.kind, _WITHOUT_NUMBERS[""])
             part = "labels" if path.startswith("target") else "array"
             raise ValueError(
