@@ -212,6 +212,11 @@ def test_the_steps_already_sent_count_after_an_observers_cancel() -> None:
     [
         (Event.FIT_START, Scope.FIT, [Event.FIT_START, Event.FIT_END]),
         (
+            Event.FIT_START,  # the first epoch
+            Scope.EPOCH,
+            [Event.FIT_START, Event.EPOCH_START, Event.EPOCH_END, Event.FIT_END],
+        ),
+        (
             Event.EPOCH_START,
             Scope.EPOCH,
             [Event.FIT_START, Event.EPOCH_START, Event.EPOCH_END, Event.FIT_END],
@@ -252,6 +257,13 @@ def test_a_cancel_between_steps_skips_what_is_inside_and_sends_every_open_end(
         callbacks=[compiled if kind == "compiled" else host, small.traced()],
     ).fit(small.model(), 1)
     assert small.trace_of(loop) == events
+
+
+def test_an_epoch_cancelled_as_a_fit_begins_leaves_the_other_epochs() -> None:
+    callback = small.at(Event.FIT_START, lambda loop: loop.cancel(Scope.EPOCH))
+    _, history = small.training_loop(callbacks=[callback]).fit(small.model(), 3)
+    assert np.isnan(history.epochs["validation_loss"]).tolist() == [True, False, False]
+    assert history.batches["epoch"].tolist() == [2, 2, 2, 3, 3, 3]
 
 
 @pytest.mark.parametrize("at", [Event.FIT_START, Event.TRAINING_START, Event.EPOCH_END])

@@ -71,7 +71,7 @@ class Run:
             self.host.notice(f"Takes each epoch to have {each} batches, as the first has: {total} steps in all")
         if place is not None and place.split is not None:
             loop = self._between_epochs(self.epoch(loop, place))
-        while should_run(loop.stop, None) and loop.epoch_index < plan.epoch_count:
+        while not loop.stop & Scope.FIT and loop.epoch_index < plan.epoch_count:
             loop = self._between_epochs(self.epoch(loop))
         loop = self.event(loop, Event.FIT_END)
         if self.saves is not None:
