@@ -251,6 +251,7 @@ def batches_of(
 
     Arrays that only need stacking are gathered at once. All other samples are read one at a time.
     """
+    batch_size = int(batch_size)  # a number of NumPy would stand in shapes
     make_order = None if make_order is None else functools.cache(make_order)
     shapes = None if lengths is None else tuple(sorted(lengths))
     if collate is stacked_samples and not is_source(samples):

@@ -1,6 +1,7 @@
 """What makes a run the same run if it is begun again, or begun by several processes."""
 
 import json
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def identity_of_run(
         "training": data,
         "validation": _of_sets({split.name: identity_of(batches) for split, batches in validation.items()}),
     }
-    return json.loads(json.dumps(identity))
+    return json.loads(json.dumps(identity, default=operator.index))  # numbers may be NumPy's
 
 
 def _in_order(names: Sequence[str]) -> list[str] | None:

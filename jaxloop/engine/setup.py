@@ -252,7 +252,8 @@ class Setup:
 
     def _plan(self, epochs: int, batch_count: int, total: int | None) -> Plan:
         metrics = tuple(metric.name for metric in self.spec.metrics if is_scalar(metric))
-        return Plan(epochs, batch_count, metrics, self.report, total or 0, total is None, self.spec.validation_sets)
+        sets = self.spec.validation_sets
+        return Plan(int(epochs), batch_count, metrics, self.report, int(total or 0), total is None, sets)
 
     def session(
         self,

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxloop as jl
@@ -18,6 +19,23 @@ def identity(*, seed: int = 0, epochs: int = 2, **changes: Any) -> dict[str, Any
 
 def test_it_is_json_and_the_same_for_the_same_run():
     assert identity() == identity() == json.loads(json.dumps(identity()))
+
+
+def test_numbers_of_numpy_are_as_good_as_pythons():
+    def of(number: Any) -> dict[str, Any]:
+        epochs = jl.TrainingEpochs(small.samples(12), number(4), seed=number(1))
+        batches = jl.in_batches(small.samples(6), number(4))
+        options = {
+            "steps_per_dispatch": number(2),
+            "accumulate": number(2),
+            "callbacks": [jl.callbacks.Checkpoint("no")],
+        }
+        setup = small.training_loop(training=epochs, validation=batches, **options).setup
+        session = setup.fit(small.model(), None, steps=number(5), limit=number(2), seed=number(3))
+        assert type(session.plan.epoch_count) is type(session.plan.total_steps) is int
+        return session.identity()
+
+    assert of(np.int64) == of(np.int32) == of(int)
 
 
 @pytest.mark.parametrize(
