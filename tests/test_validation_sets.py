@@ -252,7 +252,7 @@ def test_nothing_to_validate_on_is_refused() -> None:
 SCRIPT = """
 import numpy as np
 import jaxloop as jl
-from tests import event_files, small
+from tests import small
 
 sets = {"in_domain": small.samples(10, seed=1), "out_of_domain": jl.in_batches(small.samples(21, seed=2), 5)}
 histories = []

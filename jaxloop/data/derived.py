@@ -86,9 +86,8 @@ class CutEpochs:
     def __iter__(self) -> Iterator[Batches]:
         return map(self._epoch, itertools.count())
 
-    def __reduce__(
-        self,
-    ) -> tuple[Any, ...]:  # the epochs that are kept would not be pickled, and a copy would share them
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What keeps the epochs that were read can neither be pickled nor be shared by a copy.
         return CutEpochs, (self.epochs, self.batch_count)
 
     def __repr__(self) -> str:
