@@ -185,7 +185,7 @@ class WeightsFile:
             with self.path.open("rb") as file:
                 beginning = file.read(8)
                 return decoded(beginning, file.read(header_length(beginning)))
-        except (ValueError, KeyError, TypeError, library().SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, library().SafetensorError) as error:
             raise WeightsError(self._complaint(error)) from error
 
     def _complaint(self, error: Exception) -> str:

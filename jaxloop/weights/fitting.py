@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.dtypes import canonicalize_dtype
 
 from jaxloop.placement.moving import from_host
 from jaxloop.weights.file import Kind
@@ -26,6 +27,12 @@ def raw_kind(leaf: Any) -> Kind:
         return Kind(tuple(leaf.shape), _native(np.dtype(leaf.dtype)))
     words = jax.eval_shape(jax.random.key_data, leaf)
     return Kind(tuple(words.shape), np.dtype(words.dtype))
+
+
+def kind_to_be(leaf: Any) -> Kind:
+    """Like `raw_kind`, of what a leaf becomes: in JAX there may be no 64 bits, whatever a `ShapeDtypeStruct` says."""
+    kind = raw_kind(leaf)
+    return kind if isinstance(leaf, np.ndarray | np.generic) else Kind(kind.shape, canonicalize_dtype(kind.dtype))
 
 
 def _native(dtype: np.dtype) -> np.dtype:

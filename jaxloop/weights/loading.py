@@ -11,7 +11,7 @@ from jaxloop.errors import WeightsError
 from jaxloop.telling import warn
 from jaxloop.weights.faults import Faults
 from jaxloop.weights.file import Kind, WeightsFile
-from jaxloop.weights.fitting import holds_all_of, key_implementation, like, raw_kind, said
+from jaxloop.weights.fitting import holds_all_of, key_implementation, kind_to_be, like, said
 from jaxloop.weights.mapping import Mapped, Source, mapped
 from jaxloop.weights.naming import Named, weights_of
 
@@ -172,7 +172,7 @@ class _Loading:
 
     def _differs(self, each: Named, got: Kind | str, key: str | None) -> bool:
         """Whether an array cannot be the leaf, which is then among the faults."""
-        wanted, own = raw_kind(each.leaf), key_implementation(each.leaf)
+        wanted, own = kind_to_be(each.leaf), key_implementation(each.leaf)
         if isinstance(got, Kind) and got.shape != wanted.shape:
             self.faults.shapes.append(f"{each.name} {list(got.shape)} for {list(wanted.shape)}")
         elif own != key:

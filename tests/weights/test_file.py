@@ -246,6 +246,12 @@ def test_notes_that_cannot_be_are_refused(tmp_path: Path, notes: dict[str, Any],
         WeightsFile(handmade(tmp_path / "a", header, bytes(4)), "here")
 
 
+def test_notes_of_endless_depth_are_refused(tmp_path: Path) -> None:
+    header = {"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "__metadata__": {"jaxloop": "[" * 100_000}}
+    with pytest.raises(WeightsError, match="it is not a whole safetensors file"):
+        WeightsFile(handmade(tmp_path / "a", header, b"\0"), "here")
+
+
 def test_bools_that_are_neither_are_refused(tmp_path: Path) -> None:
     header = {"a": {"dtype": "BOOL", "shape": [2], "data_offsets": [0, 2]}}
     with pytest.raises(WeightsError, match="'a' holds bools that are neither True nor False"):

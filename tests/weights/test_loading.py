@@ -300,6 +300,15 @@ def test_a_model_may_have_shapes_in_place_of_arrays(tmp_path: Path) -> None:
     small.assert_trees_equal(jl.load_weights(tmp_path / "a", abstract).params, small.model().params)
 
 
+def test_a_shape_of_64_bits_takes_none_where_jax_has_but_32(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    jl.save_weights(path, {"count": np.array([2**40]), "half": np.array([0.5], np.float32), "third": np.array([1 / 3])})
+    with pytest.raises(WeightsError, match=r"count int64\[1\] for int32\[1\], third float64\[1\] for float32\[1\]"):
+        jl.load_weights(path, jl.weights_in(path))
+    shapes = {"half": jax.ShapeDtypeStruct((1,), np.float64)}
+    assert jl.load_weights(path, shapes, {"count": None, "third": None})["half"].tolist() == [0.5]
+
+
 def test_nothing_is_read_but_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pickle
 
