@@ -34,8 +34,9 @@ class WandbLogger:
     logged again: an online run tells how far it is, and the files of an offline one are read. An offline run has a
     folder for each process; `wandb sync` them in their order.
 
-    If a run is open already (`wandb.init` was called), it is used, and stays open. Of several processes only the first
-    logs. What is printed to the console is not captured; to have that, give `settings=wandb.Settings(console="auto")`.
+    If a run is open already (`wandb.init` was called), it is used, and stays open; a run that is resumed goes on in its
+    own beside it. Of several processes only the first logs. What is printed to the console is not captured; to have
+    that, give `settings=wandb.Settings(console="auto")`.
 
     Args:
       project: the project; None for that of the environment.
@@ -106,7 +107,7 @@ class _Run:
         self._options = options
         self._run: Any = None
         self._owned = True
-        self._step = self._epoch = 0  # the last that were sent
+        self._step, self._epoch = 0, -1  # the last that were sent: an epoch 0 is a validation before all training
 
     def begin(self, known: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> None:
         self._open({"config": {**self._options.config, "fit": dict(known)}})
@@ -117,7 +118,7 @@ class _Run:
             self._step, self._epoch = _in_folder(Path(kept["folder"]), kept["id"])
         else:
             there = self._run.summary
-            self._step, self._epoch = int(there.get("step") or 0), int(there.get("epoch") or 0)
+            self._step, self._epoch = int(there.get("step", 0)), int(there.get("epoch", -1))
 
     def send(self, points: Sequence[Point]) -> None:
         for point in points:
@@ -155,6 +156,8 @@ class _Run:
                 options.directory.mkdir(parents=True, exist_ok=True)
                 arguments["dir"] = str(options.directory)
             arguments.setdefault("settings", wandb.Settings(console="off"))
+            if wandb.run is not None:  # another one than the run to go on in, for which W&B would take it
+                arguments["reinit"] = "create_new"
             try:
                 self._run = wandb.init(**arguments)
             except wandb.errors.AuthenticationError:
@@ -168,7 +171,7 @@ class _Run:
 
 def _in_folder(folder: Path, run: str) -> tuple[int, int]:
     """The last step of a batch and the last epoch in the files of an offline run; each process has had one."""
-    last = {"step": 0, "epoch": 0}
+    last = {"step": 0, "epoch": -1}
     for path in sorted(folder.glob(f"*run-*-{run}/run-{run}.wandb")):
         for row in history(path):
             axis = "epoch" if "epoch" in row else "step"

@@ -13,7 +13,7 @@ import pytest
 import jaxloop as jl
 from jaxloop.callbacks import WandbLogger
 from jaxloop.callbacks.tracking import Point
-from jaxloop.callbacks.wandb_logger import _Run
+from jaxloop.callbacks.wandb_logger import _in_folder, _Run
 from tests import small
 from tests.callbacks import offline
 
@@ -168,16 +168,40 @@ def test_an_online_run_that_goes_on_has_no_row_twice_as_its_summary_tells(monkey
     assert [(row["step"], row.get("epoch")) for row in tracker._run.rows] == [(7, None), (8, None), (9, 3)]
 
 
+def test_an_epoch_0_has_its_row_once(monkeypatch, tmp_path):
+    tracker = _Run(WandbLogger())
+    monkeypatch.setattr(tracker, "_open", lambda more: setattr(tracker, "_run", Remote({})))
+    tracker.go_on({"id": "abc", "folder": "gone"}, {})
+    at_start = Point("epoch", 0, 0, 0.0, {"validation_loss": 0.5})
+    tracker.send([at_start])
+    tracker.send([at_start, Point("batch", 1, 1, 0.0, {"loss": 0.5})])
+    assert [(row["step"], row.get("epoch")) for row in tracker._run.rows] == [(0, 0), (1, None)]
+    assert _in_folder(tmp_path, "abc") == (0, -1)
+
+
+def test_a_run_that_goes_on_leaves_another_that_is_open_as_it_is(tmp_path):
+    import wandb
+
+    with wandb.init(project="own", dir=str(tmp_path), settings=wandb.Settings(console="off")) as own:
+        tracker = _Run(WandbLogger("digits", directory=tmp_path))
+        tracker.go_on({"id": "abc", "folder": str(tmp_path / "wandb")}, {})
+        assert tracker._run.id == "abc"
+        tracker.end("completed")
+        assert wandb.run is own
+        own.log({"mine": 1})
+
+
 def test_a_run_that_is_open_already_is_used_and_stays_open(tmp_path):
     import wandb
 
     with wandb.init(project="own", dir=str(tmp_path), settings=wandb.Settings(console="off")) as own:
-        small.training_loop(callbacks=[WandbLogger("other", directory=tmp_path)]).fit(small.model(), 1)
+        training_loop = small.training_loop(callbacks=[WandbLogger("other", directory=tmp_path)])
+        training_loop.fit(small.model(), 1, validate_at_start=True)
         assert wandb.run is own
         own.log({"mine": 1})
     (path,) = offline.files(tmp_path)
     offline.wait_for_end(path)
-    assert sum(1 for _ in offline.of_kind(path, "history")) == 5
+    assert sum(1 for _ in offline.of_kind(path, "history")) == 6
 
 
 def test_where_nobody_answers_a_warning_says_so_and_training_goes_on(tmp_path):
