@@ -36,8 +36,8 @@ class MLflowLogger:
     A run that is resumed from a checkpoint goes on in the same run, and is `RUNNING` again. Points that are there
     already are not logged again: for each metric MLflow is asked how far it is.
 
-    If a run is active already (`mlflow.start_run`), it is used, and stays active. Of several processes only the first
-    logs.
+    If a run is active already (`mlflow.start_run`), it is used, and stays active. Since MLflow changes no parameter, a
+    second fit in it leaves the fit's own as those of the first. Of several processes only the first logs.
 
     Args:
       experiment: the name of the experiment, which is made if it is missing; None for MLflow's default.
@@ -116,7 +116,7 @@ class _Run:
             else:
                 run = self._client.create_run(self._experiment(), run_name=options.run_name, tags=options.tags)
                 self._id = run.info.run_id
-            self._log_params({**options.config, "fit": dict(known)})
+            self._log_params(options.config, dict(known))
         except mlflow.MlflowException as error:
             raise self._outage_or(error) from error
 
@@ -124,7 +124,8 @@ class _Run:
         self._names = _names_in_mlflow(names)
         try:
             self._connect()
-            self._id = kept["run"]
+            self._id, active = kept["run"], _mlflow().active_run()
+            self._owned = active is None or active.info.run_id != self._id
             found = self._client.get_run(self._id)
             self._client.update_run(self._id, status="RUNNING")
             for name in found.data.metrics:
@@ -182,9 +183,11 @@ class _Run:
                 raise
             return found.experiment_id
 
-    def _log_params(self, config: Mapping[str, Any]) -> None:
+    def _log_params(self, config: Mapping[str, Any], fit: Mapping[str, Any]) -> None:
         param = _mlflow().entities.Param
-        params = [param(name, str(value)) for name, value in _flat(config)]
+        there = {} if self._owned else self._client.get_run(self._id).data.params  # MLflow lets none be changed
+        first = {name: value for name, value in _flat({"fit": fit}) if name not in there}
+        params = [param(name, str(value)) for name, value in {**dict(_flat(config)), **first}.items()]
         for start in range(0, len(params), _PARAMS_AT_ONCE):
             self._client.log_batch(self._id, params=params[start : start + _PARAMS_AT_ONCE])
 

@@ -11,7 +11,7 @@ import pytest
 
 import jaxloop as jl
 from jaxloop.callbacks import MLflowLogger
-from jaxloop.callbacks.mlflow_logger import _names_in_mlflow
+from jaxloop.callbacks.mlflow_logger import _names_in_mlflow, _Run
 from tests import small
 from tests.callbacks import offline
 
@@ -176,10 +176,29 @@ def test_a_run_that_is_active_already_is_used_and_stays_active(uri):
     try:
         mlflow.set_experiment("digits")
         with mlflow.start_run() as own:
-            small.training_loop(callbacks=[MLflowLogger()]).fit(small.model(), 1)
+            training_loop = small.training_loop(callbacks=[MLflowLogger(config={"width": 64})])
+            loop, _ = training_loop.fit(small.model(), 1)
+            training_loop.fit(loop, 2)
             assert mlflow.active_run().info.run_id == own.info.run_id
             assert only_run(uri)[1].info.status == "RUNNING"
-        assert list(points(uri)["batch/loss"]) == [1, 2, 3]
+        assert list(points(uri)["batch/loss"]) == list(range(1, 10))
+        params = only_run(uri)[1].data.params
+        assert (params["width"], params["fit.epochs"]) == ("64", "1")  # no parameter of MLflow can be changed
+    finally:
+        mlflow.set_tracking_uri("")
+
+
+def test_a_run_that_is_active_stays_active_where_a_fit_is_resumed_in_it(uri):
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    try:
+        mlflow.set_experiment("digits")
+        with mlflow.start_run() as own:
+            tracker = _Run(MLflowLogger())
+            tracker.go_on({"run": own.info.run_id}, {"batch": [], "epoch": []})
+            tracker.end("completed")
+            assert only_run(uri)[1].info.status == "RUNNING"
     finally:
         mlflow.set_tracking_uri("")
 
