@@ -107,6 +107,7 @@ class Tracking:
         self._outbox: Outbox | None = None
         self._names: dict[str, list[str]] = {}
         self._recent: list[Point] = []  # those that the tracker has taken, and may lose
+        self._kept: Mapping[str, Any] | None = None  # of a run that cannot be reached now, for a later process
         self._how = "failed"
         self._warned = False
         self._latest: Columns | None = None  # of the training in this epoch
@@ -147,7 +148,7 @@ class Tracking:
         """What `resume` needs. It does not wait: points that are not known to be safe are a part of it."""
         now = time.perf_counter()
         return {
-            "tracker": None if self._outbox is None else self._tracker.kept(),
+            "tracker": self._kept if self._outbox is None else self._tracker.kept(),
             "points": [_plain(point) for point in self._not_safe()],
             "counted": self._counted,
             "training_seconds": now - self._training_began - self._compiling,
@@ -164,8 +165,11 @@ class Tracking:
             self._open(lambda: self._tracker.begin(_known(self._plan), self._names))
         else:
             self._open(lambda: self._tracker.go_on(kept, self._names))
-        for point in state["points"]:
-            self._put(_point(point))
+        points = [_point(point) for point in state["points"]]
+        if self._outbox is None:
+            self._kept, self._recent = kept, points
+        for point in points:
+            self._put(point)
         now = time.perf_counter()
         self._began, self._training_began = now - state["epoch_seconds"], now - state["training_seconds"]
         self._counted, self._speed = state["counted"], dict(state["speed"])

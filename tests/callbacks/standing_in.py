@@ -63,6 +63,11 @@ class Failing(InFile):
             raise Outage("the tracker cannot be reached")
         super().begin(known, names)
 
+    def go_on(self, kept: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> None:
+        if not self.begins:
+            raise Outage("the tracker cannot be reached")
+        super().go_on(kept, names)
+
     def send(self, points: Sequence[Point]) -> None:
         if self.times is None or self.times > 0:
             self.times = None if self.times is None else self.times - 1

@@ -201,6 +201,21 @@ def test_an_outage_at_the_start_warns_once_and_training_goes_on(tmp_path):
     assert not (tmp_path / "run.txt").exists()
 
 
+def test_a_run_that_cannot_be_reached_when_it_goes_on_is_known_to_the_next_process(tracked, view, columns, tmp_path):
+    log, tracker = tracked()
+    log(view(stats=STATS), Event.FIT_START)
+    log.rows(columns(loss=[0.5, 0.25], learning_rate=[0.1] * 2))
+    state = log.state()
+    log.close()
+    unreached = Tracking("Mine", Failing(tmp_path / "other.txt", 0, begins=False), Plan(2, 3), every=1, timeout=30)
+    with pytest.warns(RuntimeWarning, match="Mine: the tracker cannot be reached"):
+        unreached.resume(view(stats=STATS), state)
+    again = unreached.state()
+    unreached.close()
+    assert (again["tracker"], again["points"]) == ({"path": str(tracker.path)}, state["points"])
+    assert len(again["points"]) == 2
+
+
 def test_a_failure_on_the_way_warns_once_and_nothing_is_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(outbox, "_SECONDS_BETWEEN", 0.01)
     monkeypatch.setattr(outbox, "_SECONDS_AFTER_FAILURE", 0.02)
