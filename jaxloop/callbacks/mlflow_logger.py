@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from jaxloop.callbacks.tracking import Outage, Point, Tracking, plain_config, require
@@ -118,6 +119,9 @@ class _Run:
                 self._id = run.info.run_id
             self._log_params(options.config, dict(known))
         except mlflow.MlflowException as error:
+            if self._id:
+                with suppress(mlflow.MlflowException):
+                    self.end("failed")  # else the run that was just made would be running for ever
             raise self._outage_or(error) from error
 
     def go_on(self, kept: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> None:

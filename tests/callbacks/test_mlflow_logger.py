@@ -188,6 +188,15 @@ def test_a_run_that_is_active_already_is_used_and_stays_active(uri):
         mlflow.set_tracking_uri("")
 
 
+def test_a_parameter_that_mlflow_refuses_leaves_no_run_that_goes_on_for_ever(uri):
+    from mlflow import MlflowException
+
+    tracker = _Run(MLflowLogger("digits", tracking_uri=uri, config={"is it a name?": 1}))
+    with pytest.raises(MlflowException, match="Names may only contain"):
+        tracker.begin({}, {})
+    assert only_run(uri)[1].info.status == "FAILED"
+
+
 def test_a_run_that_is_active_stays_active_where_a_fit_is_resumed_in_it(uri):
     import mlflow
 
