@@ -26,6 +26,7 @@ class Outbox:
         self._waiting: collections.deque[Any] = collections.deque()
         self._wake = threading.Condition()
         self._last: Callable[[], None] | None = None
+        self._asked: list[threading.Event] = []
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -46,6 +47,14 @@ class Outbox:
         failure, self._failure = self._failure, None
         return failure
 
+    def send_now(self, seconds: float) -> None:
+        """Returns once it was tried to send what waits, or so many seconds are over."""
+        tried = threading.Event()
+        with self._wake:
+            self._asked.append(tried)
+            self._wake.notify()
+        tried.wait(seconds)
+
     def close(self, last: Callable[[], None], seconds: float) -> bool:
         """Sends what waits and calls `last`, both on the thread; whether that was over in so many seconds.
 
@@ -61,9 +70,12 @@ class Outbox:
         pause, last = _SECONDS_BETWEEN, None
         while last is None:
             with self._wake:
-                self._wake.wait_for(lambda: self._last is not None, pause)
+                self._wake.wait_for(lambda: self._last is not None or self._asked, pause)
                 last = self._last  # before sending: what comes meanwhile needs another round
+                asked, self._asked = self._asked, []
             pause = _SECONDS_BETWEEN if self._sent() else _SECONDS_AFTER_FAILURE
+            for tried in asked:
+                tried.set()
         try:
             last()
         except Exception as error:

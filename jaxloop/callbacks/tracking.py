@@ -20,9 +20,10 @@ from jaxloop.views import Columns, LoopView
 
 _ROWS_BY_DEFAULT = 1000  # of batches in a fit: more than a chart shows
 _SECONDS_IF_PREEMPTED = 10.0
+_SECONDS_BEFORE_THE_LAST_SAVE = 10.0
 _SHARED_EVENTS = (
     *(Event.FIT_START, Event.EPOCH_START, Event.TRAINING_START, Event.BATCH_END),
-    *(Event.TRAINING_END, Event.EPOCH_END),
+    *(Event.TRAINING_END, Event.EPOCH_END, Event.FIT_END),
 )
 
 
@@ -129,6 +130,9 @@ class Tracking:
             self._speed = training_speed(self._latest, self._counted, now - self._training_began - self._compiling)
         elif event is Event.EPOCH_END:
             self._put(self._of_epoch(loop, now))
+        elif event is Event.FIT_END and self._outbox is not None:
+            # Once a checkpoint says that the run is over, no later process goes on in it, and sends what still waits.
+            self._outbox.send_now(min(self._timeout, _SECONDS_BEFORE_THE_LAST_SAVE))
         self._tell_failure()
 
     def rows(self, columns: Columns) -> None:

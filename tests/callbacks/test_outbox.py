@@ -53,6 +53,30 @@ def test_what_comes_while_others_are_sent_is_sent_before_the_end():
     assert sent == [1, 2, "end"]
 
 
+def test_sending_now_is_tried_once_and_waits_no_longer_than_it_may(monkeypatch):
+    monkeypatch.setattr(outbox, "_SECONDS_BETWEEN", 60)
+    sent, go_on = [], threading.Event()
+
+    def send(entries):
+        if entries == ["fails"]:
+            raise OSError("no network")
+        assert go_on.wait(20)
+        sent.extend(entries)
+
+    box = Outbox("test", send)
+    box.start()
+    box.put("fails")
+    box.send_now(20)
+    assert str(box.take_failure()) == "no network"
+    box.put("waits")
+    box.send_now(0.01)
+    assert sent == []
+    go_on.set()
+    box.send_now(20)
+    assert sent == ["fails", "waits"]
+    assert box.close(lambda: None, 20)
+
+
 def test_what_could_not_be_sent_is_tried_again_with_what_has_come_since():
     sent, failures = [], [OSError("first"), OSError("second")]
 

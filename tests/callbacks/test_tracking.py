@@ -201,6 +201,18 @@ def test_an_outage_at_the_start_warns_once_and_training_goes_on(tmp_path):
     assert not (tmp_path / "run.txt").exists()
 
 
+def test_what_waits_is_sent_before_the_last_checkpoint_says_that_the_run_is_over(tracked, view, columns):
+    log, tracker = tracked()
+    log(view(stats=STATS), Event.FIT_START)
+    log.rows(columns(loss=[0.5, 0.25], learning_rate=[0.1] * 2))
+    assert len(log.state()["points"]) == 2
+    log(view(stats=STATS), Event.FIT_END)
+    assert [point.step for point in tracker.sent] == [1, 2]
+    assert log.state()["points"] == []
+    log.close()
+    assert [point.step for point in tracker.sent] == [1, 2]
+
+
 def test_a_run_that_cannot_be_reached_when_it_goes_on_is_known_to_the_next_process(tracked, view, columns, tmp_path):
     log, tracker = tracked()
     log(view(stats=STATS), Event.FIT_START)
