@@ -187,6 +187,8 @@ class Tracking:
         if outbox is None:
             return
         seconds = min(self._timeout, _SECONDS_IF_PREEMPTED) if self._how == "preempted" else self._timeout
+        if self._warned:
+            outbox.take_failure()  # one of before, after which all may have gone well
         in_time = outbox.close(lambda: self._tracker.end(self._how), seconds)
         left, failure = len(self._points(outbox.waiting())), outbox.take_failure()
         if left or not in_time or failure is not None:
