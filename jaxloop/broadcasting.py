@@ -1,4 +1,4 @@
-"""Losses that broadcast an output and its target to a matrix of all pairs, where one number per example is meant."""
+"""Functions that broadcast output and target to a matrix of all pairs, where one number per example is meant."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,17 +7,18 @@ import jax
 from jax.extend.core import jaxprs_in_params
 
 
-def check_spread(loss_fn: Callable[[Any, Any], Any], output: Any, target: Any) -> None:
-    """Refuses a loss in which an output (n, 1) meets a target (n,), or the reverse, as n * n differences.
+def check_spread(where: str, fn: Callable[[Any, Any], Any], output: Any, target: Any) -> None:
+    """Refuses a loss, or what is measured, in which an output (n, 1) meets a target (n,), or the reverse, as n * n.
 
     NumPy's rules allow it, and the loss looks right: it goes down, towards the mean of the targets.
 
     Args:
-      loss_fn: is traced only if the shapes are such.
+      where: whose function it is, for the message.
+      fn: of output and target; it is traced only if the shapes are such.
       output, target: arrays, traced or not; or other trees, which pass.
 
     Raises:
-      ValueError: within the loss there is an array of shape (n, n).
+      ValueError: within the function there is an array of shape (n, n).
     """
     shapes = [getattr(each, "shape", ()) for each in (output, target)]
     short, long = sorted(shapes, key=len)
@@ -25,11 +26,11 @@ def check_spread(loss_fn: Callable[[Any, Any], Any], output: Any, target: Any) -
         return
     spread = (*short, *short)
     kinds = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in (output, target)]
-    if not _makes(jax.make_jaxpr(loss_fn)(*kinds).jaxpr, spread):
+    if not _makes(jax.make_jaxpr(fn)(*kinds).jaxpr, spread):
         return
     name, other = ("output", "target") if shapes[0] == long else ("target", "output")
     raise ValueError(
-        f"loss_fn: `output` and `target` must be of one shape, got {shapes[0]} and {shapes[1]}, which it broadcasts to "
+        f"{where}: `output` and `target` must be of one shape, got {shapes[0]} and {shapes[1]}, which it broadcasts to "
         f"{spread}. Drop the last axis of `{name}`, {name}[..., 0], or add one to `{other}`, {other}[..., None]."
     )
 

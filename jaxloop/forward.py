@@ -143,7 +143,7 @@ def _loss_of_output(spec: StepSpec, loop: Loop) -> Loop:
         # The gradient must know nothing of what weighs nothing. In evaluation masking the losses is enough.
         output, target = with_stand_ins((output, target), loop.weight, divided=spec.placement is not None)
     with located("loss_fn", loop, {"output": output, "target": target}):
-        check_spread(loss_fn, output, target)
+        check_spread("loss_fn", loss_fn, output, target)
         loss = loss_fn(output, target)
     return loop.replace(loss=checked_loss("loss_fn", loss))
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxloop.broadcasting import check_spread
 from jaxloop.outputs import Key, keys_of, output_and_target, part_of, said
 from jaxloop.precision import widened
 
@@ -34,7 +35,10 @@ class OutputLoss:
 
     def __call__(self, output: Any, target: Any) -> jax.Array:
         """Its loss, without the weight, from the whole output and the whole target."""
-        return self.fn(*output_and_target(f"loss_fn: {self.key!r}", output, target, self.key, None))
+        where = f"loss_fn: {self.key!r}"
+        pair = output_and_target(where, output, target, self.key, None)
+        check_spread(where, self.fn, *pair)
+        return self.fn(*pair)
 
 
 @dataclass(frozen=True)

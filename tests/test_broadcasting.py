@@ -9,12 +9,18 @@ import optax
 import pytest
 
 from jaxloop.broadcasting import check_spread
+from jaxloop.metrics import Mean
+from jaxloop.output_losses import as_loss_fn
 
 COLUMN, FLAT = np.zeros((4, 1), np.float32), np.zeros(4, np.float32)
 
 
 def squared(output: Any, target: Any) -> Any:
     return jnp.mean((output - target) ** 2)
+
+
+def difference(output: Any, target: Any) -> Any:
+    return output - target
 
 
 @pytest.mark.parametrize(
@@ -27,7 +33,23 @@ def squared(output: Any, target: Any) -> Any:
 @pytest.mark.parametrize("loss_fn", [squared, jax.jit(squared)])
 def test_all_pairs_in_place_of_examples_are_refused(loss_fn: Any, output: Any, target: Any, fix: str) -> None:
     with pytest.raises(ValueError, match=fix):
-        check_spread(loss_fn, output, target)
+        check_spread("loss_fn", loss_fn, output, target)
+
+
+@pytest.mark.parametrize("fn", [squared, difference])
+def test_the_loss_of_one_of_several_outputs_is_refused_alike(fn: Any) -> None:
+    losses = as_loss_fn({"price": fn})
+    assert losses is not None
+    with pytest.raises(ValueError, match=r"^loss_fn: 'price': .*\(4, 1\) and \(4,\), which it broadcasts to \(4, 4\)"):
+        losses({"price": COLUMN}, {"price": FLAT})
+    with pytest.raises(ValueError, match=r"^loss_fn: 'price': .*\(4, 1\) and \(4,\)"):
+        losses({"price": COLUMN}, FLAT)
+
+
+def test_a_mean_of_all_pairs_is_refused() -> None:
+    metric = Mean(difference, "gap", output="price")
+    with pytest.raises(ValueError, match=r"^gap: .*\(4, 1\) and \(4,\), which it broadcasts to \(4, 4\)"):
+        metric.update(metric.init(), output={"price": COLUMN}, target=FLAT, loss=None, weight=None)
 
 
 @pytest.mark.parametrize(
@@ -43,4 +65,4 @@ def test_all_pairs_in_place_of_examples_are_refused(loss_fn: Any, output: Any, t
     ],
 )
 def test_what_has_one_number_per_example_passes(loss_fn: Any, output: Any, target: Any) -> None:
-    check_spread(loss_fn, output, target)
+    check_spread("loss_fn", loss_fn, output, target)

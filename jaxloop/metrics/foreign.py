@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxloop.broadcasting import check_spread
 from jaxloop.losses import spread_weight
 from jaxloop.masks import with_stand_ins
 from jaxloop.measured import unmeasured
@@ -173,7 +174,14 @@ class ForeignMetric:
             options["sample_weights"] = spread_weight(weight, weighed.shape)
         elif self._takes("mask"):
             options["mask"] = weight != 0
-        return self.kind.from_model_output(**inputs, **options)
+        names = list(inputs)[:2]  # what is compared
+
+        def made(*compared: Any) -> Any:
+            return self.kind.from_model_output(**inputs | dict(zip(names, compared, strict=True)), **options)
+
+        if len(names) == 2:
+            check_spread(self.name, made, *(inputs[name] for name in names))
+        return made(*(inputs[name] for name in names))
 
     def _summed(self, inputs: dict[str, Any], weight: jax.Array) -> list[Any]:
         """The arrays of what `from_model_output` gives for a batch, without what weighs nothing."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxloop.broadcasting import check_spread
 from jaxloop.losses import spread_weight, weighted_sum
 from jaxloop.measured import is_measured, unmeasured
 from jaxloop.output_losses import OutputLoss
@@ -139,7 +140,8 @@ class Mean:
     """The weighted mean of `fn(output, target)`, which gives a value per example or token: `sum w_i v_i / sum w_i`.
 
     Args:
-      fn: takes output and target, and gives float[batch] or float[batch, tokens]; for example a loss function.
+      fn: takes output and target, and gives float[batch] or float[batch, tokens]; for example a loss function. One that
+        broadcasts (batch, 1) and (batch,) to all pairs is refused.
       name: the name of the statistic.
       output, target: as in `Accuracy`; `fn` is given these parts.
 
@@ -169,6 +171,7 @@ class Mean:
 
     def update(self, state: dict[str, Any], *, output: Any, target: Any, loss: Any, weight: Any) -> dict[str, Any]:
         output, target = output_and_target(self.name, output, target, self.output, self.target)
+        check_spread(self.name, self.fn, output, target)
         values = jnp.asarray(self.fn(output, target))
         batch = _example_count(weight, loss if getattr(loss, "ndim", 0) else None, target, output)
         if values.shape[:1] != (batch,):

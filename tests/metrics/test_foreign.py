@@ -77,7 +77,15 @@ class Masked(Average):
         return Masked(self.total + other.total, self.count + other.count)
 
 
-for kind in (Average, Masked):
+class Weighed(Average):
+    """The same with weights."""
+
+    @classmethod
+    def from_model_output(cls, predictions: Any, labels: Any, sample_weights: Any = None) -> "Weighed":  # type: ignore[override]
+        return cls(jnp.sum((predictions - labels) * sample_weights), jnp.int32(predictions.size))
+
+
+for kind in (Average, Masked, Weighed):
     jax.tree_util.register_dataclass(kind, ["total", "count"], [])
 
 
@@ -89,6 +97,12 @@ def test_one_without_weights_is_told_only_what_counts(kind: Any) -> None:
     assert evaluated([metric], COUNTS)["squared"] == pytest.approx(expected, rel=1e-5)
     assert evaluated([metric], None, 1)["squared"] == pytest.approx(np.mean((LOGITS - LABELS) ** 2), rel=1e-5)
     assert np.isnan(evaluated([metric], WEIGHT)["squared"])  # fractions cannot be told to it
+
+
+def test_one_that_would_compare_all_pairs_is_refused() -> None:
+    message = r"^weighed: .*\(4, 1\) and \(4,\), which it broadcasts to \(4, 4\)"
+    with pytest.raises(ValueError, match=message):
+        from_metrax(Weighed).bind(LOGITS[:4, None], LABELS[:4])
 
 
 def test_a_batch_of_which_nothing_counts_changes_nothing() -> None:
