@@ -44,7 +44,8 @@ def softmax_cross_entropy(
       label_smoothing: `e`, from 0 up to but without 1.
 
     Returns:
-      float[...], in nats. With class weights, a label that is none of the classes gives NaN.
+      float[...], in nats. A label that is none of the classes gives NaN. A class of probability 0 costs nothing, even
+      if its logit is minus infinity.
 
     Raises:
       ValueError: the target's shape is neither that of the examples nor that of the logits; or there is not one class
@@ -68,8 +69,9 @@ def softmax_cross_entropy(
     smoothing = _checked_smoothing("softmax_cross_entropy", label_smoothing)
     if weights is None and not smoothing:
         if integer:
-            return optax.softmax_cross_entropy_with_integer_labels(widened(logits), target)
-        return optax.softmax_cross_entropy(*_widened(logits, target))
+            found = optax.softmax_cross_entropy_with_integer_labels(widened(logits), target)
+            return jnp.where(target < 0, jnp.nan, found)  # an index of -1 would be that of the last class
+        return optax.losses.safe_softmax_cross_entropy(*_widened(logits, target))
     return _weighted_cross_entropy(logits, target, weights, smoothing, integer=bool(integer))
 
 

@@ -263,8 +263,8 @@ def test_class_weights_divide_the_mean_by_examples_and_the_gradient_agrees():
 
 
 @pytest.mark.parametrize("label", [-1, -100, 3, 2**30])
-@pytest.mark.parametrize("options", [{"class_weights": WEIGHTS}, {"label_smoothing": 0.1}])
-def test_a_label_that_is_no_class_is_given_no_weight_of_another(label, options):
+@pytest.mark.parametrize("options", [{}, {"class_weights": WEIGHTS}, {"label_smoothing": 0.1}])
+def test_a_label_that_is_no_class_is_not_taken_for_another(label, options):
     labels = jnp.array([0, label, 2, 0])
     found = softmax_cross_entropy(LOGITS, labels, **options)
     assert np.isnan(found[1])
@@ -338,6 +338,14 @@ def test_the_weight_of_a_yes_and_smoothing_are_those_of_the_formula():
 def test_narrow_logits_are_weighed_in_float32():
     found = softmax_cross_entropy(LOGITS.astype(jnp.bfloat16), LABELS, class_weights=WEIGHTS, label_smoothing=0.1)
     assert found.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("target", [jnp.array([0]), jnp.array([[1.0, 0.0, 0.0]])])
+def test_a_class_of_minus_infinity_that_is_not_the_target_costs_nothing(target):
+    logits = jnp.array([[1.0, 2.0, -jnp.inf]])
+    found, gradient = jax.value_and_grad(lambda logits: softmax_cross_entropy(logits, target).sum())(logits)
+    assert found == pytest.approx(np.log1p(np.e), rel=1e-6)
+    np.testing.assert_allclose(gradient[0], [-1 / (1 + 1 / np.e), 1 / (1 + 1 / np.e), 0], rtol=1e-5)
 
 
 def test_a_class_of_minus_infinity_that_weighs_nothing_costs_nothing():
