@@ -25,6 +25,7 @@ from jaxloop.metrics.means import two_sum
 from jaxloop.outputs import Key, name_by_output, output_and_target
 
 _MOST_CLASSES = 8192  # whose matrix, with its rounding errors, takes half a gigabyte
+_BLOCK = 128  # rows that one product of matrices adds up, at least
 
 
 class _SumsByClass:
@@ -51,11 +52,10 @@ class _SumsByClass:
         """The sums with those of one batch; the last column is for examples with a NaN."""
         output, target = output_and_target(self.name, output, target, self.output, self.target)
         predicted, label, is_known = _predicted_and_label(self, output, target)
-        classes, one_hot = len(state["weight"]), functools.partial(jax.nn.one_hot, dtype=jnp.float32)
+        classes = len(state["weight"])
         predicted = jnp.where(is_known, predicted, classes)
         label = jnp.where(jnp.isnan(label), 0, label) if jnp.issubdtype(label.dtype, jnp.floating) else label
-        true = one_hot(label.reshape(-1), classes) * spread_weight(weight, label.shape).reshape(-1, 1)
-        added = jnp.matmul(true.T, one_hot(predicted.reshape(-1), classes + 1), precision="highest")
+        added = _added(classes, label, predicted, spread_weight(weight, label.shape))
         total, error = two_sum(state["weight"], added)
         return {"weight": total, "weight_error": state["weight_error"] + error}
 
@@ -207,6 +207,24 @@ def _predicted_and_label(metric: _SumsByClass, output: Any, target: Any) -> tupl
             f"shape {target.shape}. Make `classes` the size of the last axis, or leave it out for one logit."
         )
     return *labels(metric.name, output, target), known(output, target, None)
+
+
+def _added(classes: int, label: jax.Array, predicted: jax.Array, weight: jax.Array) -> jax.Array:
+    """The weight of one batch by true class and prediction, float32[classes, classes + 1].
+
+    A product of small matrices adds one row after the other: thousands of weights lose digits, and a count ends at
+    2**24. So the rows are divided into blocks, whose sums take no more memory than the rows, and these are added.
+    A block has every n-th row, and n is a power of two, so that rows stay on their devices.
+    """
+    blocks = 1 << (label.size // max(_BLOCK, classes)).bit_length()
+
+    def in_blocks(values: jax.Array) -> jax.Array:
+        return jnp.pad(values.reshape(-1), (0, -values.size % blocks)).reshape(-1, blocks)
+
+    one_hot = functools.partial(jax.nn.one_hot, dtype=jnp.float32)
+    true = one_hot(in_blocks(label), classes) * in_blocks(weight)[..., None]
+    guess = one_hot(in_blocks(predicted), classes + 1)
+    return jnp.sum(jnp.einsum("rbt,rbp->btp", true, guess, precision="highest"), axis=0)
 
 
 def _sum_of_others(matrix: jax.Array, axis: int) -> jax.Array:

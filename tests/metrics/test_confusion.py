@@ -47,6 +47,17 @@ def test_counts_beyond_those_of_float32_are_exact():
     assert ConfusionMatrix().compute(state)[1, 1] == 2**24 + 3
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_batch_of_many_fractions_loses_no_digits(classes):
+    random = np.random.default_rng(0)
+    target, predicted = random.integers(0, classes, (2, 300, 701))
+    weight = np.full((300, 701), 0.1, np.float32)
+    output = np.eye(classes, dtype=np.float32)[predicted]
+    found = measured(ConfusionMatrix(classes), {"output": output, "target": target, "weight": weight})
+    expected = np.float64(np.float32(0.1)) * confusion_matrix(target.ravel(), predicted.ravel())
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_a_wrong_normalization_is_refused():
     with pytest.raises(ValueError, match="`normalize` must be 'true', 'predicted', 'all' or None, got 'pred'"):
         ConfusionMatrix(normalize="pred")
