@@ -142,7 +142,7 @@ def check_targets(batch: Batch, output: Any, loss_fn: Any, metrics: Sequence[Met
             keys = (getattr(metric, name, None) for name in ("output", "target"))
             shape, target = _part(output, batch[1], *keys)
             _check_one_class(metric.name, shape, target, weight, where)
-            if shape[-1:] == (1,) and target is not None and target.size == len(target):
+            if _is_one_logit(shape, target):
                 _check_answers(repr(metric.name), target, weight, where)
     for fn, key, shape, target in by_output:
         named = where if key is None else f"{where} {key!r}"
@@ -150,6 +150,13 @@ def check_targets(batch: Batch, output: Any, loss_fn: Any, metrics: Sequence[Met
             _check_probabilities(shape, target, weight, named)
         if fn is losses.sigmoid_cross_entropy:
             _check_answers("sigmoid_cross_entropy", target, weight, named)
+
+
+def _is_one_logit(shape: tuple[int, ...], target: np.ndarray | None) -> bool:
+    """Whether each example, or token, has one logit and one target; whatever the numbers of examples are."""
+    if target is None or target.ndim == 0 or (len(shape) != 1 and shape[-1:] != (1,)):
+        return False
+    return target.shape[1:] in (shape[1:], shape[1:-1])
 
 
 def _losses_by_output(loss_fn: Any) -> list[tuple[Any, Any]]:

@@ -9,7 +9,7 @@ import pytest
 import jaxloop as jl
 from jaxloop.feeding.checks import check_batches, check_epoch, check_numbers, check_targets
 from jaxloop.losses import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
-from jaxloop.metrics import Accuracy, MatthewsCorrelationCoefficient, Mean, TopKAccuracy
+from jaxloop.metrics import F1, Accuracy, MatthewsCorrelationCoefficient, Mean, TopKAccuracy
 from tests import small
 
 OUTPUT = np.zeros((4, 3), np.float32)
@@ -146,6 +146,20 @@ def test_answers_from_no_to_yes_are_from_0_to_1() -> None:
     check_targets((None, np.array([1, -1]), np.array([1, 0])), np.zeros(2), sigmoid_cross_entropy, (), "training:")
     with pytest.raises(ValueError, match=r"target is 3.5 at \(0,\), but 'accuracy' takes answers"):
         check_targets((None, np.array([3.5]), None), np.zeros((1, 1)), mean_squared_error, [Accuracy()], "training:")
+
+
+@pytest.mark.parametrize(
+    ("output", "target"),
+    [((4,), (4,)), ((4, 1), (4, 1)), ((4, 1), (7,)), ((4, 2, 3, 1), (4, 2, 3)), ((4, 5, 1), (4, 5, 1))],
+)
+def test_a_metric_of_one_logit_in_any_shape_takes_answers(output: Any, target: Any) -> None:
+    labels = np.ones(target, np.uint8)
+    labels[3] = 255  # what is to be ignored, as many segmentations mark it
+    for loss_fn in (mean_squared_error, lambda output, target: output):
+        with pytest.raises(ValueError, match=r"target is 255 at \(3,.*'f1' takes answers from 0 \(no\) to 1"):
+            check_targets((None, labels, None), np.zeros(output), loss_fn, [F1()], "training:")
+        weight = np.arange(len(labels)) != 3
+        check_targets((None, labels, weight), np.zeros(output), loss_fn, [F1()], "training:")
 
 
 def test_probabilities_are_of_several_classes_not_negative_and_add_up_to_1() -> None:
