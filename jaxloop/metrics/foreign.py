@@ -38,7 +38,8 @@ def from_metrax(
 
     Weights are given to a metric that takes `sample_weights`. One that takes a `mask`, or neither, is told only what
     counts and what does not, which is all that padding needs: a weight that is neither 0 nor 1 makes it NaN. If it
-    takes neither, the examples are given to it one by one, which takes time.
+    takes neither, the examples are given to it one by one, which takes time. One that takes weights, but adds up how
+    many rows a batch has, as `metrax.Perplexity` does, is refused.
 
     Args:
       kind: the class, such as `metrax.AUCROC`, or its name in metrax, such as `"AUCROC"`.
@@ -124,6 +125,8 @@ class ForeignMetric:
                 f"{self.name}: {self.kind.__name__} grows with what is merged, so no program of fixed size can keep "
                 "it. Collect the outputs by `predict`, and measure them there."
             )
+        if self._takes("sample_weights", "mask"):
+            self._check_counts(jax.make_jaxpr(merged)(output, target, weight).jaxpr)
         return dataclasses.replace(self, leaves=found[0], tree=found[1])
 
     def init(self) -> dict[str, Any]:
@@ -162,6 +165,24 @@ class ForeignMetric:
         check_arrays(self.name, output, target)
         return dict(zip(_arguments(self.kind), (output, target), strict=False))
 
+    def _check_counts(self, program: Any) -> None:
+        """Refuses one that adds up how many rows a batch has, whatever they weigh: padding would count.
+
+        Raises:
+          ValueError: what `merge` changes is the same for all outputs, targets and weights.
+        """
+        reached = {id(variable) for variable in program.invars}
+        for equation in program.eqns:
+            if not reached.isdisjoint(map(id, equation.invars)):
+                reached.update(map(id, equation.outvars))
+        half = len(program.outvars) // 2
+        for alone, both in zip(program.outvars[:half], program.outvars[half:], strict=True):
+            if id(alone) not in reached and both is not alone and str(both) != str(alone):
+                raise ValueError(
+                    f"{self.name}: {self.kind.__name__} counts the rows of a batch, whatever they weigh, so padding "
+                    "would count. Choose a metric that adds up the weights; of perplexities that of jaxloop."
+                )
+
     def _takes(self, *names: str) -> bool:
         """Whether `from_model_output` takes an argument of one of these names."""
         return not set(names).isdisjoint(_parameters(self.kind))
@@ -170,11 +191,12 @@ class ForeignMetric:
         """What `from_model_output` gives for a batch; it must take weights, or all count."""
         options = dict(self.options)
         if self._takes("sample_weights"):
-            weighed = list(inputs.values())[-1]  # the target: its shape is that of what is counted
-            options["sample_weights"] = spread_weight(weight, weighed.shape)
+            # By name, since JAX sorts mappings: the shape of the target is that of what is counted.
+            weighed = [inputs[name] for name in _arguments(self.kind) if name in inputs] or list(inputs.values())
+            options["sample_weights"] = spread_weight(weight, weighed[-1].shape)
         elif self._takes("mask"):
             options["mask"] = weight != 0
-        names = list(inputs)[:2]  # what is compared
+        names = [name for name in _arguments(self.kind) if name in inputs]  # what is compared
 
         def made(*compared: Any) -> Any:
             return self.kind.from_model_output(**inputs | dict(zip(names, compared, strict=True)), **options)

@@ -78,14 +78,29 @@ class Masked(Average):
 
 
 class Weighed(Average):
-    """The same with weights."""
+    """The same with weights, but counts rows."""
 
     @classmethod
     def from_model_output(cls, predictions: Any, labels: Any, sample_weights: Any = None) -> "Weighed":  # type: ignore[override]
         return cls(jnp.sum((predictions - labels) * sample_weights), jnp.int32(predictions.size))
 
+    def merge(self, other: Average) -> "Weighed":
+        return Weighed(self.total + other.total, self.count + other.count)
 
-for kind in (Average, Masked, Weighed):
+
+class Right(Average):
+    """The share of right classes."""
+
+    @classmethod
+    def from_model_output(cls, predictions: Any, labels: Any, sample_weights: Any = None) -> "Right":  # type: ignore[override]
+        right = jnp.argmax(predictions, axis=-1) == labels
+        return cls(jnp.sum(right * sample_weights), jnp.sum(sample_weights))
+
+    def merge(self, other: Average) -> "Right":
+        return Right(self.total + other.total, self.count + other.count)
+
+
+for kind in (Average, Masked, Weighed, Right):
     jax.tree_util.register_dataclass(kind, ["total", "count"], [])
 
 
@@ -103,6 +118,18 @@ def test_one_that_would_compare_all_pairs_is_refused() -> None:
     message = r"^weighed: .*\(4, 1\) and \(4,\), which it broadcasts to \(4, 4\)"
     with pytest.raises(ValueError, match=message):
         from_metrax(Weighed).bind(LOGITS[:4, None], LABELS[:4])
+
+
+def test_weights_have_the_shape_of_the_target() -> None:
+    output, target = np.eye(3, dtype=np.float32)[[0, 1, 2, 1]], np.array([0, 1, 1, 1])
+    metric = from_metrax(Right).bind(output, target)
+    state = metric.update(metric.init(), output=output, target=target, loss=None, weight=jnp.array([1.0, 0, 2, 0.5]))
+    assert metric.compute(state) == pytest.approx(1.5 / 3.5)
+
+
+def test_one_that_counts_rows_whatever_they_weigh_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^weighed: Weighed counts the rows of a batch, .* so padding would count"):
+        evaluated([from_metrax(Weighed)], None)
 
 
 def test_a_batch_of_which_nothing_counts_changes_nothing() -> None:
