@@ -69,8 +69,11 @@ def softmax_cross_entropy(
     smoothing = _checked_smoothing("softmax_cross_entropy", label_smoothing)
     if weights is None and not smoothing:
         if integer:
-            found = optax.softmax_cross_entropy_with_integer_labels(widened(logits), target)
-            return jnp.where(target < 0, jnp.nan, found)  # an index of -1 would be that of the last class
+            # An index of -1 is that of the last class, one beyond int32 may be any. That after the last gives NaN.
+            target = target.astype(jnp.promote_types(target.dtype, jnp.int32))
+            classes = logits.shape[-1]
+            target = jnp.where((target < 0) | (target > classes), classes, target)
+            return optax.softmax_cross_entropy_with_integer_labels(widened(logits), target)
         return optax.losses.safe_softmax_cross_entropy(*_widened(logits, target))
     return _weighted_cross_entropy(logits, target, weights, smoothing, integer=bool(integer))
 
