@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 from jax.tree_util import DictKey
+
+from jaxloop.brief import brief
 
 RATE = "learning_rate"
 _Path = tuple[Any, ...]
@@ -56,9 +59,8 @@ def exposed_names(opt_state: Any) -> list[str]:
 
 
 def columns(opt_state: Any, name: str) -> dict[str, Any]:
-    """The values of a hyperparameter by the column that logs have for each; see `column`."""
-    places = exposed(opt_state, name)
-    return {column(place, among=places): place.value for place in places}
+    """The values of a hyperparameter by the column that logs have for each, if it is a scalar; see `column`."""
+    return Aim("columns", name).columns(opt_state)
 
 
 def column(place: Exposed, *, among: Sequence[Exposed]) -> str:
@@ -82,7 +84,10 @@ def the_one(where: str, opt_state: Any, name: str, group: str | None = None, *, 
 
     Raises:
       ValueError: there is none of this name, or in this group; or several, and no group is given.
+      TypeError: `name` is no string.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"{where}: a hyperparameter has a name, such as 'learning_rate', got {brief(name)}.")
     places = exposed(opt_state, name)
     if not places:
         raise ValueError(_none(where, opt_state, name))
@@ -101,9 +106,12 @@ def with_value(where: str, opt_state: Any, place: Exposed, value: Any) -> Any:
     """The optimizer's state with another value of a hyperparameter, in the dtype that it has.
 
     Raises:
-      ValueError: the optimizer drives it by a schedule of its own, or keeps it as an integer, and the value is none.
+      ValueError: the optimizer drives it by a schedule of its own, or keeps it as an integer, and the value is none; or
+        the value has another shape.
+      TypeError: the value is no real number.
     """
     name = place.name
+    _check_value(where, place, value)
     if place.scheduled:
         raise ValueError(
             f"{where}: the optimizer drives {name!r}{_in_group(place)} by a schedule of its own. Give "
@@ -120,6 +128,15 @@ def with_value(where: str, opt_state: Any, place: Exposed, value: Any) -> Any:
         return path == place.path
 
     return optax.tree_utils.tree_set(opt_state, here, **{name: jnp.asarray(value, dtype=dtype)})
+
+
+def _check_value(where: str, place: Exposed, value: Any) -> None:
+    expected = "a number" if np.ndim(place.value) == 0 else f"an array of shape {list(np.shape(place.value))}"
+    message = f"{where}: {place.name!r} is {expected}, and cannot be set to {brief(value)}."
+    if not (isinstance(value, (int, float)) or hasattr(value, "dtype")) or jnp.iscomplexobj(value):
+        raise TypeError(f"{message} Give a real number.")
+    if np.shape(value) != np.shape(place.value):
+        raise ValueError(f"{message} Give a value of that shape.")
 
 
 @dataclass(frozen=True)
@@ -149,9 +166,10 @@ class Aim:
         return opt_state
 
     def columns(self, opt_state: Any) -> dict[str, Any]:
-        """The values at the places that are set, by the column that logs have for each."""
+        """The values at the places that are set, by the column that logs have for each; of scalars alone."""
         places = exposed(opt_state, self.name)
-        return {column(place, among=places): place.value for place in places if self.group in (None, place.group)}
+        aimed = [place for place in places if self.group in (None, place.group) and np.ndim(place.value) == 0]
+        return {column(place, among=places): place.value for place in aimed}
 
     def _places(self, opt_state: Any) -> list[tuple[Exposed, float | None]]:
         places = exposed(opt_state, self.name)

@@ -7,6 +7,7 @@ from typing import Any
 
 import optax
 
+from jaxloop.brief import brief
 from jaxloop.callback import Callback
 from jaxloop.events import Event, Phase, Plan
 from jaxloop.hyperparameters import RATE, Aim, aim
@@ -126,10 +127,11 @@ class _Scheduler:
         if event is not Event.BATCH_START or loop.phase is not Phase.TRAINING:
             return loop
         value = self.schedule(loop.step - loop.first_step)
-        if callable(value):
+        if callable(value) or isinstance(value, list):
+            what = "a function" if callable(value) else brief(value)
             raise TypeError(
-                f"{self.aim.where}: `schedule` must give a number for a step, got a function. Call it with the number "
-                "of steps first, or make it by make_schedule."
+                f"{self.aim.where}: `schedule` must give a number for a step, got {what}. Call it with the number "
+                "of steps first, or make it by make_schedule; a function that makes segments is called too."
             )
         loop = loop.replace(opt_state=self.aim.hit(loop.opt_state, value))
         for column, set_to in self.aim.columns(loop.opt_state).items():

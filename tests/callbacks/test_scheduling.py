@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -226,6 +227,24 @@ def test_a_rate_that_has_a_schedule_already_is_refused() -> None:
 def test_a_rate_that_is_a_whole_number_in_the_optimizer_is_refused() -> None:
     optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=1)
     assert "Make it a float" in refused(learning_rate_scheduler(RISE_AND_FALL), optimizer=optimizer)
+
+
+def test_a_rate_for_each_unit_is_trained_with_and_is_no_column() -> None:
+    rates = np.array([0.1, 0.0, 0.2], np.float32)
+    _, plain = small.training_loop(validation=None).fit(small.model(), 1)
+    optimizer = optax.inject_hyperparams(_by_unit)(learning_rate=rates)
+    loop, history = small.training_loop(optimizer=optimizer, validation=None).fit(small.model(), 1)
+    moved = np.asarray(loop.model.params["kernel"]) != small.model().params["kernel"]
+    assert moved.any(axis=0).tolist() == [True, False, True]
+    assert np.isnan(history.batches["learning_rate"]).all()
+    assert history.batches.keys() == plain.batches.keys()
+    scheduler = jl.callbacks.learning_rate_scheduler(lambda step: jnp.where(step < 3, jnp.float32(rates), 0))
+    same, _ = small.training_loop(optimizer=optimizer, validation=None, callbacks=[scheduler]).fit(small.model(), 1)
+    small.assert_trees_equal(loop.model, same.model)
+
+
+def _by_unit(learning_rate: Any) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda leaf: -learning_rate * leaf, updates))
 
 
 def test_two_schedulers_of_one_hyperparameter_are_refused() -> None:
