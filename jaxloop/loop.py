@@ -181,6 +181,8 @@ class Loop:
           ...         loop = loop.replace(callback_state=loop.callback_state | {"average": average})
           ...     return loop
         """
+        if not isinstance(name, str):  # JAX would fail to sort the keys
+            raise TypeError(f"Loop.remember: `name` must be a string, got {name!r}.")
         kept = self.evaluated | {name} if evaluated else self.evaluated
         loop = self if kept == self.evaluated else self.replace(evaluated=kept)
         if name in self.callback_state:

@@ -122,7 +122,7 @@ class TrainingLoop(ByHand):
         training = as_epochs(training, batch_size, batch_keys)
         validation = as_validation(validation, batch_size, batch_keys)
         check_parts(training, validation, optimizer, loss_fn := as_loss_fn(loss_fn), differentiable_step)
-        check_options(report, on_recompile, check, steps_per_dispatch, accumulate)
+        check_options(report, on_recompile, check, steps_per_dispatch, accumulate, batch_keys)
         sort_out(callbacks)
         dtype, metrics = checked_dtype(compute_dtype), resolve(metrics, loss_fn)
         setup = Setup(

@@ -10,7 +10,7 @@ import jaxloop
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
     {"brief", "broadcasting", "in_place", "missing", "outputs", "precision", "shown", "shown_figure", "signatures"}
-    | {"whole_number"},
+    | {"path_argument", "real_number", "whole_number"},
     {"adapters", "chips", "compile_cache", "data", "durable", "errors", "events", "file_lock", "hyperparameters"}
     | {"kinds", "long_work", "losses", "masks", "measured", "optimizer", "output_losses", "pickling", "schedules"}
     | {"plainly", "telling", "tracers"},
@@ -89,7 +89,7 @@ ROOMS = {
         {"metric"},
     ],
     "programs": [
-        {"canonical", "collectives", "cost", "ends", "flops", "fusing", "memo", "printing"},
+        {"adjusting", "canonical", "collectives", "cost", "ends", "flops", "fusing", "memo", "printing"},
         {"step_trace"},
         {"fit_trace", "programs"},
     ],

@@ -268,6 +268,12 @@ DATA: list[Mistake] = [
         r"say which.*batch_keys=\('image', 'label'\)",
     ),
     (
+        "NaN in the weights",
+        lambda: on_arrays(X, Y, np.where(np.arange(12) == 7, np.nan, np.ones(12)).astype(np.float32)),
+        ValueError,
+        r"the samples' weight is NaN at \(7,\)",
+    ),
+    (
         "NaN in the inputs",
         lambda: on_arrays(np.where(X[5, 2] == X, np.nan, X), Y),
         ValueError,
@@ -577,6 +583,42 @@ STEPS: list[Mistake] = [
         r"drives 'learning_rate' by a schedule of its own",
     ),
     (
+        "a schedule of several numbers",
+        lambda: fit(callbacks=[jl.callbacks.learning_rate_scheduler(lambda step: jnp.ones(2))]),
+        ValueError,
+        r"^learning_rate_scheduler: 'learning_rate' is a number, and cannot be set to float32\[2\]",
+    ),
+    (
+        "a schedule that gives nothing",
+        lambda: fit(callbacks=[jl.callbacks.learning_rate_scheduler(lambda step: None)]),  # type: ignore[arg-type]
+        TypeError,
+        r"^learning_rate_scheduler: 'learning_rate' is a number, and cannot be set to None",
+    ),
+    (
+        "a list of segments that was not made",
+        lambda: fit(callbacks=[jl.callbacks.learning_rate_scheduler(jl.one_cycle)]),  # type: ignore[arg-type]
+        TypeError,
+        r"`schedule` must give a number for a step, got a list.*makes segments is called too",
+    ),
+    (
+        "a value before a name",
+        lambda: compiled(Event.BATCH_START, lambda loop: loop.with_hyperparameter(0.1, "learning_rate")),
+        TypeError,
+        r"Loop\.with_hyperparameter: a hyperparameter has a name.*got 0\.1",
+    ),
+    (
+        "one name for two keys",
+        lambda: fit(training=[[{"x": X, "y": Y}]], batch_keys="xy"),
+        TypeError,
+        r"`batch_keys` must be the keys of input and target, got 'xy'\. Write batch_keys=\('image', 'label'\)",
+    ),
+    (
+        "four keys",
+        lambda: fit(training=[[{"x": X, "y": Y}]], batch_keys=("x", "x", "x", "y")),
+        ValueError,
+        r"`batch_keys` must name input and target.*Several inputs are one part",
+    ),
+    (
         "a scheduler of a fixed rate",
         lambda: fit(optimizer=optax.sgd(0.1), callbacks=[SCHEDULER]),
         ValueError,
@@ -608,6 +650,31 @@ CALLBACKS: list[Mistake] = [
         lambda: fit(callbacks=jl.callbacks.early_stopping()),
         TypeError,
         r"expected a list of callbacks.*brackets",
+    ),
+    (
+        "a callback outside of a list, for one fit",
+        lambda: small.training_loop().fit(small.model(), 1, callbacks=jl.callbacks.early_stopping()),
+        TypeError,
+        r"callbacks: expected a list of callbacks.*brackets",
+    ),
+    (
+        "a number as the name of what is recorded",
+        lambda: compiled(Event.BATCH_END, lambda loop: loop.record(3, 1.0)),  # type: ignore[arg-type]
+        TypeError,
+        r"Loop\.record: a name must be a string.*got 3",
+    ),
+    (
+        "a number as the name of what is remembered",
+        lambda: fit(callbacks=[jl.callbacks.early_stopping("loss", name=3), jl.callbacks.ema(0.9)]),  # type: ignore[arg-type]
+        TypeError,
+        r"Loop\.remember: `name` must be a string, got 3",
+    ),
+    ("a string as a number", lambda: jl.callbacks.ema("0.9"), TypeError, r"ema: `decay` must be a number, got '0\.9'"),  # type: ignore[arg-type]
+    (
+        "a string as a factor",
+        lambda: jl.callbacks.reduce_on_plateau(factor="half"),  # type: ignore[arg-type]
+        TypeError,
+        r"reduce_on_plateau: `factor` must be a number, got 'half'",
     ),
     ("the name of a callback", lambda: fit(callbacks=["early_stopping"]), TypeError, r"got 'early_stopping'. Call one"),
     ("None for callbacks", lambda: fit(callbacks=None), TypeError, r"got None. Leave it out"),
@@ -782,6 +849,24 @@ LATE: list[Mistake] = [
         lambda: host(Event.EPOCH_END, lambda loop, event: 1.0),
         TypeError,
         r"must return None or the loop.*got float. Declare reads='loop'",
+    ),
+    (
+        "a step of a model",
+        lambda: small.training_loop().train_step(small.model(), (X, Y)),  # type: ignore[arg-type]
+        TypeError,
+        r"^train_step: expected a loop, got Model\. Begin one by start\(model, epochs=12\)",
+    ),
+    (
+        "a step of what `fit` gives",
+        lambda: small.training_loop().begin_epoch(fit()),
+        TypeError,
+        r"^begin_epoch: expected a loop, got a tuple\. .*take \[0\]",
+    ),
+    (
+        "weights of what `fit` gives",
+        lambda: jl.save_weights("run/never.safetensors", fit()),
+        TypeError,
+        r"^save_weights: expected a model or a loop, got a tuple: `fit` gives \(loop, history\)\. Take \[0\]",
     ),
     (
         "what `fit` gives as model",

@@ -11,6 +11,7 @@ from jaxloop.callback import HostDeclaration
 from jaxloop.checkpoint.disk import refuse_remote
 from jaxloop.events import Event
 from jaxloop.metrics import less_is_better
+from jaxloop.path_argument import path_argument
 from jaxloop.whole_number import whole_number
 
 Every = Literal["epoch"] | int | timedelta
@@ -67,8 +68,8 @@ class Checkpoint:
         keep: int = 2,
         best: str | tuple[str, Better] | None = None,
     ):
+        self.directory = path_argument("Checkpoint: `directory`", directory, "run/checkpoints")
         refuse_remote(directory)
-        self.directory = Path(directory)
         self.every = _interval(every)
         self.keep = whole_number("Checkpoint: `keep`", keep)
         self.best = None if best is None else _judged(best)

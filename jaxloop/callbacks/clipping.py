@@ -9,6 +9,7 @@ from jaxloop.callback import Callback
 from jaxloop.events import Event
 from jaxloop.loop import Loop
 from jaxloop.precision import global_norm, widened
+from jaxloop.real_number import real_number
 
 
 def clip_by_global_norm(max_norm: float) -> Callback:
@@ -32,7 +33,7 @@ def clip_by_global_norm(max_norm: float) -> Callback:
       >>> callbacks = [jl.callbacks.clip_by_global_norm(1.0)]
       >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
-    if not max_norm > 0:
+    if not real_number("clip_by_global_norm: `max_norm`", max_norm) > 0:
         raise ValueError(f"clip_by_global_norm: `max_norm` must be above 0, got {max_norm}.")
     return _Clip(float(max_norm))  # a NumPy number has a dtype, which could become the gradient's
 

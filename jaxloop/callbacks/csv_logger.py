@@ -14,6 +14,7 @@ from jaxloop.files.decimals import lines
 from jaxloop.files.line_file import LineFile
 from jaxloop.files.waiting import WaitingRows
 from jaxloop.hyperparameters import is_rate
+from jaxloop.path_argument import path_argument
 from jaxloop.telling import warn
 from jaxloop.views import Columns, LoopView
 
@@ -60,7 +61,7 @@ class CSVLogger:
     __slots__ = ("__weakref__", "path")  # so that setting a misspelled attribute is an error
 
     def __init__(self, path: str | Path = "run/log.csv"):
-        self.path = Path(path)
+        self.path = path_argument("CSVLogger: `path`", path, "run/log.csv")
         if self.path.suffix != ".csv":
             raise ValueError(f"CSVLogger: `path` must end in .csv, got {str(path)!r}.")
 

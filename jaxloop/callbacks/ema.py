@@ -11,6 +11,7 @@ from jaxloop.callback import Callback
 from jaxloop.events import Event, Phase, should_run
 from jaxloop.loop import Loop
 from jaxloop.precision import wide_dtype
+from jaxloop.real_number import real_number
 
 _EVALUATED = "evaluated_average"
 
@@ -49,7 +50,7 @@ def ema(decay: float, *, evaluate: bool = False, debias: bool = True, name: str 
       >>> callbacks = [jl.callbacks.ema(0.999, evaluate=True)]
       >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
-    if not 0 < decay < 1:
+    if not 0 < real_number("ema: `decay`", decay) < 1:
         raise ValueError(f"ema: `decay` must be above 0 and below 1, got {decay}. 0.999 averages about 1,000 updates.")
     # A NumPy number has a dtype, which could become the average's.
     return _Average(float(decay), evaluate, debias, name)

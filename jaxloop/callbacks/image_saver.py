@@ -10,6 +10,7 @@ import numpy as np
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Plan
 from jaxloop.files.png import check_image_shape, encoded, pixels, require_pillow
+from jaxloop.path_argument import path_argument
 from jaxloop.telling import warn
 from jaxloop.views import LoopView
 from jaxloop.whole_number import whole_number
@@ -59,7 +60,7 @@ class ImageSaver:
     ):
         for name, value in (("count", count), ("every_n_epochs", every_n_epochs)):
             whole_number(f"ImageSaver: `{name}`", value)
-        self.directory = Path(directory)
+        self.directory = path_argument("ImageSaver: `directory`", directory, "run/images")
         self.image_shape = None if image_shape is None else tuple(image_shape)
         self.count = count
         self.every_n_epochs = every_n_epochs

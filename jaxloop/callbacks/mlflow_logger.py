@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxloop.callbacks.tracking import Outage, Point, Tracking, plain_config, require
 from jaxloop.events import Plan
+from jaxloop.real_number import real_number
 from jaxloop.whole_number import whole_number
 
 _AT_ONCE = 1000  # metrics in a request, which is the most that MLflow takes
@@ -79,7 +80,7 @@ class MLflowLogger:
     ):
         if every is not None:
             whole_number("MLflowLogger: `every`", every)
-        if not timeout > 0:
+        if not real_number("MLflowLogger: `timeout`", timeout) > 0:
             raise ValueError(f"MLflowLogger: `timeout` must be a number of seconds above 0, got {timeout!r}.")
         self.experiment, self.run_name, self.tracking_uri = experiment, run_name, tracking_uri
         self.config, self.tags = plain_config("MLflowLogger", config), dict(tags or {})

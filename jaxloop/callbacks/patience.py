@@ -1,5 +1,6 @@
 """Patience with a statistic: when it stops improving, training ends or the learning rate falls."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,9 +11,11 @@ import numpy as np
 from jaxloop.callback import Callback
 from jaxloop.events import Event, Scope
 from jaxloop.history import History
+from jaxloop.hyperparameters import Aim
 from jaxloop.loop import Loop
 from jaxloop.measured import as_number, is_measured
 from jaxloop.metrics import less_is_better
+from jaxloop.real_number import real_number
 
 Mode = Literal["auto", "min", "max"]
 
@@ -77,8 +80,8 @@ def reduce_on_plateau(
     It looks at EPOCH_END, and an epoch improves as in `early_stopping`. After a reduction it counts from 0 again, and
     first leaves out `cooldown` epochs. Epochs without a measurement count for neither. `patience` and `cooldown` are
     those of `optax.contrib.reduce_on_plateau`, and `min_delta` is its `atol`. PyTorch's ReduceLROnPlateau waits one
-    epoch longer. The next fit keeps the reduced rate, and counts from 0. Do not schedule the same hyperparameter: the
-    schedule would overwrite the reduced rate.
+    epoch longer. The next fit keeps the reduced rate, and counts from 0. A hyperparameter that is
+    scheduled is refused, since the schedule would overwrite the reduced rate.
 
     Where several groups of the optimizer expose the rate, each group's own is multiplied, so that their proportions
     stay; or only that of one `group`.
@@ -97,7 +100,7 @@ def reduce_on_plateau(
 
     Raises:
       ValueError: as `early_stopping`. When a fit begins: also if the optimizer exposes no such hyperparameter, or none
-        in `group`.
+        in `group`, or a schedule sets it.
 
     Example:
       >>> optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
@@ -198,6 +201,10 @@ class _ReduceOnPlateau:
         """The statistics that are reset when an epoch begins; see `phases.begin_epoch`."""
         return (self.watched.stat,)
 
+    def adjusts(self, loop: Loop) -> Iterable[str]:
+        """The columns of what it multiplies. A schedule would overwrite them, so one is refused."""
+        return Aim("reduce_on_plateau", self.reduction.hyperparameter, self.reduction.group).columns(loop.opt_state)
+
     def __call__(self, loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
             return loop.remember(
@@ -285,7 +292,7 @@ def _watched(owner: str, monitor: str, mode: Mode, min_delta: float) -> _Watched
         raise TypeError(f"{owner}: `monitor` must be the name of a statistic, such as 'loss', got {monitor!r}.")
     if mode not in ("auto", "min", "max"):
         raise ValueError(f"{owner}: `mode` must be 'auto', 'min' or 'max', got {mode!r}.")
-    if not min_delta >= 0:
+    if not real_number(f"{owner}: `min_delta`", min_delta) >= 0:
         raise ValueError(f"{owner}: `min_delta` must be at least 0, got {min_delta}.")
     less = less_is_better(monitor) if mode == "auto" else mode == "min"
     if less is None:
@@ -303,13 +310,13 @@ def _whole(owner: str, name: str, value: Any, *, least: int) -> int:
 
 
 def _factor(factor: float) -> float:
-    if not 0 < factor < 1:
+    if not 0 < real_number("reduce_on_plateau: `factor`", factor) < 1:
         raise ValueError(f"reduce_on_plateau: `factor` must be above 0 and below 1, got {factor}.")
     return float(factor)  # a NumPy number has a dtype, which could become the rate's
 
 
 def _least_rate(min_rate: float) -> float:
-    if not min_rate >= 0:
+    if not real_number("reduce_on_plateau: `min_rate`", min_rate) >= 0:
         raise ValueError(f"reduce_on_plateau: `min_rate` must be at least 0, got {min_rate}.")
     return float(min_rate)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxloop.callback import on_host
 from jaxloop.events import Event, Phase, Plan
+from jaxloop.path_argument import path_argument
 from jaxloop.views import Columns, LoopView
 
 _EVENTS = (Event.FIT_START, Event.TRAINING_START, Event.BATCH_END, Event.TRAINING_END, Event.FIT_END)
@@ -62,7 +63,7 @@ class Profiler:
                 "Profiler: `steps` must be (first, end), two whole numbers with 0 <= first < end, such as (10, 20), "
                 f"got {steps!r}."
             )
-        self.directory = Path(directory)
+        self.directory = path_argument("Profiler: `directory`", directory, "run/profile")
         self.steps = (int(steps[0]), int(steps[1]))
         self.python = python
 

@@ -19,6 +19,7 @@ from jaxloop.files.summaries import histograms, images, plain_hyperparameters, s
 from jaxloop.files.waiting import WaitingRows
 from jaxloop.loop import Loop
 from jaxloop.measured import as_floats, is_measured
+from jaxloop.path_argument import path_argument
 from jaxloop.speed import training_speed
 from jaxloop.telling import warn
 from jaxloop.views import Columns
@@ -95,9 +96,8 @@ class TensorBoardLogger:
                 whole_number(f"TensorBoardLogger: `{name}`", value)
         if images is not None and not callable(images):
             raise TypeError(f"TensorBoardLogger: `images` must be a function of the loop, got {images!r}.")
-        self.root = Path(root)
-        self.weight_histograms = weight_histograms
-        self.gradient_histograms = gradient_histograms
+        self.root = path_argument("TensorBoardLogger: `root`", root, "run/tensorboard")
+        self.weight_histograms, self.gradient_histograms = weight_histograms, gradient_histograms
         self.images = images
         self.hyperparameters = plain_hyperparameters(hyperparameters or {})
 

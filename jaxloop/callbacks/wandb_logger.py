@@ -8,6 +8,7 @@ from typing import Any
 from jaxloop.callbacks.tracking import Outage, Point, Tracking, plain_config, require
 from jaxloop.events import Plan
 from jaxloop.files.wandb_file import history
+from jaxloop.real_number import real_number
 from jaxloop.whole_number import whole_number
 
 _OURS = ("config", "dir", "mode", "name", "project", "reinit", "resume")
@@ -82,7 +83,7 @@ class WandbLogger:
             raise TypeError(f"WandbLogger: {taken[0]!r} of wandb.init is set by the logger itself. Leave it out.")
         if every is not None:
             whole_number("WandbLogger: `every`", every)
-        if not timeout > 0:
+        if not real_number("WandbLogger: `timeout`", timeout) > 0:
             raise ValueError(f"WandbLogger: `timeout` must be a number of seconds above 0, got {timeout!r}.")
         self.project, self.name, self.mode, self.options = project, name, mode, options
         self.config = plain_config("WandbLogger", config)

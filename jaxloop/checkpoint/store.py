@@ -19,6 +19,7 @@ from jaxloop.checkpoint.manifest import NAME, read
 from jaxloop.checkpoint.naming import ARRAYS, committed, journal_path
 from jaxloop.checkpoint.retention import best
 from jaxloop.errors import CheckpointError, CorruptCheckpointError
+from jaxloop.path_argument import path_argument
 
 __all__ = ["Saved", "Store", "refuse_remote"]
 
@@ -34,8 +35,8 @@ class Store:
     """
 
     def __init__(self, directory: str | os.PathLike[str]):
+        self.directory = path_argument("checkpoint: a directory", directory, "run/checkpoints")
         refuse_remote(directory)
-        self.directory = Path(directory)
 
     def checkpoints(self) -> list["Saved"]:
         """The checkpoints that were committed, the oldest first. Whether they are whole, `Saved.verify` tells."""

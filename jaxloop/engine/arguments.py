@@ -126,11 +126,13 @@ _LOSSES = {
 }
 
 
-def check_options(report: Any, on_recompile: Any, check: Any, steps_per_dispatch: Any, accumulate: Any) -> None:
+def check_options(
+    report: Any, on_recompile: Any, check: Any, steps_per_dispatch: Any, accumulate: Any, batch_keys: Any
+) -> None:
     """Refuses choices and numbers that no training loop can have.
 
     Raises:
-      ValueError: one of them is wrong.
+      ValueError, TypeError: one of them is wrong.
     """
     check_choice("report", report, ("batch", "epoch"))
     check_choice("on_recompile", on_recompile, ("raise", "warn"))
@@ -138,6 +140,28 @@ def check_options(report: Any, on_recompile: Any, check: Any, steps_per_dispatch
     if steps_per_dispatch != "auto":
         check_positive("steps_per_dispatch", steps_per_dispatch)
     check_positive("accumulate", accumulate)
+    _check_batch_keys(batch_keys)
+
+
+def _check_batch_keys(batch_keys: Any) -> None:
+    """Refuses what does not name the two or three parts of a batch.
+
+    Raises:
+      TypeError: it is one string, whose letters would be taken for keys, or no sequence.
+      ValueError: it names fewer parts, or more.
+    """
+    if batch_keys is None:
+        return
+    if isinstance(batch_keys, str) or not isinstance(batch_keys, Sequence):
+        raise TypeError(
+            f"TrainingLoop: `batch_keys` must be the keys of input and target, got {brief(batch_keys)}. "
+            "Write batch_keys=('image', 'label')."
+        )
+    if len(batch_keys) not in (2, 3):
+        raise ValueError(
+            f"TrainingLoop: `batch_keys` must name input and target, or input, target and weight, got {batch_keys!r}. "
+            "Several inputs are one part: make batches of them by `.map`, as ({'left': ..., 'right': ...}, target)."
+        )
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -35,14 +35,17 @@ class StepByStep:
 
     def begin_epoch(self, loop: Loop) -> Loop:
         """See `TrainingLoop.begin_epoch`."""
+        _check_loop("begin_epoch", loop)
         return self._compiled(loop, open_epoch)(loop, self._batch_count(loop, TRAINING, begun=1))
 
     def end_epoch(self, loop: Loop) -> Loop:
         """See `TrainingLoop.end_epoch`."""
+        _check_loop("end_epoch", loop)
         return self._compiled(loop, close_epoch)(loop)
 
     def step(self, loop: Loop, batch: Any, split: Split) -> Loop:
         """The loop after one step of a phase; it first enters the phase if it is not in it."""
+        _check_loop("train_step" if split == TRAINING else "eval_step", loop)
         batch = parts_of(batch, self.setup.batch_keys, "batch")
         self.setup.look_into(self._spec_of(loop), loop, batch, stacked=False)
         function = train_step if split == TRAINING else eval_step
@@ -50,6 +53,7 @@ class StepByStep:
 
     def run_steps(self, loop: Loop, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
         """See `TrainingLoop.run_steps`."""
+        _check_loop("run_steps", loop)
         batches = parts_of(batches, self.setup.batch_keys, "batches")
         self.setup.look_into(self._spec_of(loop), loop, batches, stacked=True)
         return self._compiled(loop, run_phase)(loop, self._batch_count(loop, TRAINING), batches)
@@ -91,6 +95,18 @@ class StepByStep:
 
     def _spec_of(self, loop: Loop, place: Placement | None = None) -> StepSpec:
         return spec_of_loop(self.setup.memo, self.setup.spec_for(self.setup.sorted_out, loop.plan, place), loop)
+
+
+def _check_loop(where: str, given: Any) -> None:
+    """Refuses what is no loop.
+
+    Raises:
+      TypeError: it is a model, what `fit` gives, or anything else.
+    """
+    if not isinstance(given, Loop):
+        pair = isinstance(given, tuple) and given and isinstance(given[0], Loop)
+        fix = "`fit` and `run_steps` give two things: take [0]." if pair else "Begin one by start(model, epochs=12)."
+        raise TypeError(f"{where}: expected a loop, got {'a tuple' if pair else type(given).__name__}. {fix}")
 
 
 def _divided(place: Placement, rest: tuple[Any, ...], *, stacked: bool) -> tuple[Any, ...]:

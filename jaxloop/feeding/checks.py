@@ -93,7 +93,7 @@ def check_numbers(batch: Batch, loss_fn: Any, where: str) -> None:
       where: what the user calls the data, and which part of them this is: "training: batch 3's".
 
     Raises:
-      ValueError: an input or a target that counts is NaN, or an integer does not fit int32.
+      ValueError: a weight, or an input or a target that counts, is NaN, or an integer does not fit int32.
     """
     weight = on_host(batch[2])
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
@@ -102,9 +102,8 @@ def check_numbers(batch: Batch, loss_fn: Any, where: str) -> None:
         leaf = on_host(leaf)
         if leaf is None:
             continue
-        if (part == "input" or (part == "target" and _is_of_ours(loss_fn, path[1:]))) and jnp.issubdtype(
-            leaf.dtype, jnp.inexact
-        ):
+        read = part != "target" or _is_of_ours(loss_fn, path[1:])
+        if read and jnp.issubdtype(leaf.dtype, jnp.inexact):
             place = first(leaf, has_nan, is_nan, weight)
             if place is not None:
                 raise ValueError(f"{name} is NaN at {place}. Clean the data{_or_weigh(part)}.")

@@ -83,8 +83,11 @@ def check_name(where: str, name: str) -> None:
     """Refuses a name for a statistic that rows and logs use for something else.
 
     Raises:
+      TypeError: it is no name.
       ValueError: the name is used.
     """
+    if not (isinstance(name, str) and name):
+        raise TypeError(f"{where}: a name must be a string, such as 'gradient_norm', got {name!r}.")
     if name in _ROW_NAMES:
         raise ValueError(f"{where}: {name!r} is a column that every log has; choose another name.")
 

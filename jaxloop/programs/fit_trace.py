@@ -15,6 +15,7 @@ from jaxloop.events import TRAINING, Event, Phase, Split
 from jaxloop.loop import Loop
 from jaxloop.measured import is_wider, unmeasured
 from jaxloop.phases import enter, leave_phase
+from jaxloop.programs.adjusting import check_adjusted
 from jaxloop.programs.printing import listening
 from jaxloop.programs.step_trace import StepEnds, TracedStep, calls_python, traced_step
 from jaxloop.step_spec import StepSpec
@@ -236,6 +237,8 @@ def _watched(trace: _Trace, place: int) -> Callback:
             trace.acts.add((place, event))
         if isinstance(after, Loop):  # `fire` refuses anything else, and says where it came from
             _claim_names(trace, place, loop, after)
+            if event is Event.EPOCH_END:
+                check_adjusted(trace.given.callbacks, place, after, trace.owners)
             _check_widths(trace, loop, after)
             _check_evaluated(trace, place, loop, after)
         return after

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxloop.durable import sync_folders
 from jaxloop.errors import WeightsError
+from jaxloop.path_argument import path_argument
 from jaxloop.weights.header import Notes, Place, decoded, encoded, header_length, word_of
 
 _NO_SUM = "0" * 8
@@ -141,7 +142,7 @@ class WeightsFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], where: str):
-        self.path = Path(path)
+        self.path = path_argument(f"{where}: `path`", path, "run/model.safetensors")
         self.where = where
         library()
         refuse_remote(path, where)

@@ -64,6 +64,8 @@ def weights_of(given: Any, where: str) -> Weights:
     kind = type(given).__name__
     if isinstance(given, Loop | Model):
         return _of_model(given.model if isinstance(given, Loop) else given, kind, where)
+    if isinstance(given, tuple) and given and isinstance(given[0], Loop):
+        raise TypeError(f"{where}: expected a model or a loop, got a tuple: `fit` gives (loop, history). Take [0].")
     if is_module(given, "flax.nnx"):
         values, streams = nnx.values_of(given)
         weights = _of_tree(values, kind, where, streams)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxloop.engine.agreement import Agreement
 from jaxloop.errors import WeightsError
 from jaxloop.loop import Loop
+from jaxloop.path_argument import path_argument
 from jaxloop.placement import data_parallel
 from jaxloop.placement.moving import whole
 from jaxloop.telling import warn
@@ -48,6 +49,7 @@ def save_weights(path: str | Path, model_or_loop: Any) -> None:
       >>> jl.save_weights("run/model.safetensors", loop)
       >>> model = jl.load_weights("run/model.safetensors", model)
     """
+    path_argument(f"{_WHERE}: `path`", path, "run/model.safetensors")
     refuse_remote(path, _WHERE)
     library()
     named = weights_of(model_or_loop, _WHERE).named
