@@ -313,7 +313,9 @@ def _is_shown(value: Any) -> bool:
 def _show(value: Any) -> str:
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # traced, abstract or deleted: a repr must not raise
+    except (TypeError, ValueError, RuntimeError):  # traced or deleted: a repr must not raise
+        return "?"
+    if array.dtype == object:  # as a shape and dtype alone is
         return "?"
     if array.shape != ():
         return kind_name(array)

@@ -245,6 +245,12 @@ def test_the_repr_of_a_traced_loop_does_not_raise(loop):
     assert "step ?" in shown[0]
 
 
+def test_the_repr_of_an_abstract_loop_is_as_short(loop):
+    shown = repr(jax.eval_shape(lambda loop: loop, loop.record("loss", 0.5)))
+    assert "step ?" in shown
+    assert "stats: loss ?" in shown
+
+
 def test_the_repr_of_a_deleted_loop_does_not_raise(loop):
     device_loop = jax.device_put(loop.record("loss", 0.5), may_alias=False)
     jax.tree.map(lambda leaf: leaf.delete(), device_loop)

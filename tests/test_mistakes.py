@@ -851,6 +851,12 @@ LATE: list[Mistake] = [
         r"must return None or the loop.*got float. Declare reads='loop'",
     ),
     (
+        "several sets to evaluate",
+        lambda: small.training_loop().evaluate(small.model(), {"near": (X, Y), "far": (X, Y)}),
+        TypeError,
+        r"^evaluate: expected the batches of one set, got a mapping of 'near', 'far'. Evaluate one after the other",
+    ),
+    (
         "a step of a model",
         lambda: small.training_loop().train_step(small.model(), (X, Y)),  # type: ignore[arg-type]
         TypeError,
