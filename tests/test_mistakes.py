@@ -277,7 +277,7 @@ DATA: list[Mistake] = [
         "NaN in the inputs",
         lambda: on_arrays(np.where(X[5, 2] == X, np.nan, X), Y),
         ValueError,
-        r"the samples' input is NaN at \(5, 2\)",
+        r"the samples' input is NaN at \(5, 2\)\. Clean the data, or replace it before a step sees it, as by `\.map`",
     ),
 ]
 

@@ -266,7 +266,11 @@ def _check_one_class(
 
 
 def _or_weigh(part: str) -> str:
-    return ", or give what is to be left out weight 0" if part == "target" else ""
+    other = {
+        "input": ", or replace it before a step sees it, as by `.map`, with a mask if the model should know",
+        "target": ", or give what is to be left out weight 0",
+    }
+    return other.get(part, "")
 
 
 def _of_several(rows: np.ndarray) -> np.ndarray:
