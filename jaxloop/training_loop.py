@@ -74,7 +74,8 @@ class TrainingLoop(ByHand):
         would compile again after its first dispatch: `"raise"` an error that names the leaf, or `"warn"`.
       check: which data are checked for labels outside of the classes, NaN, integers beyond int32, and several classes
         where a metric takes one. `"first"`: the first batch of each phase. `"memory"`: first all arrays in memory that
-        steps see as they are, once. `"all"`: also each batch as it is read, which takes time.
+        steps see as they are, once. `"all"`: also each batch as it is read, which takes time. Targets are not checked
+        where a compiled callback replaces them or their weight at BATCH_START.
       accumulate: as how many microbatches a training step takes its batch, one after the other, with the memory of one.
         The gradient is that of the whole batch. Each has dropout and batch statistics of its own; state and memory run
         through them in turn; what a `differentiable_step` records is their weighted mean.

@@ -77,7 +77,7 @@ def rehearsed(session: Session, inspection: Inspection, data: Mapping[Split, See
         trace = replace(trace, raises=trace.raises.union(raises))
     for split, seen in data.items():
         _warn_of_weights_without_effect(session.spec, trace, split, seen.feed)
-        for given in seen.given:
+        for given in seen.given if split not in trace.relabelled else ():  # what the loss sees is not what was given
             inspection.targets(given, seen.first, trace.output, seen.feed.reader.where)
     advise_on_prints(trace.prints)
     seen = next(iter(data.values()))
@@ -146,7 +146,9 @@ def _found(session: Session, inspection: Inspection, trace: TraceReport) -> Feed
 
     def found(feed: Feed, split: Split) -> Feed:
         feed = as_traced(feed, split, trace)
-        watch = inspection.watching(trace.output, feed.reader.where, functools.partial(shown, session.programs, feed))
+        as_seen = functools.partial(shown, session.programs, feed)
+        targets = split not in trace.relabelled
+        watch = inspection.watching(trace.output, feed.reader.where, as_seen, targets=targets)
         return replace(feed, contract=kept_contract(session.memo, feed.agreed), watch=watch)
 
     feeds = session.feeds

@@ -1,9 +1,10 @@
-"""Callbacks that adjust between epochs what another one sets at each step, so that nothing of it would be left."""
+"""What callbacks adjust: hyperparameters, which no other may set at each step, and targets, which others then are."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxloop.callback import name_of
+from jaxloop.events import Event
 from jaxloop.loop import Loop
 
 
@@ -28,3 +29,10 @@ def check_adjusted(callbacks: Sequence[Any], place: int, loop: Loop, owners: Map
                 f"callbacks: {name_of(callbacks[place])!r} adjusts {name!r}, but {name_of(callbacks[owner])!r} sets it "
                 "at each step, and would overwrite that. Leave one out."
             )
+
+
+def relabels(loop: Loop, event: Event, after: Loop) -> bool:
+    """Whether a callback that made `after` of `loop` has replaced target or weight before the loss sees them."""
+    if event not in (Event.BATCH_START, Event.INFERENCE_PREDICTION_END):
+        return False
+    return after.target is not loop.target or after.weight is not loop.weight

@@ -15,7 +15,7 @@ from jaxloop.events import TRAINING, Event, Phase, Split
 from jaxloop.loop import Loop
 from jaxloop.measured import is_wider, unmeasured
 from jaxloop.phases import enter, leave_phase
-from jaxloop.programs.adjusting import check_adjusted
+from jaxloop.programs.adjusting import check_adjusted, relabels
 from jaxloop.programs.printing import listening
 from jaxloop.programs.step_trace import StepEnds, TracedStep, calls_python, traced_step
 from jaxloop.step_spec import StepSpec
@@ -41,6 +41,7 @@ class TraceReport:
       moments: the loop as shapes and dtypes, at each moment at which a run can be saved; see `Moment`.
       prints: what has printed while it was traced.
       ends: what the first phase does first to the input and last to the output of the model.
+      relabelled: the splits in which a callback replaces target or weight before the loss sees them.
     """
 
     stats: Mapping[str, np.dtype[Any]]
@@ -54,6 +55,7 @@ class TraceReport:
     moments: Mapping[Moment, Loop] = field(default_factory=dict[Moment, Loop], compare=False, repr=False)
     prints: tuple[str, ...] = ()
     ends: StepEnds = field(default_factory=StepEnds, compare=False, repr=False)
+    relabelled: frozenset[Split] = frozenset()
 
     @functools.cached_property
     def active(self) -> frozenset[Event]:
@@ -100,14 +102,12 @@ class _Trace:
     Attributes:
       given: what the steps of the fit are made of.
       wider: statistics that have the dtype given here from the start.
-      acts, effects: as in `TraceReport`.
+      acts, effects, moments, prints, relabelled: as in `TraceReport`.
       owners: the place of the callback that owns a name, by the loop's field and the name.
       steps: the step of each split.
       outputs: shapes and dtypes of output and loss in each split.
       output: the output of a split whose step is being traced.
-      moments: as in `TraceReport`.
       calling: the callback that is being called, and the event, for messages.
-      prints: as in `TraceReport`.
     """
 
     given: StepSpec
@@ -121,6 +121,7 @@ class _Trace:
     moments: dict[Moment, Loop] = field(default_factory=dict[Moment, Loop])
     calling: str = ""
     prints: dict[str, None] = field(default_factory=dict[str, None])
+    relabelled: set[Split] = field(default_factory=set[Split])
 
     @functools.cached_property
     def spec(self) -> StepSpec:
@@ -148,6 +149,7 @@ class _Trace:
             effects=frozenset(self.effects),
             moments=self.moments,
             prints=tuple(self.prints),
+            relabelled=frozenset(self.relabelled),
             ends=next((step.ends for step in self.steps.values()), StepEnds()),
         )
 
@@ -239,6 +241,8 @@ def _watched(trace: _Trace, place: int) -> Callback:
             _claim_names(trace, place, loop, after)
             if event is Event.EPOCH_END:
                 check_adjusted(trace.given.callbacks, place, after, trace.owners)
+            if loop.split and relabels(loop, event, after):
+                trace.relabelled.add(loop.split)
             _check_widths(trace, loop, after)
             _check_evaluated(trace, place, loop, after)
         return after

@@ -239,3 +239,25 @@ def test_a_target_that_is_nan_is_refused_where_the_loss_is_known_to_be_so() -> N
     Inspection("memory", lambda output, target: target, (), None, Passed()).numbers(None, lambda: batch, "training")
     with pytest.raises(ValueError, match=r"target is NaN at \(1, 0\). Clean the data, or give .* weight 0"):
         Inspection("memory", mean_squared_error, (), None, Passed()).numbers(None, lambda: batch, "training")
+
+
+@pytest.mark.parametrize("check", ["memory", "all"])
+@pytest.mark.parametrize("part", ["target", "weight"])
+def test_what_a_callback_replaces_before_the_loss_sees_it_is_not_refused(check: str, part: str) -> None:
+    def replacing(loop: jl.Loop, event: jl.Event) -> jl.Loop:
+        if event is not jl.Event.BATCH_START or loop.phase is not jl.Phase.TRAINING:
+            return loop
+        if part == "target":
+            return loop.replace(target=loop.target - 1)
+        return loop.replace(weight=jnp.where(loop.target == 3, 0, loop.weight))
+
+    images, labels = small.samples(12)
+    data = (images, labels + 1, np.ones(12, np.float32))
+    given: dict[str, Any] = {"training": jl.TrainingEpochs(data, 4), "callbacks": [replacing], "check": check}
+    loop, _ = small.training_loop(validation=None, **given).fit(small.model(), 1)
+    assert int(loop.step) == 3
+    with pytest.raises(ValueError, match="validation: the samples' target is 3"):  # where it is not replaced
+        small.training_loop(validation=data, **given).fit(small.model(), 1)
+    if part == "target":
+        plain, _ = small.training_loop(training=jl.TrainingEpochs((images, labels), 4)).fit(small.model(), 1)
+        small.assert_close(loop.model.params, plain.model.params)
