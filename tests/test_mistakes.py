@@ -854,7 +854,7 @@ LATE: list[Mistake] = [
         "several sets to evaluate",
         lambda: small.training_loop().evaluate(small.model(), {"near": (X, Y), "far": (X, Y)}),
         TypeError,
-        r"^evaluate: expected the batches of one set, got a mapping of 'near', 'far'. Evaluate one after the other",
+        r"^batches: expected batches, got a mapping of 'near', 'far'. Of several sets give one at a time",
     ),
     (
         "a step of a model",

@@ -40,11 +40,6 @@ def check_batches(batches: Any, where: str, *, inputs_alone: bool = False) -> No
     Raises:
       TypeError: it is an array, or holds arrays in place of batches.
     """
-    if where == "evaluate" and isinstance(batches, Mapping) and not any(map(_is_array, batches.values())):
-        raise TypeError(
-            f"evaluate: expected the batches of one set, got a mapping of {', '.join(map(repr, batches))}. Evaluate "
-            "one after the other, as evaluate(loop, sets[name])."
-        )
     several = isinstance(batches, (tuple, Mapping) if inputs_alone else (tuple, list, Mapping))
     parts: Any = batches.values() if isinstance(batches, Mapping) else batches
     lists = isinstance(batches, tuple) and len(batches) in (2, 3) and all(map(_is_list_of_numbers, batches))
@@ -61,10 +56,6 @@ def check_batches(batches: Any, where: str, *, inputs_alone: bool = False) -> No
     }[where.partition("[")[0]]
     meant = "epochs of batches" if where == "training" else "batches"
     raise TypeError(f"{where}: expected {meant}, got {what}. Write {line}.")
-
-
-def _is_array(given: Any) -> bool:
-    return hasattr(given, "shape")
 
 
 def _is_list_of_numbers(given: Any) -> bool:
