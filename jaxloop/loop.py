@@ -147,12 +147,19 @@ class Loop:
 
         Args:
           name: the column. One abstract trace before the first step finds all names and their dtypes. A Python int
-            takes the dtype of the other values that are recorded under the name.
+            takes the dtype of the other values that are recorded under the name. What a host callback will record
+            is not found so: let it record the name at FIT_START too, as `jaxloop.measured.UNMEASURED`.
           value: a real number, shape ().
 
         Raises:
           ValueError: it is not a scalar, not a real number, or an integer wider than 32 bits; or its dtype is not the
-            one that the name has elsewhere.
+            one that the name has elsewhere; or a host callback has not recorded it at FIT_START.
+
+        Example:
+          >>> def norm(loop, event):
+          ...     if event is jl.Event.UPDATE_START:
+          ...         return loop.record("gradient_norm", optax.tree.norm(loop.gradient))
+          ...     return loop
         """
         check_name("Loop.record", name)
         if is_rate(name):  # a float also where the optimizer was given a whole number

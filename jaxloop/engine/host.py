@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxloop.callback import add_note, name_of, same_kind
 from jaxloop.engine.closing import close_all
-from jaxloop.engine.hosted import LAP, Hosted, called_with_view, has_memory, hosted_as, scope_of
+from jaxloop.engine.hosted import LAP, Hosted, called_with_view, check_recorded, has_memory, hosted_as, scope_of
 from jaxloop.engine.ledger import Ledger
 from jaxloop.events import Event, Phase, Scope
 from jaxloop.loop import Loop
@@ -239,8 +239,9 @@ class Host:
                 f"callback {hosted.name!r} at {event.name}: with reads='loop' it must return a loop or None, "
                 f"got {type(result).__name__}."
             )
+        check_recorded(hosted, loop, result, event)
         if in_step:  # `fire` of compiled callbacks asks the same
-            result = same_kind(hosted.callback, loop, result, event, new_stats=True)
+            result = same_kind(hosted.callback, loop, result, event, new_stats=False)
         else:  # it may have been kept from the middle of a step
             result = between_steps(result, loop.phase)
             self._note(hosted, int(result.stop) & ~int(loop.stop))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxloop.callback import Reads, name_of
 from jaxloop.events import Event, Phase, Scope
+from jaxloop.loop import Loop
 from jaxloop.placement import Placement
 from jaxloop.views import LoopView
 
@@ -96,3 +97,17 @@ def called_with_view(hosted: Hosted, values: Mapping[str, Any], event: Event) ->
     for scope in cancelled:
         total |= scope
     return total
+
+
+def check_recorded(hosted: Hosted, before: Loop, after: Loop, event: Event) -> None:
+    """Refuses what a callback records too late for logs to have a column of it.
+
+    A compiled callback is traced ahead, which finds all names. What Python will record cannot be known so.
+    """
+    late = sorted(after.stats.keys() - before.stats.keys())
+    if late and event not in (Event.FIT_START, Event.FIT_END):
+        raise ValueError(
+            f"callback {hosted.name!r} at {event.name}: it records {late[0]!r}, which was not there at FIT_START, so "
+            f"logs have no column of it. Declare FIT_START too, and record {late[0]!r} there as "
+            "jaxloop.measured.UNMEASURED; or record it in a compiled callback."
+        )

@@ -208,6 +208,15 @@ def test_a_reader_of_the_loop_that_returns_something_else_is_refused(loop):
         host(callback).fire(loop, Event.EPOCH_END)
 
 
+@pytest.mark.parametrize("event", [Event.BATCH_END, Event.EPOCH_END])
+def test_what_is_recorded_too_late_for_a_column_is_refused_with_the_fix(loop, event):
+    late = declared(event, reads="loop", give=lambda loop: loop.record("late", 1.0))
+    phase = Phase.TRAINING if event.in_step else None
+    with pytest.raises(ValueError, match=rf"at {event.name}: it records 'late'.*no column.*Declare FIT_START too"):
+        host(late).fire(loop, event, phase)
+    assert host(late).fire(loop.record("late", 0.0), event, phase).stats["late"] == 1
+
+
 def observe(callback, columns):
     """Gives rows to a host of one observer, and the host."""
     one = host(callback)
