@@ -34,7 +34,8 @@ class ByHand:
     ) -> Loop:
         """The loop at the start of a fit, after FIT_START: for those who write the loop themselves.
 
-        Args and errors are those of `fit`. Host callbacks are not called.
+        Args and errors are those of `fit`; `epochs` is what schedules take for the length of the fit. Host callbacks
+        are not called.
 
         Example:
           >>> loop = training_loop.start(model, epochs=12)
@@ -46,13 +47,29 @@ class ByHand:
         return on_device(run.event(run.session.loop, Event.FIT_START), run.session.placement)
 
     def begin_epoch(self, loop: Loop) -> Loop:
-        """The loop in the training phase of its next epoch, after EPOCH_START and TRAINING_START."""
+        """The loop in the training phase of its next epoch, after EPOCH_START and TRAINING_START.
+
+        Args:
+          loop: from `start`, `end_epoch` or `fit`. A phase that is still at hand ends before.
+        """
         return StepByStep(self.setup).begin_epoch(loop)
 
     def train_step(self, loop: Loop, batch: Any) -> Loop:
         """The loop after one training step over `batch`. It is pure and jitted, and donates nothing.
 
-        The loop may be in any phase. In validation, or in no phase, it first enters training, with the events of that.
+        Args:
+          loop: in any phase. In validation, or in no phase, it first enters training, with the events of that.
+          batch: (input, target), (input, target, weight), or a mapping, as in `training`. A batch of other shapes
+            compiles a program of its own.
+
+        Raises:
+          ValueError, TypeError: the batch, or the loop, is not one for this training loop.
+
+        Example:
+          >>> loop = training_loop.begin_epoch(training_loop.start(model, epochs=1))
+          >>> after = training_loop.train_step(loop, batch)
+          >>> int(loop.step), int(after.step)
+          (0, 1)
         """
         return StepByStep(self.setup).step(loop, batch, TRAINING)
 
@@ -61,16 +78,25 @@ class ByHand:
 
         Args:
           loop: in any phase.
-          batch: one batch.
+          batch: as in `train_step`. Nothing is padded: a batch of other shapes compiles a program of its own.
           validation_set: the name of the set that the batch is from, if validation has several; else None.
 
         Raises:
           ValueError: validation has no set of this name, or several and none is named.
+
+        Example:
+          >>> after = training_loop.eval_step(training_loop.start(model, epochs=1), batch)
+          >>> bool(jnp.isfinite(after.stats["validation_loss"]))
+          True
         """
         return StepByStep(self.setup).step(loop, batch, self.setup.split_of(validation_set))
 
     def end_epoch(self, loop: Loop) -> Loop:
-        """The loop after the END of the phase that it is in, and after EPOCH_END."""
+        """The loop after the END of the phase that it is in, and after EPOCH_END.
+
+        Args:
+          loop: from `begin_epoch`, `train_step` or `eval_step`.
+        """
         return StepByStep(self.setup).end_epoch(loop)
 
     def run_steps(self, loop: Loop, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
@@ -84,5 +110,15 @@ class ByHand:
         Returns:
           The loop, and the rows: by name each of `loop.stats`, float32[K] or as it was recorded; `step`,
           `epoch_index` and `batch_index` as int32[K]; and `counted`, bool[K], False for a step that was cancelled.
+
+        Raises:
+          ValueError, TypeError: `batches` hold no array, or are not stacked batches of this training loop.
+
+        Example:
+          >>> loop = training_loop.begin_epoch(training_loop.start(model, epochs=1))
+          >>> stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *epochs[0])
+          >>> final, rows = training_loop.run_steps(loop, stacked)
+          >>> rows["loss"].shape
+          (8,)
         """
         return StepByStep(self.setup).run_steps(loop, batches)

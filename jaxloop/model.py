@@ -72,7 +72,12 @@ class Model:
         return _output(self, input, key)
 
     def forward(self, input: Any, key: jax.Array | None = None) -> tuple[Any, "Model"]:
-        """The output, and the model with the state after the forward pass. Not compiled."""
+        """The output, and the model with the state after the forward pass. Not compiled.
+
+        Args:
+          input: PyTree of arrays, as in a batch.
+          key: key[], for a function or a linen module that draws random numbers in training.
+        """
         result = self.apply(self.params, self.state, input, training=self.training, key=key)
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             what = "one array" if hasattr(result, "dtype") else f"a {type(result).__name__}"

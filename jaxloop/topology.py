@@ -73,7 +73,14 @@ def topology(name: str) -> Placement:
     chips send each other, and whether it fits. Nothing can be put on it. The devices are `mesh.devices.flat`, for other
     placements over them. A slice of several hosts is compiled for as one process would.
 
-    Args and errors are those of `topology_devices`: `name` is as `"v5e:2x4"`, `"h100"` or `"h100:8"`.
+    Args:
+      name: a TPU slice, by its version and its chips along each axis, as `"v5e:2x4"`; or cards, as `"h100"` for one and
+        `"h100:8"` for a machine of eight. More than eight are machines of eight each.
+
+    Raises:
+      ValueError: there is no such machine. The message lists what there is.
+      ImportError: the compiler for it is not installed: `pip install "jaxloop[tpu]"` or `"jaxloop[cuda]"`.
+      RuntimeError: another process uses libtpu, which serves one at a time.
 
     Example:
       >>> print(training_loop.compile(model, on=jl.topology("v5e:2x4")))
@@ -89,14 +96,7 @@ def topology_devices(name: str) -> list[Any]:
     The same name gives the same devices, so what was compiled for them is kept. Starts JAX's own backend first, which
     stays the default one.
 
-    Args:
-      name: a TPU slice, by its version and its chips along each axis, as `"v5e:2x4"`; or cards, as `"h100"` for one and
-        `"h100:8"` for a machine of eight. More than eight are machines of eight each.
-
-    Raises:
-      ValueError: there is no such machine. The message lists what there is.
-      ImportError: the compiler for it is not installed: `pip install "jaxloop[tpu]"` or `"jaxloop[cuda]"`.
-      RuntimeError: another process uses libtpu, which serves one at a time.
+    Args and errors are those of `topology`.
 
     Example:
       >>> devices = topology_devices("v5e:2x2")

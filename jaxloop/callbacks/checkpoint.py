@@ -41,8 +41,8 @@ class Checkpoint:
       keep: how many of the newest are kept, at least 1.
       best: the name of a statistic, such as `"validation_loss"`: the checkpoint after the epoch where it was best is
         kept too, and made if `every` makes none there. Less is better for losses, errors and perplexities, more for
-        accuracies and Matthews coefficients; for other names give `(name, "min")` or `(name, "max")`. A statistic that
-        is NaN, infinite or not measured is never the best.
+        accuracies, precisions, recalls, `f1`, `auc`, `r2` and Matthews coefficients; for other names give
+        `(name, "min")` or `(name, "max")`. A statistic that is NaN, infinite or not measured is never the best.
 
     Raises:
       ValueError, TypeError: an argument is outside of its bounds. At the start of a fit: `best` names no statistic.

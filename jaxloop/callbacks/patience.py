@@ -42,7 +42,8 @@ def early_stopping(
       patience: how many epochs, at least 1.
       min_delta: an improvement must be larger than this; at least 0, in the statistic's own unit.
       mode: `"min"` if less is better, `"max"` if more is better. `"auto"` finds it in the name: losses, errors and
-        perplexities are minimized, accuracies and Matthews coefficients are maximized.
+        perplexities are minimized; accuracies, precisions, recalls, `f1`, `auc`, `r2` and Matthews coefficients are
+        maximized.
       restore_best: whether the fit, however it ends, gives what was evaluated in the best epoch, not in the last: the
         model with its parameters and state, and what callbacks remember as `evaluated`, such as the average of
         `ema(evaluate=True)`. If no epoch was finite, it gives the last. Optimizer, counters, statistics and averages

@@ -40,8 +40,9 @@ class Placement:
     Attributes:
       mesh: the devices, by named axes; one device is taken as a mesh of one. `jax.sharding.Mesh(devices, names)` makes
         a mesh. `jax.make_mesh` needs `axis_types=(AxisType.Auto,) * n` for it, since its axes are Explicit otherwise.
-      rule: how each parameter is divided, and each array of the model's state; see `Rule`. Partitioning metadata of a
-        flax module comes before it. The optimizer's state, and what callbacks remember, is divided as the parameter
+      rule: `rule(path, leaf)` gives the `PartitionSpec` of a parameter, or of an array of the model's state: of its
+        path, such as `"Dense_0/kernel"`, and the array, or its shape and dtype. Partitioning metadata of a flax module
+        comes before it. The optimizer's state, and what callbacks remember, is divided as the parameter
         whose path and shape it has. It must be hashable; equal rules share programs.
       batch_spec: how the arrays of a batch are divided. Its first entry is for the examples, the others for the axes
         that follow. None for the mesh's first axis.
