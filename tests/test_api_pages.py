@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import jaxloop as jl
 from tests.test_public_names import ROOMS
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,8 @@ def test_each_public_name_has_its_place(tmp_path: Path) -> None:
         names = importlib.import_module(room).__all__
         things = [name for name in names if not inspect.ismodule(getattr(importlib.import_module(room), name))]
         assert set(things) <= sections, room
+    methods = {name for name in dir(jl.TrainingLoop) if not name.startswith("_")}  # some come from its base
+    assert methods <= set(re.findall(r'id="(?:TrainingLoop|ByHand)\.(\w+)"', "".join(pages.values())))
     first = pages[tmp_path / "jaxloop.html"]
     assert "View Source" in first
     assert "Arguments:" in first
