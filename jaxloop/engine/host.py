@@ -21,6 +21,10 @@ from jaxloop.phases import between_steps
 from jaxloop.placement import Placement
 from jaxloop.views import Columns, LoopView
 
+#: Where loggers take what there is to log: at these events callbacks that may change the loop come before those that
+#: only look, so that what the former record there is logged.
+_LOGGED_AT = (Event.FIT_START, Event.EPOCH_END)
+
 
 class Host:
     """The host callbacks of one fit.
@@ -64,6 +68,9 @@ class Host:
         laps = names or tuple(map(name_of, callbacks))
         self._hosted = [hosted_as(callback, lap) for callback, lap in zip(callbacks, laps, strict=True)]
         self._anywhere = [*self._hosted, *(hosted_as(callback, name_of(callback)) for callback in elsewhere)]
+        self._in_turn = {
+            event: sorted(self._hosted, key=lambda hosted: not hosted.may_change_at(event)) for event in _LOGGED_AT
+        }
         self.may_change_the_loop = any("loop" in hosted.reads.values() for hosted in self._hosted)
 
     def cuts(self, phase: Phase) -> frozenset[Event]:
@@ -78,7 +85,7 @@ class Host:
           event: where the run is.
           phase: for a step event, the phase at hand.
         """
-        for hosted in self._hosted:
+        for hosted in self._in_turn.get(event, self._hosted):
             if event in hosted.reads and (phase is None or event in hosted.cuts[phase]):
                 loop = self._fire_one(hosted, loop, event, phase)
         return loop

@@ -33,6 +33,10 @@ class Hosted(NamedTuple):
         """Whether it is given rows."""
         return Event.BATCH_END in self.reads and Event.BATCH_END not in self.cuts[phase]
 
+    def may_change_at(self, event: Event) -> bool:
+        """Whether it may give back another loop at `event`: it reads that, and is not one of ours that only look."""
+        return self.reads.get(event) == "loop" and not getattr(self.callback, "only_looks", False)
+
 
 def hosted_as(callback: Any, lap: str) -> Hosted:
     """A callback with what it declares.

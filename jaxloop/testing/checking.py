@@ -62,7 +62,7 @@ def check_callback(
       epochs: of each run, at least 1.
       steps_per_dispatch: the numbers that are tried. A host callback that cancels at BATCH_END is heard one dispatch
         late, so with one number it does otherwise than with another: give one.
-      every: goes on from every so-manieth checkpoint only, to save time.
+      every: 1 to go on from each checkpoint, n to go on from every n-th only, to save time.
       ignore: patterns of what may differ, as for file names: of files, by their path in the folder; of columns; of
         leaves, such as `.model.state*`; of attributes, and of variables that a function has closed over.
 

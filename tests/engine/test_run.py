@@ -1,6 +1,7 @@
 """The run: every event in its place, whichever way the steps are dispatched."""
 
 import functools
+import importlib.util
 import math
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 import jaxloop as jl
-from jaxloop import Event
+from jaxloop import Event, measured
 from jaxloop.engine import delivery
 from tests import small
 from tests.compiling import counted_compiles, steps_in
+from tests.event_files import only_run, scalars
 
 TRAIN_STEP = [Event.BATCH_START, Event.UPDATE_START, Event.BATCH_END]
 EVAL_STEP = [Event.BATCH_START, Event.INFERENCE_PREDICTION_END, Event.BATCH_END]
@@ -207,6 +209,22 @@ def test_what_a_host_callback_returns_takes_the_loops_place() -> None:
 
     loop, _ = small.training_loop(callbacks=[zero]).fit(small.model(), 1)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(loop.model.params))
+
+
+def test_what_a_host_callback_records_is_in_history_and_logs_of_the_same_epoch(tmp_path) -> None:
+    @jl.on_host(Event.FIT_START, Event.EPOCH_END, reads="loop")
+    def mark(loop, event):
+        return loop.record("mark", measured.UNMEASURED if event is Event.FIT_START else float(loop.epoch))
+
+    loggers = [
+        jl.callbacks.CSVLogger(tmp_path / "log.csv"),
+        jl.callbacks.TensorBoardLogger(tmp_path / "board", weight_histograms=1),
+    ]
+    _, history = small.training_loop(callbacks=[*loggers, mark]).fit(small.model(), 3)
+    assert history.epochs["mark"].tolist() == [1, 2, 3]
+    assert "mark" in (tmp_path / "log.csv").read_text().splitlines()[0].split(",")
+    if importlib.util.find_spec("tensorboard") is not None:
+        assert scalars(only_run(tmp_path / "board") / "train")["epoch/mark"] == {1: 1.0, 2: 2.0, 3: 3.0}
 
 
 def test_a_host_callback_that_returns_something_else_is_told_so() -> None:
