@@ -43,7 +43,7 @@ def test_two_epochs_of_two_batches_leave_eight_rows_that_pandas_reads(run_exampl
     assert out_of_domain.startswith("Matthews correlation out of domain: ")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_eight_epochs_of_the_small_one_fit_the_training_sentences(run_example, cola_dir, tmp_path):
     run_example("bert_cola.py", f"--data-dir={cola_dir}", "--csv=log.csv", folder=tmp_path)
     rows = pd.read_csv(tmp_path / "log.csv")

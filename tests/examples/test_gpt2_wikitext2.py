@@ -113,7 +113,9 @@ def on_one_device(run_example, text_dir, tmp_path_factory):
 @pytest.mark.parametrize(
     ("flags", "tolerance", "placed"),
     [
-        (["--mesh=data", "--accumulate=2"], 1e-4, "data=8; the batch by data"),
+        pytest.param(
+            ["--mesh=data", "--accumulate=2"], 1e-4, "data=8; the batch by data", marks=pytest.mark.exhaustive
+        ),
         (["--mesh=fully-sharded", "--bfloat16"], 0.02, "the batch by data, parameters by their largest axis"),
     ],
     ids=["data parallel in microbatches", "fully sharded in bfloat16"],

@@ -57,6 +57,7 @@ def test_reporting_each_batch_gives_one_epoch_468_and_79_rows(run_example, mnist
     assert rows["batch"].tolist() == [*range(1, 469), *range(1, 80)]
 
 
+@pytest.mark.exhaustive  # that of the digits is run more often
 def test_ended_by_sigterm_it_goes_on_when_the_same_command_runs_again(goes_on, mnist_dir):
     flags = [f"--data-dir={mnist_dir}", "--epochs=12", "--limit-batches=40", "--report=batch"]
     printed = goes_on("lenet_mnist.py", *flags, after="Epoch  2/")

@@ -40,7 +40,9 @@ def test_a_run_that_is_killed_in_saves_logs_and_resumes_equals_the_one_that_was_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("steps", "epochs", "patience"), [(1, 30, 7), ("auto", 90, 8)])
+@pytest.mark.parametrize(
+    ("steps", "epochs", "patience"), [pytest.param(1, 30, 7, marks=pytest.mark.exhaustive), ("auto", 90, 8)]
+)
 def test_fifty_kills_in_one_chain_change_nothing(
     train: Any, uninterrupted: Any, tmp_path: Path, steps: Any, epochs: int, patience: int
 ) -> None:

@@ -54,7 +54,10 @@ def assert_preempted(child: Ended, folder: Path, point: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("steps", "epochs", "points"), [(1, 26, (*POINTS, *SINGLE)), ("auto", 26, POINTS)])
+@pytest.mark.parametrize(
+    ("steps", "epochs", "points"),
+    [(1, 26, (*POINTS, *SINGLE)), pytest.param("auto", 26, POINTS, marks=pytest.mark.exhaustive)],
+)
 def test_a_run_that_is_preempted_anywhere_equals_the_one_that_was_not(
     train: Any, uninterrupted: Any, tmp_path: Path, steps: Any, epochs: int, points: Sequence[str]
 ) -> None:
