@@ -123,8 +123,7 @@ class TensorBoardLogger:
 class _Run:
     """The files of one fit."""
 
-    rows_may_wait = True
-    only_looks = True  # also where it reads the loop, for histograms
+    rows_may_wait = only_looks = True  # also where it reads the loop, for histograms
 
     def __init__(self, options: TensorBoardLogger, plan: Plan):
         self.host_declaration = options.host_declaration
