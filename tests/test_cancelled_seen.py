@@ -63,6 +63,7 @@ def watched(request) -> Watched:
     return Watched(request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: "-".join(part.name for part in cell))
 def test_host_callbacks_see_the_event_at_which_a_compiled_one_cancels(watched: Watched, cell) -> None:
     phase, at, scope = cell

@@ -63,6 +63,7 @@ def test_a_program_that_takes_no_time_to_compile_is_kept_and_found_again(tmp_pat
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == kept
 
 
+@pytest.mark.slow
 def test_another_folder_takes_the_place_of_one_in_use(tmp_path):
     compile_cache(tmp_path / "one")
     compile_anew(18.0)

@@ -46,6 +46,7 @@ def test_a_fit_with_all_built_in_callbacks_and_metrics_is_not_ended(steps: Any) 
     assert np.isfinite(loop.stats["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", [event for event in Event if event.in_step], ids=lambda event: event.name)
 @pytest.mark.parametrize("reads", ["step", "loop"])
 def test_a_host_callback_in_the_step_does_not_end_it(event: Event, reads: Any) -> None:
@@ -90,6 +91,7 @@ def test_evaluation_and_prediction_are_not_ended() -> None:
     assert training_loop.predict(loop, batches).shape == (6, 3)
 
 
+@pytest.mark.slow
 def test_a_phase_in_which_nothing_weighs_anything_is_not_ended() -> None:
     images, labels = small.samples(4)
     nothing = [(images, labels, np.zeros(4, np.float32))]

@@ -30,8 +30,6 @@ LEFT_OUT = {
     "jaxloop.compile_cache": "it would turn on JAX's cache for all tests of this process",
     "jaxloop.topology": "it needs libtpu, which one process at a time can use",
 }
-#: Examples that compile many programs.
-SLOW = {"jaxloop.largest_batch"}
 #: What an example needs that is not a part of the library.
 NEEDS = {
     "jaxloop.Model": ("haiku",),
@@ -156,14 +154,8 @@ def make_files(names: dict[str, Any]) -> None:
     jl.save_weights("theirs.safetensors", {"w": np.ones((4, 8), np.float32), "b": np.ones(4, np.float32)})
 
 
-def cases() -> Iterator[Any]:
-    """The cases of the test; those of examples that compile much are slow."""
-    for name, room, docstring in with_examples():
-        marks = [pytest.mark.slow] if name in SLOW else []
-        yield pytest.param(name, room, docstring, id=name, marks=marks)
-
-
-@pytest.mark.parametrize(("name", "room", "docstring"), list(cases()))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "room", "docstring"), [pytest.param(*case, id=case[0]) for case in with_examples()])
 def test_the_example_of_a_docstring_runs(
     name: str, room: Any, docstring: str, prepared: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,6 +213,7 @@ def test_what_has_changed_since_the_gradient_is_saved(spec: Any, loop: jl.Loop) 
     assert float(known["value"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ways", ["fused", "apart"])
 def test_in_microbatches_too_the_functions_are_those_of_this_batch(ways: str) -> None:
     training_loop = small.training_loop(

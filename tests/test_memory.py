@@ -36,6 +36,7 @@ def on_host() -> tuple[Any, weakref.ref]:
     return callback, weakref.ref(array)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_dispatch", [1, 3])
 def test_callbacks_of_one_fit_are_let_go_once_a_fit_with_others_has_begun(steps_per_dispatch: int) -> None:
     training_loop = small.training_loop(steps_per_dispatch=steps_per_dispatch, validation=None)
@@ -108,6 +109,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS)
 def test_no_tracer_outlives_its_trace_and_a_training_loop_that_was_used_can_be_copied(changes: dict[str, Any]) -> None:
     training_loop = small.training_loop(**changes)

@@ -93,6 +93,7 @@ def _jitted(accumulate: int) -> Any:
     return jax.jit(functools.partial(differentiated, spec_of(accumulate)))
 
 
+@pytest.mark.slow
 def test_weights_of_tokens_count_each_token_once() -> None:
     random = np.random.default_rng(0)
     input = random.normal(size=(8, 5, 4)).astype(np.float32)
@@ -402,6 +403,7 @@ class Picture(nnx.Module):
         return self.head(nnx.relu(self.convolution(input)).mean(axis=(1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("callbacks", [[], [jl.on_host(jl.Event.UPDATE_START, reads="step")(lambda loop, event: None)]])
 def test_convolutions_stay_in_the_layout_that_a_cpu_runs_fast_in_a_loop(callbacks: Any, monkeypatch: Any) -> None:
     """Each program of a step is traced by `canonical`, or holds what was."""

@@ -108,6 +108,7 @@ def cases() -> list[Any]:
     return [pytest.param(name, marks=marks.get(name, ())) for name in NAMES]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", cases())
 def test_an_optimizer_trains_as_in_a_plain_loop(name: str) -> None:

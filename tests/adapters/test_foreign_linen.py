@@ -131,6 +131,7 @@ def narrow_by_flax() -> Any:
     return state.params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_dispatch", [1, 8])
 def test_scales_of_8_bit_floats_are_overwritten_by_their_gradients_as_by_flax(
     narrow_by_flax: Any, steps_per_dispatch: int
@@ -187,6 +188,7 @@ def noisy_by_flax() -> Any:
     return variables, params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_dispatch", [1, 8])
 def test_a_further_random_stream_has_a_key_in_both_modes_as_by_flax(
     noisy_by_flax: Any, steps_per_dispatch: int
@@ -313,6 +315,7 @@ TRAINED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["dict", "frozen", "none"])
 @pytest.mark.parametrize("trained", TRAINED.values(), ids=TRAINED)
 def test_the_parameters_that_are_chosen_train_and_the_others_stay_bit_for_bit(trained: Any, given: str) -> None:

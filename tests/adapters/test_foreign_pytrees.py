@@ -110,6 +110,7 @@ def with_state_by_equinox() -> Any:
     return params, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_dispatch", [1, 8])
 def test_an_equinox_module_with_state_trains_as_by_equinox(with_state_by_equinox: Any, steps_per_dispatch: int) -> None:
     model, _, before = with_state()

@@ -42,6 +42,7 @@ def scalar_loss(output, target):
     return jnp.mean((output - jax.nn.one_hot(target, 3)) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -164,6 +164,7 @@ def test_callbacks_that_act_in_the_first_trace_act_as_ever() -> None:
     assert float(loop.callback_state["sum"]) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_callbacks_of_one_fit_are_let_go() -> None:
     trainer = small.training_loop(metrics=NAMES)
 
@@ -178,6 +179,7 @@ def test_callbacks_of_one_fit_are_let_go() -> None:
     assert gone() is None
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_equals_one_that_was_not_interrupted(tmp_path: Any) -> None:
     def fit(folder: Any, epochs: int, resume: bool = False, cut: bool = False) -> Any:
         def end(loop: jl.Loop, event: Event) -> None:

@@ -126,6 +126,7 @@ def test_over_several_devices_the_work_of_all_is_told_apart_from_the_bytes_of_on
     assert "a step: 8e+06 FLOPs on all devices, 1000 bytes on each, 1e+03 FLOPs per byte" in str(step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["data_parallel", "fully_sharded"])
 def test_over_several_devices_a_fit_compiles_none_of_it_again(place):
     run_on_devices(

@@ -49,6 +49,7 @@ PASSED_ON: dict[str, Callable[[jl.TrainingEpochs], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("passed_on", PASSED_ON)
 def test_a_small_batch_that_goes_alone_does_so_in_one_array_and_trains_as_in_several(

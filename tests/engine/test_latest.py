@@ -69,6 +69,7 @@ def good() -> dict[int, jl.Loop]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize(("steps_per_dispatch", "step"), [(1, 7), (3, 6), ("auto", 6), ("apart", 7)])
 def test_the_users_message_comes_with_the_loop_before_the_dispatch(how, steps_per_dispatch, step, good) -> None:

@@ -21,6 +21,7 @@ def model() -> GPT2:
     return model
 
 
+@pytest.mark.slow
 def test_the_likeliest_tokens_are_those_of_one_forward_pass_after_the_other(model):
     expected = [3, 1]
     while len(expected) < 12:

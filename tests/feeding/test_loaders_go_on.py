@@ -25,6 +25,7 @@ def test_a_data_set_of_grain_goes_on_from_its_state(count: int | None) -> None:
     check_all_places(make, {"replay", "state"}, every=3 if count else 13)
 
 
+@pytest.mark.slow
 def test_an_iterable_data_set_of_grain_goes_on_from_its_state() -> None:
     grain = imported("grain")
 
@@ -45,6 +46,7 @@ def test_an_iterator_of_grain_goes_on_from_its_state() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [False, True], ids=["repeat", "list"])
 def test_a_loader_of_grain_goes_on_from_its_state(many: bool) -> None:
     grain = imported("grain")

@@ -104,6 +104,7 @@ for kind in (Average, Masked, Weighed, Right):
     jax.tree_util.register_dataclass(kind, ["total", "count"], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Average, Masked])
 def test_one_without_weights_is_told_only_what_counts(kind: Any) -> None:
     metric = from_metrax(kind, "squared", power=2)
@@ -184,6 +185,7 @@ def test_without_metrax_a_name_tells_what_to_install(monkeypatch: pytest.MonkeyP
         from_metrax("AUCROC")
 
 
+@pytest.mark.slow
 @with_metrax
 @pytest.mark.parametrize("steps", [1, 4])
 def test_metrics_of_metrax_are_those_of_metrax_itself(steps: Any) -> None:

@@ -137,6 +137,7 @@ def test_padded_batches_in_any_order_measure_what_scikit_learn_does(several, siz
         assert statistics(states, several) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True])
 def test_ragged_batches_without_jit_or_weights_measure_what_scikit_learn_does(several):
     output, target, weight = examples(37, 3, 5 if several else 1)
@@ -168,6 +169,7 @@ def test_accumulators_keep_structure_shapes_and_dtypes():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True])
 def test_accumulators_stay_float32_where_float64_is_switched_on(several):
     output, target, weight = examples(37, 3, 5 if several else 1)

@@ -82,6 +82,7 @@ def convolutions(draw: Any) -> tuple[Callable[..., jax.Array], jax.Array, jax.Ar
     return partial(lax.conv_general_dilated, **settings_of_it), maps, kernel
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(convolutions())
 def test_any_convolution_and_its_gradients_are_the_same_bit_for_bit(drawn):
