@@ -51,7 +51,8 @@ class MLflowLogger:
       tags: of the run, strings by name.
       every: training batches from one point to the next; 1 logs each. None logs each batch of a fit of at most 1000,
         and of a longer one about 1000: a row costs as much as a small step, and a chart shows no more.
-      timeout: for so many seconds the end of a fit waits at most until all is sent; after SIGTERM at most 10 s.
+      timeout: so many seconds the end of a fit waits at most until all is sent, and at most 10 before the last
+        checkpoint. After SIGTERM it waits at most 10.
 
     Raises:
       TypeError, ValueError: an argument is of a wrong type, or outside of its bounds; at the start of a fit, two

@@ -48,7 +48,8 @@ class WandbLogger:
       directory: where W&B makes its folder `wandb`; None for that of the environment, or the working directory.
       every: training batches from one row to the next; 1 logs each. None logs each batch of a fit of at most 1000, and
         of a longer one about 1000: a row costs as much as a small step, and a chart shows no more.
-      timeout: for so many seconds the end of a fit waits at most until all is sent; after SIGTERM at most 10 s.
+      timeout: so many seconds the end of a fit waits at most until all is sent, and at most 10 before the last
+        checkpoint. After SIGTERM it waits at most 10.
       **options: further arguments of `wandb.init`, such as `entity`, `group`, `tags`, `job_type`, `id`, `settings`.
 
     Raises:
