@@ -70,7 +70,7 @@ def softmax_cross_entropy(
     if weights is None and not smoothing:
         if integer:
             # An index of -1 is that of the last class, one beyond int32 may be any. That after the last gives NaN.
-            target = target.astype(jnp.promote_types(target.dtype, jnp.int32))
+            target = target.astype(jnp.int32) if target.dtype.itemsize < 4 else target  # uint8 may end at a class
             classes = logits.shape[-1]
             target = jnp.where((target < 0) | (target > classes), classes, target)
             return optax.softmax_cross_entropy_with_integer_labels(widened(logits), target)
