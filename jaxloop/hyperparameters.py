@@ -58,9 +58,11 @@ def exposed_names(opt_state: Any) -> list[str]:
     return sorted({name for _, node in nodes for name in node})
 
 
-def columns(opt_state: Any, name: str) -> dict[str, Any]:
-    """The values of a hyperparameter by the column that logs have for each, if it is a scalar; see `column`."""
-    return Aim("columns", name).columns(opt_state)
+def columns(opt_state: Any, name: str, group: str | None = None) -> dict[str, Any]:
+    """The values of a hyperparameter, of all groups or of one, by the column of each; only of scalars; see `column`."""
+    places = exposed(opt_state, name)
+    shown = [place for place in places if group in (None, place.group) and np.ndim(place.value) == 0]
+    return {column(place, among=places): place.value for place in shown}
 
 
 def column(place: Exposed, *, among: Sequence[Exposed]) -> str:
@@ -166,10 +168,8 @@ class Aim:
         return opt_state
 
     def columns(self, opt_state: Any) -> dict[str, Any]:
-        """The values at the places that are set, by the column that logs have for each; of scalars alone."""
-        places = exposed(opt_state, self.name)
-        aimed = [place for place in places if self.group in (None, place.group) and np.ndim(place.value) == 0]
-        return {column(place, among=places): place.value for place in aimed}
+        """The values at the places that are set; see `columns`."""
+        return columns(opt_state, self.name, self.group)
 
     def _places(self, opt_state: Any) -> list[tuple[Exposed, float | None]]:
         places = exposed(opt_state, self.name)

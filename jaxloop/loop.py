@@ -322,7 +322,7 @@ def _show(value: Any) -> str:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):  # traced or deleted: a repr must not raise
         return "?"
-    if array.dtype == object:  # as a shape and dtype alone is
+    if array.dtype == object:  # only a shape and a dtype
         return "?"
     if array.shape != ():
         return kind_name(array)

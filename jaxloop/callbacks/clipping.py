@@ -33,9 +33,10 @@ def clip_by_global_norm(max_norm: float) -> Callback:
       >>> callbacks = [jl.callbacks.clip_by_global_norm(1.0)]
       >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
-    if not real_number("clip_by_global_norm: `max_norm`", max_norm) > 0:
+    norm = real_number("clip_by_global_norm: `max_norm`", max_norm)
+    if not norm > 0:
         raise ValueError(f"clip_by_global_norm: `max_norm` must be above 0, got {max_norm}.")
-    return _Clip(float(max_norm))  # a NumPy number has a dtype, which could become the gradient's
+    return _Clip(norm)
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,10 @@ def ema(decay: float, *, evaluate: bool = False, debias: bool = True, name: str 
       >>> callbacks = [jl.callbacks.ema(0.999, evaluate=True)]
       >>> training_loop = jl.TrainingLoop(epochs, optimizer=optimizer, loss_fn=loss_fn, callbacks=callbacks)
     """
-    if not 0 < real_number("ema: `decay`", decay) < 1:
+    share = real_number("ema: `decay`", decay)
+    if not 0 < share < 1:
         raise ValueError(f"ema: `decay` must be above 0 and below 1, got {decay}. 0.999 averages about 1,000 updates.")
-    # A NumPy number has a dtype, which could become the average's.
-    return _Average(float(decay), evaluate, debias, name)
+    return _Average(share, evaluate, debias, name)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxloop.callback import Callback
 from jaxloop.events import Event, Scope
 from jaxloop.history import History
-from jaxloop.hyperparameters import Aim
+from jaxloop.hyperparameters import columns
 from jaxloop.loop import Loop
 from jaxloop.measured import as_number, is_measured
 from jaxloop.metrics import less_is_better
@@ -81,8 +81,8 @@ def reduce_on_plateau(
     It looks at EPOCH_END, and an epoch improves as in `early_stopping`. After a reduction it counts from 0 again, and
     first leaves out `cooldown` epochs. Epochs without a measurement count for neither. `patience` and `cooldown` are
     those of `optax.contrib.reduce_on_plateau`, and `min_delta` is its `atol`. PyTorch's ReduceLROnPlateau waits one
-    epoch longer. The next fit keeps the reduced rate, and counts from 0. A hyperparameter that is
-    scheduled is refused, since the schedule would overwrite the reduced rate.
+    epoch longer. The next fit keeps the reduced rate, and counts from 0. A hyperparameter that is scheduled is
+    refused, since the schedule would overwrite the reduced rate.
 
     Where several groups of the optimizer expose the rate, each group's own is multiplied, so that their proportions
     stay; or only that of one `group`.
@@ -204,7 +204,7 @@ class _ReduceOnPlateau:
 
     def adjusts(self, loop: Loop) -> Iterable[str]:
         """The columns of what it multiplies. A schedule would overwrite them, so one is refused."""
-        return Aim("reduce_on_plateau", self.reduction.hyperparameter, self.reduction.group).columns(loop.opt_state)
+        return columns(loop.opt_state, self.reduction.hyperparameter, self.reduction.group)
 
     def __call__(self, loop: Loop, event: Event) -> Loop:
         if event is Event.FIT_START:
@@ -311,15 +311,17 @@ def _whole(owner: str, name: str, value: Any, *, least: int) -> int:
 
 
 def _factor(factor: float) -> float:
-    if not 0 < real_number("reduce_on_plateau: `factor`", factor) < 1:
+    number = real_number("reduce_on_plateau: `factor`", factor)
+    if not 0 < number < 1:
         raise ValueError(f"reduce_on_plateau: `factor` must be above 0 and below 1, got {factor}.")
-    return float(factor)  # a NumPy number has a dtype, which could become the rate's
+    return number
 
 
 def _least_rate(min_rate: float) -> float:
-    if not real_number("reduce_on_plateau: `min_rate`", min_rate) >= 0:
+    number = real_number("reduce_on_plateau: `min_rate`", min_rate)
+    if not number >= 0:
         raise ValueError(f"reduce_on_plateau: `min_rate` must be at least 0, got {min_rate}.")
-    return float(min_rate)
+    return number
 
 
 def _where(condition: Any, one: Any, other: Any) -> Any:

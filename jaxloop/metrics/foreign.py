@@ -114,7 +114,7 @@ class ForeignMetric:
 
         weight = jax.ShapeDtypeStruct(first.shape[:1], np.float32)
         try:
-            batch, both = jax.eval_shape(merged, output, target, weight)
+            program, (batch, both) = jax.make_jaxpr(merged, return_shape=True)(output, target, weight)
         except NotImplementedError as error:  # as CLU's own class says it
             raise TypeError(
                 f"{self.name}: {self.kind.__name__} has no `merge`, so nothing can be kept from batch to batch. Give "
@@ -126,7 +126,7 @@ class ForeignMetric:
                 "it. Collect the outputs by `predict`, and measure them there."
             )
         if self._takes("sample_weights", "mask"):
-            self._check_counts(jax.make_jaxpr(merged)(output, target, weight).jaxpr)
+            self._check_counts(program.jaxpr)
         return dataclasses.replace(self, leaves=found[0], tree=found[1])
 
     def init(self) -> dict[str, Any]:
@@ -176,8 +176,8 @@ class ForeignMetric:
             if not reached.isdisjoint(map(id, equation.invars)):
                 reached.update(map(id, equation.outvars))
         half = len(program.outvars) // 2
-        for alone, both in zip(program.outvars[:half], program.outvars[half:], strict=True):
-            if id(alone) not in reached and both is not alone and str(both) != str(alone):
+        for once, twice in zip(program.outvars[:half], program.outvars[half:], strict=True):
+            if id(once) not in reached and twice is not once and str(twice) != str(once):
                 raise ValueError(
                     f"{self.name}: {self.kind.__name__} counts the rows of a batch, whatever they weigh, so padding "
                     "would count. Choose a metric that adds up the weights; of perplexities that of jaxloop."
@@ -190,13 +190,12 @@ class ForeignMetric:
     def _from_model_output(self, inputs: dict[str, Any], weight: Any) -> Any:
         """What `from_model_output` gives for a batch; it must take weights, or all count."""
         options = dict(self.options)
+        names = [name for name in _arguments(self.kind) if name in inputs]  # what is compared; JAX sorts mappings
         if self._takes("sample_weights"):
-            # By name, since JAX sorts mappings: the shape of the target is that of what is counted.
-            weighed = [inputs[name] for name in _arguments(self.kind) if name in inputs] or list(inputs.values())
-            options["sample_weights"] = spread_weight(weight, weighed[-1].shape)
+            weighed = names[-1] if names else list(inputs)[-1]  # the target: its shape is that of what is counted
+            options["sample_weights"] = spread_weight(weight, inputs[weighed].shape)
         elif self._takes("mask"):
             options["mask"] = weight != 0
-        names = [name for name in _arguments(self.kind) if name in inputs]  # what is compared
 
         def made(*compared: Any) -> Any:
             return self.kind.from_model_output(**inputs | dict(zip(names, compared, strict=True)), **options)
