@@ -176,17 +176,20 @@ def bound(callbacks: Sequence[Any], plan: Plan | None) -> tuple[Any, ...]:
     return tuple(callback.bind(plan) if plan and hasattr(callback, "bind") else callback for callback in callbacks)
 
 
-def sort_out(callbacks: Sequence[Any]) -> Callbacks:
+def sort_out(*lists: Sequence[Any]) -> Callbacks:
     """Separates compiled callbacks from host callbacks, and adds the companions to the latter.
 
     Raises:
-      TypeError: `callbacks` is a single callback, not a list; or one of them is not callable, does not take (loop,
-        event), or is a class that was not called; or a companion is not a host callback.
+      TypeError: a list is a single callback, or can be read only once; or a callback is not callable, does not take
+        (loop, event), or is a class that was not called; or a companion is not a host callback.
     """
-    if callbacks is None:
-        raise TypeError("callbacks: expected a list of callbacks, got None. Leave it out, or write callbacks=[].")
-    if callable(callbacks) or isinstance(callbacks, str):
-        raise TypeError(f"callbacks: expected a list of callbacks, got {name_of(callbacks)}. Put it in brackets.")
+    for given in lists:
+        if given is None:
+            raise TypeError("callbacks: expected a list of callbacks, got None. Leave it out, or write callbacks=[].")
+        if callable(given) or isinstance(given, (str, Iterator)):
+            fix = "Make a list of it, as [*callbacks]." if isinstance(given, Iterator) else "Put it in brackets."
+            raise TypeError(f"callbacks: expected a list of callbacks, got {name_of(given)}. {fix}")
+    callbacks = [callback for given in lists for callback in given]
     for callback in callbacks:
         if isinstance(callback, type):
             raise TypeError(f"callbacks: {callback.__name__} is a class; call it: {callback.__name__}(...).")

@@ -124,6 +124,12 @@ def test_one_callback_in_place_of_a_list_is_refused_with_the_fix(given):
         sort_out(given)
 
 
+def test_what_can_be_read_only_once_is_refused_and_not_left_out_in_silence():
+    for make in (lambda given: small.training_loop(callbacks=given), lambda given: sort_out([], given)):
+        with pytest.raises(TypeError, match=r"expected a list .*Make a list of it, as \[\*callbacks\]"):
+            make(each for each in [tell])
+
+
 def test_a_class_that_was_not_called_is_refused_with_the_fix():
     with pytest.raises(TypeError, match=r"Bindable is a class; call it: Bindable\(\.\.\.\)"):
         sort_out([Bindable])

@@ -111,8 +111,7 @@ class Setup:
         """The session of a fit of so many epochs or steps, from a model, a loop, or the checkpoints in a folder."""
         place = self._placed(on)
         with leaving(place.several_processes), Agreement(place).together():
-            sort_out(callbacks)  # first: what is no list cannot be joined to another
-            sorted_out = self.sorted_out if not callbacks else sort_out([*self.callbacks, *callbacks])
+            sorted_out = self.sorted_out if callbacks == () else sort_out(self.callbacks, callbacks)
             epoch = int(given.epoch) if isinstance(given, Loop) else 0
             data = self.supply.of_fit(epoch, epochs, steps, limit=limit, place=place)
             opening = Opening(self.spec, self.programs, self.memo, place)
