@@ -74,7 +74,7 @@ def on_host(*events: Event, reads: Reads = "stats", every_process: bool = False)
     It runs in Python. At `BATCH_END` with `reads="stats"` it is an observer. An observer gets the row of every step, in
     order, one dispatch late, and the device never waits for it. At other step events, or if it reads more, the run
     takes one step per dispatch, and cuts the step's program at the events that the callback asks for. Host callbacks
-    are called in list order; at `FIT_START` and `EPOCH_END` those that read the loop come first, so all see their work.
+    are called in list order, but at `FIT_START` and `EPOCH_END` those with `rows` come last, to log what others record.
 
     A class may define further methods and attributes:
 

@@ -21,8 +21,8 @@ from jaxloop.phases import between_steps
 from jaxloop.placement import Placement
 from jaxloop.views import Columns, LoopView
 
-#: Where loggers take what there is to log: at these events callbacks that may change the loop come before those that
-#: only look, so that what the former record there is logged.
+#: Where loggers take what there is to log: at these events they come after the others, so that what those record there
+#: is logged.
 _LOGGED_AT = (Event.FIT_START, Event.EPOCH_END)
 
 
@@ -69,7 +69,7 @@ class Host:
         self._hosted = [hosted_as(callback, lap) for callback, lap in zip(callbacks, laps, strict=True)]
         self._anywhere = [*self._hosted, *(hosted_as(callback, name_of(callback)) for callback in elsewhere)]
         self._in_turn = {
-            event: sorted(self._hosted, key=lambda hosted: not hosted.may_change_at(event)) for event in _LOGGED_AT
+            event: sorted(self._hosted, key=lambda hosted: hosted.logs_at(event)) for event in _LOGGED_AT
         }
         self.may_change_the_loop = any("loop" in hosted.reads.values() for hosted in self._hosted)
 

@@ -33,9 +33,10 @@ class Hosted(NamedTuple):
         """Whether it is given rows."""
         return Event.BATCH_END in self.reads and Event.BATCH_END not in self.cuts[phase]
 
-    def may_change_at(self, event: Event) -> bool:
-        """Whether it may give back another loop at `event`: it reads that, and is not one of ours that only look."""
-        return self.reads.get(event) == "loop" and not getattr(self.callback, "only_looks", False)
+    def logs_at(self, event: Event) -> bool:
+        """Whether it takes columns and changes nothing at `event`: a logger, also one of ours that reads the loop."""
+        looks = self.reads.get(event) != "loop" or getattr(self.callback, "only_looks", False)
+        return looks and hasattr(self.callback, "rows")
 
 
 def hosted_as(callback: Any, lap: str) -> Hosted:
