@@ -5,7 +5,7 @@ from typing import Any
 
 
 def path_argument(where: str, value: Any, example: str) -> Path:
-    """The value as a path.
+    """The value as a path, with `~` as the home folder.
 
     Args:
       where: the argument, such as "CSVLogger: `path`", for the message.
@@ -16,7 +16,8 @@ def path_argument(where: str, value: Any, example: str) -> Path:
       TypeError: it is no path.
     """
     try:
-        return Path(value)
+        path = Path(value)
     except TypeError:
         got = repr(value) if isinstance(value, (bool, int, float)) or value is None else type(value).__name__
         raise TypeError(f"{where} must be a path, got {got}. Write {example!r}.") from None
+    return path.expanduser()

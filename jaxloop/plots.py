@@ -10,6 +10,7 @@ import numpy as np
 from jaxloop.events import TRAINING, VALIDATION, Split, splits_of
 from jaxloop.hyperparameters import RATE, is_rate
 from jaxloop.measured import as_floats, as_number, is_measured
+from jaxloop.path_argument import path_argument
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +107,7 @@ def draw_range_test(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray,
 
 def save(figure: "Figure", path: str | Path) -> None:
     """Writes `figure` to `path`, in the format of the file's ending. Folders are made."""
-    path = Path(path)
+    path = path_argument("plot: `path`", path, "run/history.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

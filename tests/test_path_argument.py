@@ -16,6 +16,17 @@ def test_a_string_and_a_path_are_paths() -> None:
     )
 
 
+def test_the_home_folder_may_be_a_tilde(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    callbacks = [jl.callbacks.CSVLogger("~/log.csv"), jl.callbacks.Checkpoint("~/run")]
+    training_loop = small.training_loop(callbacks=callbacks)
+    loop, _ = training_loop.fit(small.model(), 1, resume_from="~/run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "run"]
+    assert jl.restore("~/run", training_loop, small.model()).step == loop.step
+    assert jl.callbacks.WandbLogger("p", directory="~/tracked").directory == tmp_path / "tracked"
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -8,6 +8,7 @@ from typing import Any
 from jaxloop.callbacks.tracking import Outage, Point, Tracking, plain_config, require
 from jaxloop.events import Plan
 from jaxloop.files.wandb_file import history
+from jaxloop.path_argument import path_argument
 from jaxloop.real_number import real_number
 from jaxloop.whole_number import whole_number
 
@@ -88,7 +89,9 @@ class WandbLogger:
             raise ValueError(f"WandbLogger: `timeout` must be a number of seconds above 0, got {timeout!r}.")
         self.project, self.name, self.mode, self.options = project, name, mode, options
         self.config = plain_config("WandbLogger", config)
-        self.directory = None if directory is None else Path(directory)
+        self.directory = (
+            None if directory is None else path_argument("WandbLogger: `directory`", directory, "run/wandb")
+        )
         self.every, self.timeout = every, timeout
 
     def bind(self, plan: Plan) -> Tracking:

@@ -68,9 +68,7 @@ class Host:
         laps = names or tuple(map(name_of, callbacks))
         self._hosted = [hosted_as(callback, lap) for callback, lap in zip(callbacks, laps, strict=True)]
         self._anywhere = [*self._hosted, *(hosted_as(callback, name_of(callback)) for callback in elsewhere)]
-        self._in_turn = {
-            event: sorted(self._hosted, key=lambda hosted: hosted.logs_at(event)) for event in _LOGGED_AT
-        }
+        self._in_turn = {event: sorted(self._hosted, key=lambda hosted: hosted.logs_at(event)) for event in _LOGGED_AT}
         self.may_change_the_loop = any("loop" in hosted.reads.values() for hosted in self._hosted)
 
     def cuts(self, phase: Phase) -> frozenset[Event]:

@@ -35,10 +35,11 @@ def resumed(session: Session, directory: str | Path) -> Session:
     """
     agreement = Agreement(session.placement)
     with agreement.together():
-        saved = Store(directory).checkpoints()
+        store = Store(directory)
+        saved = store.checkpoints()
     agreement.same("fit", {"the checkpoints that it sees in `resume_from`": [each.ordinal for each in saved]})
     if not saved:
-        _warn_of_another_folder(session, Path(directory))
+        _warn_of_another_folder(session, store.directory)
         return dataclasses.replace(session, notices=(*session.notices, f"Nothing was saved in {directory} yet"))
     failures: list[CorruptCheckpointError] = []
     for checkpoint in reversed(saved):

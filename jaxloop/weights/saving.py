@@ -49,7 +49,7 @@ def save_weights(path: str | Path, model_or_loop: Any) -> None:
       >>> jl.save_weights("run/model.safetensors", loop)
       >>> model = jl.load_weights("run/model.safetensors", model)
     """
-    path_argument(f"{_WHERE}: `path`", path, "run/model.safetensors")
+    file = path_argument(f"{_WHERE}: `path`", path, "run/model.safetensors")
     refuse_remote(path, _WHERE)
     library()
     named = weights_of(model_or_loop, _WHERE).named
@@ -59,7 +59,7 @@ def save_weights(path: str | Path, model_or_loop: Any) -> None:
     _tell_of_averages(model_or_loop)
     several = jax.process_count() > 1
     with Agreement(data_parallel()).together() if several else nullcontext():
-        _save(Path(path), named)
+        _save(file, named)
 
 
 def _save(path: Path, named: list[Named]) -> None:
