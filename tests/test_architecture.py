@@ -50,7 +50,8 @@ ROOMS = {
     ],
     "console": [{"above", "diverged", "lines", "outlet", "times"}, {"screen"}, {"guarded"}],
     "data": [
-        {"collate", "loaders", "samples"},
+        {"loaders", "masked"},
+        {"collate", "samples"},
         {"batches"},
         {"derived", "repeat"},
         {"epochs", "steps"},

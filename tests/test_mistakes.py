@@ -195,6 +195,12 @@ DATA: list[Mistake] = [
         r"training: samples must be arrays, but \[0\] is a sparse matrix. Write matrix.toarray\(\)",
     ),
     (
+        "masked values",
+        lambda: on_arrays(np.ma.masked_less(X, 0), Y),
+        ValueError,
+        r"training: a masked array, of float32\[12, 4\], has \d+ masked values, .* Fill it, as array.filled\(0\)",
+    ),
+    (
         "strings in validation",
         lambda: fit(validation=(X, np.array(["cat"] * 12))),
         ValueError,

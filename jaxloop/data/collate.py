@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxloop.data.masked import plain_array
+
 
 def collate(samples: Sequence[Any]) -> Any:
     """The samples as one batch: each leaf is stacked along a new leading axis.
@@ -94,7 +96,7 @@ def _columns(where: str, samples: Sequence[Any]) -> tuple[list[list[np.ndarray]]
                 f"{where}: all samples must be of one structure; the first is {tree}, sample {index} (counted from 0) "
                 f"is {found}."
             )
-        rows.append([np.asarray(leaf) for leaf in leaves])
+        rows.append([plain_array(where, leaf) for leaf in leaves])
     columns = [_of_one_dtype(list(column)) for column in zip(*rows, strict=True)]
     return columns, [jax.tree_util.keystr(path) for path, _ in paths], tree
 

@@ -1,11 +1,14 @@
 """Samples: arrays with one leading axis, or a source that is read one sample at a time."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+
+from jaxloop.data.masked import plain_array
 
 #: PyTree of arrays with one leading axis, or a source: a list, or any object with `__len__` and `__getitem__`.
 Samples = Any
@@ -76,14 +79,14 @@ def checked(where: str, samples: Samples, batch_size: int) -> tuple[Samples, int
     """The samples, with arrays as NumPy arrays, and their number.
 
     Raises:
-      ValueError: leaves have unequal lengths or are sparse, there is no sample, or the batch size is below 1.
+      ValueError: leaves have unequal lengths, are sparse or masked, there is no sample, or the batch size is below 1.
     """
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"{where}: `batch_size` must be a whole number of at least 1, got {batch_size!r}.")
     _check_dense(where, samples)
     if not is_source(samples):
         _check_no_lists(where, samples)
-        samples = jax.tree.map(np.asarray, samples)
+        samples = jax.tree.map(functools.partial(plain_array, where), samples)
         _check_leading_axis(where, samples)
     count = count_of(samples)
     if not count:

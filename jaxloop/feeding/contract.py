@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxloop.data.masked import plain_array
 from jaxloop.feeding.packing import Packing, packing_of
 from jaxloop.feeding.specification import Batch, Specification, difference, rows_of, specification
 
@@ -94,17 +95,17 @@ class Contract:
             return self._looked_at(batch)
         for place, (shape, dtype) in enumerate(self._kinds):
             leaf = leaves[place]
-            if not isinstance(leaf, np.ndarray):
+            if type(leaf) is not np.ndarray:
                 if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__"):
                     return self._looked_at(batch)
-                leaf = leaves[place] = np.asarray(leaf)
+                leaf = leaves[place] = plain_array(self.where, leaf)
             if leaf.shape != shape or leaf.dtype != dtype:
                 return self._looked_at(batch)
         return leaves, self.ready
 
     def _looked_at(self, batch: Batch) -> tuple[list[Any], Specification]:
         """As `fitted`, for a batch that may differ from the first."""
-        batch = jax.tree.map(_as_array, batch)
+        batch = _of_arrays(batch, self.where)
         found = specification(batch, self.where)
         self.check(found)
         ready = self.ready
@@ -176,13 +177,15 @@ class Contract:
 
 def contract_of(batch: Batch, where: str, **options: Any) -> Contract:
     """The contract that a first batch makes. The options are fields of `Contract`."""
-    batch = jax.tree.map(_as_array, batch)
+    batch = _of_arrays(batch, where)
     on_host = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch))
     return Contract(where, specification(batch, where), on_host, **options)
 
 
-def _as_array(leaf: Any) -> Any:
-    """An array or a number as it is; anything else that can be an array as NumPy's, not copied."""
-    if isinstance(leaf, (jax.Array, np.ndarray)) or not hasattr(leaf, "__array__"):
-        return leaf
-    return np.asarray(leaf)
+def _of_arrays(batch: Batch, where: str) -> Batch:
+    """The batch with all that can be an array of NumPy as one, not copied; arrays of JAX and numbers as they are."""
+
+    def as_array(leaf: Any) -> Any:
+        return leaf if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__") else plain_array(where, leaf)
+
+    return jax.tree.map(as_array, batch)

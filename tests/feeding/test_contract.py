@@ -33,6 +33,16 @@ def test_arrays_of_others_are_like_those_of_numpy():
     assert (leaves[0] is INPUT, leaves[1] is TARGET, ready is PLAIN.ready) == (True, True, True)
 
 
+def test_a_mask_is_not_dropped_in_silence():
+    unmasked, masked = np.ma.masked_array(INPUT, mask=False), np.ma.masked_inside(INPUT, 1, 4)
+    leaves, _ = PLAIN.fitted((unmasked, TARGET, None))
+    assert type(leaves[0]) is np.ndarray
+    for take in (PLAIN.fitted, FILLED.fitted, lambda batch: contract_of(batch, "training")):
+        for batch in ((masked, TARGET, None), (masked[:1], TARGET[:1], None)):
+            with pytest.raises(ValueError, match=r"(training|validation): a masked array, of float32\["):
+                take(batch)
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
