@@ -90,7 +90,7 @@ ROOMS = {
         {"metric"},
     ],
     "programs": [
-        {"adjusting", "canonical", "collectives", "cost", "ends", "flops", "fusing", "memo", "printing"},
+        {"adjusting", "canonical", "collectives", "cost", "ends", "flops", "fusing", "memo", "printing", "zeros"},
         {"step_trace"},
         {"fit_trace", "programs"},
     ],

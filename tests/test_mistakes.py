@@ -103,6 +103,10 @@ def one_argument(loop: jl.Loop) -> jl.Loop:
     return loop
 
 
+def wrong_guesses(output: Any, target: Any) -> Any:
+    return (jnp.argmax(output, -1) != target).astype(jnp.float32)
+
+
 def appending(loop: jl.Loop, event: Event) -> jl.Loop:
     if event is Event.UPDATE_START:
         KEPT.append(jnp.mean(loop.loss))
@@ -940,8 +944,13 @@ def test_there_are_enough_mistakes() -> None:
             r"at UPDATE_START: .*jax\.debug\.print",
         ),
         (lambda: fit(model_of(printing)), r"the model or the loss: .*`print` ran only now.*jax\.debug\.print"),
+        (lambda: fit(loss_fn=wrong_guesses), r"the gradient of every parameter is 0.*give an accuracy as a metric"),
+        (lambda: fit(loss_fn=wrong_guesses, steps_per_dispatch="auto", accumulate=2), r"of every parameter is 0"),
     ],
-    ids=["a softmax in the model", "bytes", "several classes at once", "`print` in a callback", "`print` in a model"],
+    ids=[
+        *("a softmax in the model", "bytes", "several classes at once", "`print` in a callback", "`print` in a model"),
+        *("an accuracy as loss", "an accuracy as loss in parts"),
+    ],
 )
 def test_what_runs_but_was_not_meant_is_a_warning_before_a_step_is_compiled(mistake: Any, message: str) -> None:
     with counted_compiles() as counts, pytest.raises(UserWarning, match=message):  # warnings are errors in these tests

@@ -29,16 +29,23 @@ def advise_on_prints(prints: Sequence[str]) -> None:
 
 
 def advise_on(ends: StepEnds, loss_fn: Any, first: Callable[[], Batch], kind: Batch, where: str) -> None:
-    """Warns of a softmax or a sigmoid that the loss applies again, and of bytes that meet weights as they come.
+    """Warns of a softmax or a sigmoid that the loss applies again, of a loss without a gradient, and of plain bytes.
 
     Args:
-      ends: what the step does first to the input and last to the output.
+      ends: what the step does first to the input and last to the output, and whether it has a gradient.
       loss_fn: of the training loop.
       first: gives the first batch, on the host. It is read only where an input could be an image.
       kind: its shapes and dtypes.
       where: what the user calls the data.
     """
     _on_activation(ends, loss_fn)
+    if ends.flat:
+        advise(
+            "loss_fn: the gradient of every parameter is 0, whatever the data are, so nothing is learned. The loss "
+            "does not depend on the parameters, or only through what has no gradient: an argmax, a comparison, a "
+            "rounding, jax.lax.stop_gradient. Train on a loss that has one, as jaxloop.losses.softmax_cross_entropy, "
+            "and give an accuracy as a metric."
+        )
     for (path, like), leaf in zip(jax.tree_util.tree_leaves_with_path(kind[0]), _lazily(first, kind), strict=False):
         name = jax.tree_util.keystr(path)
         if name in ends.weighed and _could_be_image(like) and _are_bytes(leaf):

@@ -40,7 +40,7 @@ class TraceReport:
       effects: the events between steps at which a compiled callback prints or calls Python.
       moments: the loop as shapes and dtypes, at each moment at which a run can be saved; see `Moment`.
       prints: what has printed while it was traced.
-      ends: what the first phase does first to the input and last to the output of the model.
+      ends: what the first phase does first to the input and last to the output of the model, and to the gradient.
       relabelled: the splits in which a callback replaces target or weight before the loss sees them.
     """
 
@@ -106,7 +106,7 @@ class _Trace:
       owners: the place of the callback that owns a name, by the loop's field and the name.
       steps: the step of each split.
       outputs: shapes and dtypes of output and loss in each split.
-      output: the output of a split whose step is being traced.
+      output: output and gradient of a split whose step is being traced.
       calling: the callback that is being called, and the event, for messages.
     """
 
@@ -117,7 +117,7 @@ class _Trace:
     owners: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     steps: dict[Split, TracedStep] = field(default_factory=dict[Split, TracedStep])
     outputs: dict[Split, tuple[Any, Any]] = field(default_factory=dict[Split, tuple[Any, Any]])
-    output: dict[Split, Any] = field(default_factory=dict[Split, Any])
+    output: dict[Split, tuple[Any, Any]] = field(default_factory=dict[Split, tuple[Any, Any]])
     moments: dict[Moment, Loop] = field(default_factory=dict[Moment, Loop])
     calling: str = ""
     prints: dict[str, None] = field(default_factory=dict[str, None])
@@ -200,7 +200,7 @@ def _phase_of_one_step(trace: _Trace, loop: Loop, split: Split, batch: Any) -> L
     loop = _fired(trace, loop, split.phase.start, entered)
     with of_first_batch():
         first = not trace.steps  # the others have the same model
-        shown = functools.partial(trace.output.pop, split, None) if first else None
+        shown = functools.partial(trace.output.pop, split, (None, None)) if first else None
         step = traced_step(trace.spec, loop, batch, shown)
     trace.output.clear()  # a tracer must not outlive its trace
     trace.steps[split] = step
@@ -308,7 +308,7 @@ def _noting_outputs(trace: _Trace) -> Callback:
         if event in (Event.UPDATE_START, Event.BATCH_END) and split is not None:
             _check_loss(loop)
             if not trace.steps:  # only the first step takes it from there, while it is traced
-                trace.output.setdefault(split, loop.output)
+                trace.output.setdefault(split, (loop.output, loop.gradient))
             # A tracer must not outlive its trace.
             trace.outputs[split] = jax.tree.map(jax.typeof, (loop.output, loop.loss))
         return loop

@@ -11,32 +11,36 @@ from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
 from jaxloop.loop import Loop
 from jaxloop.programs.canonical import rewritten
 from jaxloop.programs.ends import Activation, activation_of, weighs_first
+from jaxloop.programs.zeros import zeros
 from jaxloop.step import step
 from jaxloop.step_spec import StepSpec
 
 
 @dataclass(frozen=True)
 class StepEnds:
-    """What a step does first to the input of the model, and what the model does last to its output.
+    """What a step does first to the input of the model, what the model does last to its output, and if it can learn.
 
     Attributes:
       activations: by the path of each array of the output, if it is made by one.
       weighed: the paths of the arrays of the input that meet weights as they come.
+      flat: whether the gradient of every parameter is 0 whatever the numbers are, since the loss passes none back.
     """
 
     activations: Mapping[str, Activation] = field(default_factory=dict[str, Activation])
     weighed: frozenset[str] = frozenset()
+    flat: bool = False
 
     @classmethod
-    def of(cls, program: Any, loop_size: int, input: Any, output: Any) -> "StepEnds":
-        """Those in a traced step, whose inputs are the loop and then the batch, and whose last results the output."""
-        inputs, outputs = (_paths(tree) for tree in (input, output))
-        made = zip(outputs, program.outvars[len(program.outvars) - len(outputs) :], strict=True)
-        found = ((path, activation_of(program, variable)) for path, variable in made)
+    def of(cls, program: Any, loop_size: int, input: Any, output: Any, gradient: Any) -> "StepEnds":
+        """Those in a traced step, whose inputs are loop and batch, and whose last results are output and gradient."""
+        inputs, outputs, gradients = (_paths(tree) for tree in (input, output, gradient))
+        shown = program.outvars[len(program.outvars) - len(outputs) - len(gradients) :]
+        found = ((path, activation_of(program, variable)) for path, variable in zip(outputs, shown, strict=False))
+        flat = bool(gradients) and all(zeros(program, [False] * len(program.invars))[-len(gradients) :])
         given = zip(inputs, program.invars[loop_size:], strict=False)
         weighed = frozenset(path for path, variable in given if weighs_first(program, variable))
         activations: dict[str, Any] = {path: last for path, last in found if last is not None}
-        return cls(activations, weighed)
+        return cls(activations, weighed, flat)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,15 +95,17 @@ class TracedStep:
         return loop.replace(stats={name: value for name, value in loop.stats.items() if name in self.stats})
 
 
-def traced_step(spec: StepSpec, loop: Loop, batch: Any, shown: Callable[[], Any] | None = None) -> TracedStep:
+def traced_step(
+    spec: StepSpec, loop: Loop, batch: Any, shown: Callable[[], tuple[Any, Any]] | None = None
+) -> TracedStep:
     """The step of a loop in a phase, over a batch; both may be abstract.
 
     Args:
       spec: what the step is made of.
       loop: in a phase.
       batch: (input, target, weight).
-      shown: gives the output of the model once the step has made it, while it is still traced. Only with it the ends
-        of the model are looked for.
+      shown: gives output and gradient of the model once the step has made them, while it is still traced; None for
+        what it does not make. Only with it the ends of the model are looked for.
     """
     counts: list[bool] = []
 
@@ -108,10 +114,10 @@ def traced_step(spec: StepSpec, loop: Loop, batch: Any, shown: Callable[[], Any]
         counts.append(counted is True)
         return after, counted, None if shown is None else shown()
 
-    jaxpr, (result, _, output) = jax.make_jaxpr(flat, return_shape=True)(loop, batch)
+    jaxpr, (result, _, ends_of) = jax.make_jaxpr(flat, return_shape=True)(loop, batch)
     size = len(jax.tree.leaves(loop))
-    ends = StepEnds() if shown is None else StepEnds.of(jaxpr.jaxpr, size, batch[0], output)
-    outputs = len(jax.tree.leaves(output))
+    ends = StepEnds() if shown is None else StepEnds.of(jaxpr.jaxpr, size, batch[0], *ends_of)
+    outputs = len(jax.tree.leaves(ends_of))
     kept = _without_last(jaxpr, outputs) if outputs else jaxpr
     return TracedStep(kept, jax.tree.structure((loop, batch)), result, frozenset(loop.stats), counts[0], ends)
 

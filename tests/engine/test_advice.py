@@ -67,6 +67,11 @@ def test_bytes_that_the_model_scales_itself_are_as_they_should_be() -> None:
     given(StepEnds(), softmax_cross_entropy, BYTES)
 
 
+def test_a_loss_without_a_gradient_is_told() -> None:
+    with pytest.warns(UserWarning, match=r"^loss_fn: the gradient of every parameter is 0"):
+        given(StepEnds(flat=True), mean_squared_error, BYTES)
+
+
 def test_print_in_compiled_code_is_told_with_what_to_write() -> None:
     with pytest.warns(UserWarning, match=r"callback 'mine' at BATCH_END: it is compiled.*jax\.debug\.print"):
         advise_on_prints(["callback 'mine' at BATCH_END"])

@@ -137,7 +137,7 @@ def test_the_ends_of_the_model_are_found_and_the_program_is_as_without_them(spec
 
     def note(loop, event):
         if event is Event.UPDATE_START:
-            held.append(loop.output)
+            held.append((loop.output, loop.gradient))
         return loop
 
     made = spec(note)
@@ -145,6 +145,6 @@ def test_the_ends_of_the_model_are_found_and_the_program_is_as_without_them(spec
     plain = traced_step(made, loop, BATCH)
     held.clear()
     found = traced_step(made, loop, BATCH, held.pop)
-    assert (found.ends.activations, found.ends.weighed) == ({}, {""})
+    assert (found.ends.activations, found.ends.weighed, found.ends.flat) == ({}, {""}, False)
     assert str(found.jaxpr) == str(plain.jaxpr)
     assert plain.ends.weighed == frozenset()
