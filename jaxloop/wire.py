@@ -154,11 +154,16 @@ class WireLayout:
         known = dict(zip(("stop", *COUNTERS), numbers, strict=False)) | numbers[-1] | {"counted": np.int32(counted)}
         return np.array([np.asarray(known[name]).view(np.int32) for name in self.names])
 
-    def from_wire(self, wire: Wire) -> Loop:
-        """The open loop of a wire. Waits for the device."""
+    def from_wire(self, wire: Wire, sharding: jax.sharding.Sharding | None = None) -> Loop:
+        """The open loop of a wire. Waits for the device.
+
+        Args:
+          wire: of this layout.
+          sharding: where keys lie if no step was taken, since the vector is NumPy's then; None for the default device.
+        """
         vector, rest = np.array(wire[0]), iter(wire[1])
         seen_as = {dtype: vector.view(dtype) for dtype in WIRE_DTYPES}
-        place = getattr(wire[0], "sharding", None)  # none if no step was taken
+        place = getattr(wire[0], "sharding", sharding)
 
         def leaf(slot: int | None, kind: Kind) -> Any:
             if slot is None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from jax.sharding import Sharding
 
 from jaxloop.engine.delivery import Delivery
 from jaxloop.loop import Loop
@@ -48,9 +49,10 @@ class WireBoundary:
     position: int
     delivery: Delivery
     fused: int
+    sharding: Sharding
 
     def loop(self) -> Loop:
-        return self.layout.from_wire(self.wire)
+        return self.layout.from_wire(self.wire, self.sharding)
 
     def rows_in_flight(self) -> Sequence[np.ndarray]:
         return self.delivery.in_flight()

@@ -47,7 +47,8 @@ def dispatched(
     if place is not None:
         steps.check_fused(place, fused)
         delivery.go_on(place.rows)
-    boundary = WireBoundary(steps.layout, wire, 0 if place is None else place.position, delivery, fused)
+    start, sharding = 0 if place is None else place.position, steps.session.placement.sharding
+    boundary = WireBoundary(steps.layout, wire, start, delivery, fused, sharding)
     return _sent(steps, host, boundary, progress, tell)
 
 

@@ -106,6 +106,15 @@ def test_a_phase_goes_on_from_any_boundary_as_if_it_had_not_been_left(callbacks,
         assert expected[:told] + rows.losses == expected
 
 
+@pytest.mark.parametrize("split", [TRAINING, VALIDATION], ids=lambda split: split.name)
+def test_the_key_lies_on_the_devices_of_the_run_before_the_first_step_too(split) -> None:
+    """Else one of several devices, or the default one, would have it, and a save has all arrays on the same devices."""
+    run = run_of([], 1)
+    loop, of_phase = phase_of(run, split)
+    boundary = next(dispatched(of_phase, run.host, run.progress, nothing, loop))
+    assert jax.random.key_data(boundary.loop().key).committed
+
+
 @pytest.mark.parametrize(("callbacks", "steps"), [([], 1), ([], 2), ([cuts], 1)], ids=["one", "two", "apart"])
 def test_an_interrupt_is_seen_at_the_next_boundary_whoever_drives(callbacks, steps) -> None:
     run = run_of(callbacks, steps)

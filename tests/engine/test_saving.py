@@ -21,6 +21,7 @@ from jaxloop.checkpoint.store import Store
 from jaxloop.engine import saving
 from jaxloop.errors import CheckpointError
 from tests import small
+from tests.devices import run_on_devices
 
 BATCHES = 6
 
@@ -227,6 +228,33 @@ def test_sigterm_saves_at_the_next_boundary_and_ends_the_fit(tmp_path) -> None:
     after, rest = training_loop(tmp_path).fit(small.model(), 2, resume_from=tmp_path)
     small.assert_trees_equal(after, expected)
     assert (rest.stopped, rest.batches["loss"].tolist()) == ("completed", whole.batches["loss"].tolist())
+
+
+_ON_DEVICES = """
+import os, signal, tempfile
+import jax
+import jaxloop as jl
+from tests import small
+
+@jl.on_host(jl.Event.EPOCH_START, jl.Event.TRAINING_END)
+def killed(loop, event):
+    if (int(loop.epoch_index), event) == (1, jl.Event[EVENT]):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+for on in (jl.data_parallel(), jax.devices()[1]):
+    with tempfile.TemporaryDirectory() as folder:
+        loop = small.training_loop(callbacks=[jl.callbacks.Checkpoint(folder)])
+        _, history = loop.fit(small.model(), 2, callbacks=[killed], on=on)
+        assert history.stopped == "preempted"
+        after, _ = loop.fit(small.model(), 2, on=on, resume_from=folder)
+    small.assert_trees_equal(after, small.training_loop().fit(small.model(), 2, on=on)[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", ["EPOCH_START", "TRAINING_END"])
+def test_sigterm_between_phases_saves_wherever_the_run_lives(event) -> None:
+    run_on_devices(_ON_DEVICES.replace("EVENT", repr(event)), 2)
 
 
 @pytest.fixture
