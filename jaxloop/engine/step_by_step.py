@@ -68,7 +68,7 @@ class StepByStep:
             batches = self.setup.supply.sets.get(split)
             return np.int32(0 if batches is None else len(one_epoch(batches, "validation")))
         if not hasattr(training, "__getitem__"):
-            return loop.batch_count
+            return np.int32(training.batch_count) if hasattr(training, "batch_count") else loop.batch_count
         known = loop.split == TRAINING or hasattr(training, "batch_count")  # or it is in the phase already
         return np.int32(len(training[0]) if known else length_at(training, loop.epoch - 1 + begun))
 

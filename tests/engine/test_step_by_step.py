@@ -50,6 +50,20 @@ def test_the_length_of_a_phase_is_known_in_it() -> None:
     assert counts == [3, 3, 2, 2, 2, 2]
 
 
+@pytest.mark.parametrize("every", [None, 5])
+def test_the_length_of_a_loader_is_known_after_a_validation(every) -> None:
+    """Its epochs come in turn, so they cannot be asked for it."""
+    images, labels = small.samples(12)
+    loader = type("Loader", (), {"__len__": lambda self: 3, "__iter__": lambda self: iter([(images, labels)] * 3)})()
+    epochs = jl.repeat(loader)
+    training_loop = small.training_loop(training=epochs if every is None else epochs.every(every))
+    steps = StepByStep(training_loop.setup)
+    loop = steps.begin_epoch(training_loop.start(small.model(), epochs=2))
+    loop = steps.step(loop, (images, labels), VALIDATION)
+    assert int(loop.batch_count) == 2
+    assert int(steps.begin_epoch(steps.end_epoch(loop)).batch_count) == (every or 3)
+
+
 def test_wild_numbers_are_refused_where_each_batch_is_looked_into() -> None:
     training_loop = small.training_loop(check="all")
     steps = StepByStep(training_loop.setup)
