@@ -54,7 +54,7 @@ def entered(epoch: Any, at: int, rest: Iterator[Any]) -> Iterator[Any]:
     if isinstance(epoch, _StreamEpoch):
         epoch.position.go_on(rest)
         return epoch.after(at)
-    return _Counted(rest, len(epoch) - at) if isinstance(epoch, _FirstBatches) else rest
+    return _Counted(epoch.stream.batches, rest, len(epoch) - at) if isinstance(epoch, _FirstBatches) else rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,13 +157,20 @@ class _FirstBatches:
         return self.stream.batch_count
 
     def __iter__(self) -> Iterator[Any]:
-        return _Counted(iter(self.stream.batches), len(self))
+        return _Counted(self.stream.batches, iter(self.stream.batches), len(self))
 
 
 @dataclass(eq=False)
 class _Counted:
-    """As many batches of an iterator as are left."""
+    """As many batches of a loader as are left. If it ends before, it is iterated again.
 
+    Attributes:
+      batches: the loader.
+      rest: its iterator.
+      left: how many batches.
+    """
+
+    batches: Iterable[Any]
     rest: Iterator[Any]
     left: int
 
@@ -174,7 +181,11 @@ class _Counted:
         if self.left <= 0:
             raise StopIteration
         self.left -= 1
-        return next(self.rest)
+        try:
+            return next(self.rest)
+        except StopIteration:
+            self.rest = iter(self.batches)
+            return next(self.rest)
 
 
 class _NextBatches:

@@ -25,8 +25,8 @@ def repeat(batches: Iterable[Any], batch_count: int | None = None) -> LoaderEpoc
     batches.
 
     It can also be `validation`, and the batches of `evaluate` and `predict`. With `batch_count` these take the first
-    batches of the loader each time, so that their results can be compared. From a loader that can be iterated only
-    once they take the next batches.
+    batches of the loader each time, so that their results can be compared; they too go around one that ends. From a
+    loader that can be iterated only once they take the next batches.
 
     Args:
       batches: an iterable of batches. It needs a length if `batch_count` is None.

@@ -198,6 +198,12 @@ def test_validation_takes_the_first_batches_of_a_loader_each_time(kind):
     assert [list(batches) for _ in range(3)] == [[0, 1, 2]] * 3
 
 
+@pytest.mark.parametrize("kind", [Unsized, lambda count: list(range(count))])
+def test_validation_goes_around_a_loader_that_ends_before(kind):
+    batches = one_epoch(repeat(kind(3), batch_count=7), "validation")
+    assert [list(batches) for _ in range(2)] == [[0, 1, 2, 0, 1, 2, 0]] * 2
+
+
 def test_validation_takes_the_next_batches_of_what_can_be_had_only_once():
     batches = one_epoch(repeat(iter(range(9)), batch_count=3), "validation")
     assert next(iter(batches)) == 0
