@@ -45,7 +45,7 @@ class EpochSource:
         if self._taken[0] != index:
             try:
                 epoch = self._training[index] if self._rest is None else next(self._rest)
-            except (IndexError, StopIteration) as error:
+            except (LookupError, StopIteration) as error:
                 raise ValueError(
                     f"training: it has no epoch {index + 1} (counted from 1); give more epochs, or train fewer."
                 ) from error

@@ -39,7 +39,7 @@ def test_epochs_that_cannot_be_looked_up_are_taken_one_by_one():
     assert [source.at(index).batches for index in (7, 7, 8)] == [["first"], ["first"], ["second"]]
 
 
-@pytest.mark.parametrize("training", [["first"], iter([])])
+@pytest.mark.parametrize("training", [["first"], iter([]), {0: "first"}])
 def test_an_epoch_that_is_not_there_is_refused_with_the_fix(training):
     with pytest.raises(ValueError, match=r"training: it has no epoch 2 \(counted from 1\); give more epochs"):
         EpochSource(training).at(1)
