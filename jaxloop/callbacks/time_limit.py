@@ -44,7 +44,7 @@ class StopAfter:
 
     def __init__(self, limit: timedelta):
         self._limit = limit
-        self._began = 0.0
+        self._began: float | None = None  # until FIT_START: a run that was over already never comes there
 
     def bind(self, plan: Plan) -> "StopAfter":
         """A clock of its own for each fit."""
@@ -76,7 +76,7 @@ class StopAfter:
         return f"stop_after({self._limit!r})"
 
     def _seconds(self) -> float:
-        return time.monotonic() - self._began
+        return 0.0 if self._began is None else time.monotonic() - self._began
 
     def _is_over(self) -> bool:
         return self._seconds() >= self._limit.total_seconds()

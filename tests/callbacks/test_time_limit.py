@@ -2,6 +2,7 @@
 
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,17 @@ def test_a_fit_that_is_quicker_is_left_as_it_is(clock: Clock) -> None:
     loop, history = training_loop.fit(small.model(), 2)  # another fit, another clock
     assert history.stopped == "completed"
     assert int(loop.step) == 6
+
+
+def test_it_is_no_reason_of_a_run_that_was_over_before(clock: Clock, tmp_path: Path) -> None:
+    """Its time has not begun in the fit that only takes what was saved."""
+    early = jl.callbacks.early_stopping(patience=1, min_delta=100.0)
+    callbacks = [early, stop_after(timedelta(seconds=60)), jl.callbacks.Checkpoint(tmp_path)]
+    training_loop = small.training_loop(callbacks=callbacks)
+    _, whole = training_loop.fit(small.model(), 9)
+    _, again = training_loop.fit(small.model(), 9, resume_from=tmp_path)
+    assert whole.ending.endswith(": early_stopping (validation_loss did not improve for 1 epoch)")
+    assert again.ending == whole.ending
 
 
 def test_a_resumed_run_goes_on_counting(clock: Clock) -> None:
