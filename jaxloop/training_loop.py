@@ -13,7 +13,7 @@ from jaxloop.callbacks.progress_bar import Detail, ProgressBar, checked_progress
 from jaxloop.casting import checked_dtype
 from jaxloop.data.arrays import as_batches, as_epochs, as_inputs, as_validation, check_unused, sets_of
 from jaxloop.engine.ahead import look_ahead
-from jaxloop.engine.arguments import check_fit, check_options, check_parts, check_positive, names_of_sets
+from jaxloop.engine.arguments import check_fit, check_length, check_options, check_parts, names_of_sets
 from jaxloop.engine.compiled import Compiled, compiled
 from jaxloop.engine.evaluation import evaluated
 from jaxloop.engine.fitting import fitted
@@ -326,5 +326,5 @@ class TrainingLoop(ByHand):
           >>> step.steps, step.flops > 0
           (8, True)
         """
-        check_positive("epochs", epochs)
+        check_length("epochs", epochs)
         return compiled(look_ahead(self.setup, model_or_loop, epochs, on)[1])

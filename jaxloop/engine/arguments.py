@@ -184,6 +184,23 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name}: it must be a whole number of at least 1, got {brief(value)}.")
 
 
+def check_length(name: str, value: Any) -> None:
+    """Refuses a number of epochs or steps that is none, or that a loop cannot count to, in its int32.
+
+    Raises:
+      ValueError: as said.
+    """
+    check_positive(name, value)
+    if value > _MOST:
+        raise ValueError(
+            f"{name}: a loop counts to {_MOST:,} at most, got {value:,}. Give fewer, such as 1_000_000; a callback, as "
+            "stop_after, can end the fit before."
+        )
+
+
+_MOST = 2**31 - 1
+
+
 def check_fit(epochs: Any, optimizer: Any, limit_batches: Any = None, steps: Any = None) -> None:
     """Refuses numbers and choices that no fit can have.
 
@@ -196,7 +213,7 @@ def check_fit(epochs: Any, optimizer: Any, limit_batches: Any = None, steps: Any
             "fit: give how long it trains, as epochs=12, or as a number of training steps, as steps=1000; "
             f"got {'neither' if epochs is None else 'both'}."
         )
-    check_positive("epochs" if steps is None else "steps", epochs if steps is None else steps)
+    check_length("epochs" if steps is None else "steps", epochs if steps is None else steps)
     if limit_batches is not None:
         check_positive("limit_batches", limit_batches)
     check_choice("optimizer", optimizer, ("loop", "mine"))

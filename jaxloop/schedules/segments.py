@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_MOST_STEPS = 2**31 - 1
+
+
 @dataclass(frozen=True)
 class ScheduleSegment:
     """A part of a schedule, from one rate to another. It includes both its ends.
@@ -78,7 +81,7 @@ class SegmentedSchedule:
         """The schedule of a fit of `total_steps` steps. It makes no array.
 
         Raises:
-          ValueError: the segments end before the fit does, or `total_steps` is not a whole number of at least 1.
+          ValueError: the segments end before the fit does, or `total_steps` is no whole number from 1 to 2**31 - 1.
         """
         opening, pieces = self._laid_out(total_steps)
         if not pieces:
@@ -121,6 +124,11 @@ class SegmentedSchedule:
         """The rate at step 0, and the segments of more than one step, each in its place."""
         if isinstance(total_steps, bool) or not isinstance(total_steps, numbers.Integral) or total_steps < 1:
             raise ValueError(f"make_schedule: `total_steps` must be a Python int of at least 1, got {total_steps!r}.")
+        if total_steps > _MOST_STEPS:
+            raise ValueError(
+                f"make_schedule: `total_steps` must be at most {_MOST_STEPS:,}, to which a loop counts its steps, got "
+                f"{total_steps:,}. Give the fit fewer epochs, or an optax schedule, which needs no number of steps."
+            )
         ends = _ends(self.segments, int(total_steps))
         if ends[-1] < total_steps - 1:
             raise ValueError(_too_short(self.segments, ends, int(total_steps)))

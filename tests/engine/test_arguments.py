@@ -34,6 +34,8 @@ def test_a_wrong_argument_is_refused_before_anything_else(changes: dict[str, Any
     [
         ({"epochs": 0}, "epochs: .* at least 1, got 0"),
         ({"epochs": 1.5}, "epochs: .* got 1.5"),
+        ({"epochs": 2**31}, "epochs: a loop counts to 2,147,483,647 at most, got 2,147,483,648. Give fewer"),
+        ({"epochs": None, "steps": 10**12}, "steps: a loop counts to 2,147,483,647 at most, got 1,000,000,000,000"),
         ({"limit_batches": 0}, "limit_batches: .* at least 1"),
         ({"on": "tpu:7"}, "no device 'tpu:7' here; there are: cpu:0"),
         ({"model_or_loop": object()}, "expected a jaxloop.Model, a jaxloop.Loop, a flax.nnx.Module.* got object"),

@@ -40,6 +40,12 @@ def test_a_number_of_steps_that_is_none_is_refused(total_steps):
         make_schedule(WARMUP)(total_steps)
 
 
+def test_a_number_of_steps_that_no_loop_counts_to_is_refused():
+    with pytest.raises(ValueError, match=r"at most 2,147,483,647, .*got 2,147,483,648. Give the fit fewer epochs"):
+        make_schedule([segment(linear, 0.0, 1.0)])(2**31)
+    assert np.isfinite(make_schedule([segment(linear, 0.0, 1.0)])(2**31 - 1)(2**31 - 2))
+
+
 @pytest.mark.parametrize("segments", [[], (), None, segment(linear, 0.0, 1.0)])
 def test_no_list_of_segments_is_refused(segments):
     with pytest.raises(ValueError, match=r"`segments` must be a list of one or more ScheduleSegment, got"):
