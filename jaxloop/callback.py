@@ -20,6 +20,7 @@ Reads = Literal["stats", "step", "loop"]
 Target = TypeVar("Target")
 _MAKE_ROOM = "Make room for it at FIT_START, by loop.remember(...)."
 _CONVERT = "Convert it, by `.astype(...)` or `.reshape(...)`."
+_AS_DATA = "Let the data give it so, as weights of 1 in batches of (input, target, weight), or convert it."
 
 
 class Callback(Protocol):
@@ -194,18 +195,14 @@ def sort_out(*lists: Sequence[Any]) -> Callbacks:
         if isinstance(callback, type):
             raise TypeError(f"callbacks: {callback.__name__} is a class; call it: {callback.__name__}(...).")
         if not callable(callback) and not hasattr(callback, "bind"):
-            raise TypeError(f"callbacks: each must be a function of (loop, event), got {callback!r}.{_meant(callback)}")
+            fix = " Call one, as jaxloop.callbacks.early_stopping()." if isinstance(callback, str) else ""
+            raise TypeError(f"callbacks: each must be a function of (loop, event), got {callback!r}.{fix}")
         check_callback(callback, name_of(callback))
     on_the_host = [hasattr(callback, "host_declaration") for callback in callbacks]
     compiled = tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if not host)
     listed = tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if host)
     companions = tuple(_companion(callback) for callback in compiled if hasattr(callback, "companion"))
     return Callbacks(compiled, (*listed, *companions))
-
-
-def _meant(callback: Any) -> str:
-    """The fix for what is no callback."""
-    return " Call one, as jaxloop.callbacks.early_stopping()." if isinstance(callback, str) else ""
 
 
 def _companion(callback: Any) -> Any:
@@ -321,7 +318,8 @@ def same_kind(callback: Any, before: Loop, after: Loop, event: Event, *, new_sta
             raise TypeError(f"{where} is static and cannot change inside a step. Change it between steps.")
         if field == "stats" and new_stats:  # a name that is recorded for the first time has no kind to keep
             old = new | old
-        changed[field] = kept(where, old, new, structure_fix=_MAKE_ROOM, leaf_fix=_CONVERT)
+        fixes = (_AS_DATA, _AS_DATA) if field in ("input", "target", "weight") else (_MAKE_ROOM, _CONVERT)
+        changed[field] = kept(where, old, new, structure_fix=fixes[0], leaf_fix=fixes[1])
     return after.replace(**changed) if changed else after
 
 

@@ -127,7 +127,8 @@ def _dtype(leaf: Any) -> Any:
 def _structural_change(old: Any, new: Any) -> str:
     """Which leaves have come or gone; empty if the difference is in the nodes."""
     before, after = (
-        {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)} for tree in (old, new)
+        {jax.tree_util.keystr(path) or "an array" for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (old, new)
     )
     come, gone = sorted(after - before), sorted(before - after)
     words = [f"{', '.join(paths[:3])} {verb}" for paths, verb in ((come, "has come"), (gone, "has gone")) if paths]

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jaxloop.precision import widened
+from jaxloop.precision import widened, widened_alike
 
 __all__ = [
     "mean_absolute_error",
@@ -74,7 +74,7 @@ def softmax_cross_entropy(
             classes = logits.shape[-1]
             target = jnp.where((target < 0) | (target > classes), classes, target)
             return optax.softmax_cross_entropy_with_integer_labels(widened(logits), target)
-        return optax.losses.safe_softmax_cross_entropy(*_widened(logits, target))
+        return optax.losses.safe_softmax_cross_entropy(*widened_alike(logits, target))
     return _weighted_cross_entropy(logits, target, weights, smoothing, integer=bool(integer))
 
 
@@ -83,7 +83,8 @@ def _weighted_cross_entropy(
 ) -> jax.Array:
     """The cross entropy with class weights and label smoothing."""
     classes = logits.shape[-1]
-    costs = -jax.nn.log_softmax(widened(logits), axis=-1)
+    logits, probability = (widened(logits), target) if integer else widened_alike(logits, target)
+    costs = -jax.nn.log_softmax(logits, axis=-1)
     if weights is not None:
         # A class that weighs nothing costs nothing, even if its logit is minus infinity.
         weights = weights.astype(costs.dtype)
@@ -94,7 +95,6 @@ def _weighted_cross_entropy(
         # Neither a negative label nor one that is too large may be given the weight of another class.
         of_target = jnp.where(inside, jnp.take_along_axis(costs, label[..., None], axis=-1)[..., 0], jnp.nan)
     else:
-        probability = _widened(logits, target)[1]
         of_target = jnp.sum(jnp.where(probability == 0, 0, costs) * probability, axis=-1)
     return of_target if not smoothing else (1 - smoothing) * of_target + smoothing * jnp.mean(costs, axis=-1)
 
@@ -134,7 +134,7 @@ def sigmoid_cross_entropy(
     shape = logits.shape[-1:] if logits.ndim > 1 else (1,)
     weights = _per_class("sigmoid_cross_entropy", "pos_weight", pos_weight, shape, one_for_all=True)
     smoothing = _checked_smoothing("sigmoid_cross_entropy", label_smoothing)
-    logits, target = _widened(logits, target)
+    logits, target = widened_alike(logits, target)
     if smoothing:
         target = (1 - smoothing) * target + smoothing / 2
     losses = optax.losses.sigmoid_binary_cross_entropy(logits, target)
@@ -169,7 +169,7 @@ def mean_squared_error(output: jax.Array, target: jax.Array) -> jax.Array:
       Array([2., 1.], dtype=float32)
     """
     _check_same_shape("mean_squared_error", "output", output, target)
-    return _mean_of_each(optax.losses.squared_error(*_widened(output, target)))
+    return _mean_of_each(optax.losses.squared_error(*widened_alike(output, target)))
 
 
 def mean_absolute_error(output: jax.Array, target: jax.Array) -> jax.Array:
@@ -190,20 +190,14 @@ def mean_absolute_error(output: jax.Array, target: jax.Array) -> jax.Array:
       Array([1., 1.], dtype=float32)
     """
     _check_same_shape("mean_absolute_error", "output", output, target)
-    output, target = _widened(output, target)
+    output, target = widened_alike(output, target)
     return _mean_of_each(jnp.abs(output - target))
-
-
-def _widened(output: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both in the dtype of the loss, at least float32. An integer or bool target takes the dtype of the output."""
-    output = widened(output)
-    return output, widened(target) if jnp.issubdtype(target.dtype, jnp.inexact) else target.astype(output.dtype)
 
 
 def _per_class(
     where: str, option: str, given: Any, shape: tuple[int, ...], *, one_for_all: bool = False
 ) -> jax.Array | None:
-    """The weight of each class, float of `shape`; None if none is given.
+    """The weight of each class, of `shape`, in the widest floats that JAX has; None if none is given.
 
     Raises:
       ValueError: there is not one for each class, or one is negative or not finite.
@@ -223,7 +217,6 @@ def _per_class(
                 f"{where}: `{option}` must be finite numbers of at least 0, got {given!r}. Check that each class "
                 "occurs in the data that they were counted in."
             )
-        weights = weights.astype(np.float32)
     return jnp.asarray(weights)
 
 
@@ -255,22 +248,23 @@ def _check_same_shape(where: str, name: str, given: jax.Array, target: jax.Array
     )
 
 
-def spread_weight(weight: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+def spread_weight(weight: jax.Array | None, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """The weight of each element of an array of `shape`, whose first axes are those of the weight.
 
     Args:
       weight: float or bool, (batch,) or (batch, tokens). With `None` every element has weight 1.
       shape: (batch, ...).
+      dtype: of what is weighed, at least float32.
 
     Returns:
-      float32 of `shape`.
+      An array of `shape` and `dtype`.
 
     Raises:
       ValueError: the weight's axes are not the leading axes of `shape`.
     """
     if weight is None:
-        return jnp.ones(shape, jnp.float32)
-    weight = jnp.asarray(weight, jnp.float32)
+        return jnp.ones(shape, dtype)
+    weight = jnp.asarray(weight, dtype)
     if weight.shape != shape[: weight.ndim]:
         raise ValueError(
             f"weight: its shape {weight.shape} must be the leading axes of what it weighs, {shape}. "
@@ -299,6 +293,6 @@ def weighted_mean(values: jax.Array, weight: jax.Array | None) -> jax.Array:
     values = widened(values)
     if values.ndim == 0 or weight is None:
         return jnp.mean(values)
-    weight = spread_weight(weight, values.shape).astype(values.dtype)
+    weight = spread_weight(weight, values.shape, values.dtype)
     total = jnp.sum(weight)
     return weighted_sum(values, weight) / jnp.where(total == 0, 1, total)

@@ -118,7 +118,9 @@ class _Split:
         after = passed(self.spec, variables, one)
         values = widened(after.loss)
         summed = (
-            jnp.sum(values) if one.weight is None else weighted_sum(values, spread_weight(one.weight, values.shape))
+            jnp.sum(values)
+            if one.weight is None
+            else weighted_sum(values, spread_weight(one.weight, values.shape, values.dtype))
         )
         return summed / jnp.asarray(self.total, values.dtype), changes_between(one, after)
 
@@ -184,7 +186,7 @@ def _split(spec: StepSpec, loop: Loop) -> _Split:
     _check_rows(rows, size, count)
     _check_recorded(recorded, count)
     shape = (size * count, *rows["loss"].shape[1:])
-    total = _weight(loop, shape)
+    total = _weight(loop, shape, wide_dtype(rows["loss"].dtype))
     total = jnp.where(total == 0, 1, total)
     return _Split(spec, loop, parts, total, tuple(name for name in _IN_TURN if name in changed))
 
@@ -199,9 +201,9 @@ def _whole(leaf: jax.Array) -> jax.Array:
     return jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
 
 
-def _weight(loop: Loop, shape: tuple[int, ...]) -> jax.Array:
-    """The sum of the weights of losses of `shape`, float32[]."""
-    return jnp.sum(spread_weight(loop.weight, shape))
+def _weight(loop: Loop, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """The sum of the weights of losses of `shape`, in `dtype`."""
+    return jnp.sum(spread_weight(loop.weight, shape, dtype))
 
 
 def _recorded(before: Loop, after: Loop) -> dict[str, Any]:

@@ -68,7 +68,9 @@ class OutputLosses:
                 f"loss_fn: the losses of all outputs must have one shape, to be added and masked alike, got {given}. "
                 "Let each give one per example, such as the mean over its tokens, or write a `differentiable_step`."
             )
-        counted = [jnp.float32(part.weight) * losses[part.key] for part in self.parts if part.weight]
+        dtype = np.result_type(*(loss.dtype for loss in losses.values()))
+        losses = {key: loss.astype(dtype) for key, loss in losses.items()}
+        counted = [jnp.asarray(part.weight, dtype) * losses[part.key] for part in self.parts if part.weight]
         return functools.reduce(jnp.add, counted, jnp.zeros_like(losses[self.parts[0].key]))
 
     def _check(self, output: Any) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def wide_dtype(dtype: Any) -> Any:
@@ -17,6 +18,12 @@ def widened(values: Any) -> jax.Array:
     values = jnp.asarray(values)
     dtype = wide_dtype(values.dtype)
     return values if values.dtype == dtype else values.astype(dtype)
+
+
+def widened_alike(one: Any, other: Any) -> tuple[jax.Array, jax.Array]:
+    """Both in the wider of the dtypes in which they can be summed, which strict promotion would not find by itself."""
+    dtype = np.promote_types(wide_dtype(one.dtype), wide_dtype(other.dtype))
+    return one.astype(dtype), other.astype(dtype)
 
 
 def global_norm(tree: Any) -> jax.Array:

@@ -46,6 +46,18 @@ def test_the_refusal_of_a_new_structure_says_where_to_make_room(loop):
 
 
 @pytest.mark.parametrize(
+    ("held", "change", "what"),
+    [
+        ({}, {"weight": jnp.ones(2)}, r"'weight' must keep its structure .*; an array has come\."),
+        ({"target": jnp.zeros(2, jnp.int32)}, {"target": jnp.zeros((2, 3))}, r"'target' must stay int32\[2\], .*\."),
+    ],
+)
+def test_the_refusal_of_another_kind_of_batch_says_that_the_data_can_give_it(loop, held, change, what):
+    with pytest.raises(TypeError, match=rf"field {what} Let the data give it so, as weights of 1 in batches"):
+        in_step(loop.replace(**held), lambda loop: loop.replace(**change))
+
+
+@pytest.mark.parametrize(
     ("name", "value", "expected", "got"),
     [
         ("ema", np.zeros(2, np.float32), r"float32\[3\]", r"float32\[2\]"),

@@ -1,5 +1,6 @@
 """Sums, means and norms of narrow floats are taken in float32; strict promotion of dtypes and ranks changes nothing."""
 
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from sklearn.metrics import log_loss, matthews_corrcoef
 import jaxloop as jl
 from jaxloop import callbacks, losses, metrics
 from jaxloop.losses import weighted_mean, weighted_sum
+from jaxloop.output_losses import as_loss_fn
 from jaxloop.precision import global_norm, wide_dtype, widened
 from tests import small
 
@@ -148,6 +150,55 @@ def test_float64_losses_stay_float64() -> None:
         mean = weighted_mean(losses.mean_absolute_error(output, target), jnp.ones(2))
         assert mean.dtype == jnp.float64
         assert float(mean) == pytest.approx(0.5e-12, rel=1e-3)
+
+
+def test_weights_of_classes_outputs_and_examples_keep_the_digits_of_float64() -> None:
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        logits, label = jnp.zeros((2, 3), jnp.float64), jnp.asarray([0, 1], jnp.int32)
+        weighted = functools.partial(losses.softmax_cross_entropy, class_weights=[0.1, 0.7, 1])
+        expected = np.array([0.1, 0.7]) * np.log(3)
+        np.testing.assert_allclose(weighted(logits, label), expected, rtol=1e-14)
+        one_hot = jax.nn.one_hot(label, 3, dtype=jnp.float32)
+        np.testing.assert_allclose(weighted(logits, one_hot), expected, rtol=1e-14)
+        yes = losses.sigmoid_cross_entropy(logits[:, 0], jnp.ones(2, jnp.float32), pos_weight=0.1)
+        np.testing.assert_allclose(yes, 0.1 * np.log(2), rtol=1e-14)
+        both: Any = as_loss_fn({"a": (weighted, 0.1), "b": (losses.mean_squared_error, 0.3)})
+        total = both({"a": logits, "b": jnp.ones(2, jnp.float32)}, {"a": label, "b": jnp.zeros(2, jnp.float64)})
+        np.testing.assert_allclose(total, 0.1 * expected + 0.3, rtol=1e-14)
+        weight = np.array([0.1, 0.3])
+        expected = np.average(total, weights=weight)
+        assert float(weighted_mean(total, jnp.asarray(weight))) == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("dtypes", [("float64", "float32"), ("float32", "float64"), ("float64", "uint8")])
+def test_losses_and_errors_of_two_dtypes_are_those_of_the_wider_one_under_strict_promotion(dtypes: Any) -> None:
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        output, target = jnp.asarray([0.0, 1.0], dtypes[0]), jnp.asarray([1, 1], dtypes[1])
+        for loss in (losses.mean_squared_error, losses.mean_absolute_error):
+            assert loss(output, target).dtype == jnp.float64
+        for metric in (metrics.MeanAbsoluteError(), metrics.MeanSquaredError(), metrics.R2()):
+            state = metric.update(metric.init(), output=output, target=target, loss=None, weight=None)
+            assert float(metric.compute(state)) == (0.0 if isinstance(metric, metrics.R2) else 0.5)
+
+
+def test_microbatches_divide_by_the_weight_of_the_batch_in_float64() -> None:
+    weight = np.random.default_rng(0).uniform(size=8)
+
+    def apply(params: Any, state: Any, input: Any, *, training: bool, key: Any) -> Any:
+        return input * params["slope"], state
+
+    with jax.enable_x64(True):
+        batch = np.arange(8.0), np.zeros(8), weight
+        training_loop = small.training_loop(
+            training=[[batch]],
+            validation=None,
+            loss_fn=lambda output, target: output - target,
+            optimizer=optax.sgd(1.0),
+            accumulate=2,
+            metrics=[],
+        )
+        loop, _ = training_loop.fit(jl.Model(apply, {"slope": np.float64(0)}, {}), 1)
+        assert float(loop.model.params["slope"]) == pytest.approx(-np.average(batch[0], weights=weight), rel=1e-14)
 
 
 def narrow_model() -> jl.Model:

@@ -13,7 +13,7 @@ from jaxloop.measured import is_measured, unmeasured
 from jaxloop.metrics.labels import check_arrays
 from jaxloop.metrics.means import add_to_mean, empty_mean, mean_of, two_sum
 from jaxloop.outputs import Key, name_by_output, output_and_target
-from jaxloop.precision import widened
+from jaxloop.precision import widened, widened_alike
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _error(metric: Any, output: Any, target: Any) -> jax.Array:
             f"{metric.name}: output and target must be of one shape, got {output.shape} and {target.shape}; nothing is "
             "broadcast. Check the model's last layer, or drop an axis of 1, as by output[..., 0]."
         )
-    return widened(output) - widened(target)
+    return jnp.subtract(*widened_alike(output, target))
 
 
 def _mean_and_spread(target: jax.Array, weight: jax.Array) -> tuple[tuple[Any, Any], Any]:
