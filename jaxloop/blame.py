@@ -93,7 +93,7 @@ def check_loss_of(loop: Loop) -> None:
       ValueError: it is neither a scalar nor one per example.
     """
     batch = (loop.weight,) if loop.weight is not None else (loop.target, loop.input)
-    counts = dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(batch))
+    counts = dict.fromkeys(jnp.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if jnp.ndim(leaf))
     if len(counts) > 1:  # several graphs in one batch: the outputs count them too
         counts |= dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(loop.output) if leaf.ndim)
     if counts and jnp.ndim(loop.loss) and loop.loss.shape[0] not in counts:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxloop.blame import check_loss_of, checked_loss, kinds_of, located
+from jaxloop.blame import checked_loss, kinds_of, located
 from jaxloop.broadcasting import check_spread
 from jaxloop.casting import in_dtype, narrowed, restored
 from jaxloop.events import Phase
@@ -68,9 +68,7 @@ def _in_dtype(dtype: Any, to_output: Callable[[Model, Loop], Loop], model: Model
 
 def with_loss(spec: StepSpec, loop: Loop) -> Loop:
     """The second half: sets `loss` from the output, unless a `differentiable_step` has done so."""
-    loop = forward_pass(spec).to_loss(loop)
-    check_loss_of(loop)
-    return loop
+    return forward_pass(spec).to_loss(loop)
 
 
 def predict(spec: StepSpec, loop: Loop) -> Loop:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
-from jaxloop.blame import located
+from jaxloop.blame import check_loss_of, located
 from jaxloop.carried import carried
 from jaxloop.events import TRAINING, Event, Phase, Scope, leave, should_run
 from jaxloop.extra_args import Saved, extra_args, save
@@ -127,6 +127,7 @@ def _begin(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tup
 def _forward_and_gradient(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     before = loop
     loop = differentiated(spec, loop)
+    check_loss_of(loop)
     middle = {"reached": _counts(loop, untouched_stop), "saved": save(spec, before, loop)}
     loop = _unless_cancelled(loop, untouched_stop, lambda loop: spec.fire(loop, Event.UPDATE_START))
     if loop.stop is not untouched_stop:
@@ -151,6 +152,7 @@ def _update_and_measure(spec: StepSpec, loop: Loop, middle: Any, untouched_stop:
 def _evaluate_and_measure(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     counts = _counts(loop, untouched_stop)
     loop = with_loss(spec, loop)
+    check_loss_of(loop)
     loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(spec, loop))
     return spec.fire(loop, Event.BATCH_END), counts
 

@@ -86,6 +86,19 @@ class Dropping(nn.Module):
         return nn.Dense(3)(nn.Dropout(0.5, deterministic=False)(x))
 
 
+class Examples:
+    """A data set as other libraries have them: random access to single examples."""
+
+    def __init__(self, example: Callable[[int], Any]) -> None:
+        self.example = example
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Any:
+        return self.example(index)
+
+
 class Dropped(nnx.Module):
     def __init__(self) -> None:
         self.dense, self.dropout = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.Dropout(0.5)
@@ -220,6 +233,30 @@ DATA: list[Mistake] = [
     ("y as a list", lambda: on_arrays(X, Y.tolist()), ValueError, r"\[1\] is a list of ints.*asarray"),
     ("[X, y]", lambda: fit(training=[X, Y]), TypeError, r"got a list of arrays. Write training=\(inputs, targets\)"),
     ("X alone", lambda: fit(training=X), TypeError, r"training: .*got an array. Write training=\(inputs, targets\)"),
+    (
+        "a data set of examples",
+        lambda: fit(training=Examples(lambda index: (X[index], int(Y[index])))),
+        TypeError,
+        r"first element is an example, a tuple of 2\. Write training=jaxloop\.TrainingEpochs\(examples, batch_size=",
+    ),
+    (
+        "a data set of mappings",
+        lambda: fit(training=Examples(lambda index: {"image": X[index], "label": int(Y[index])})),
+        TypeError,
+        r"is an example, a mapping of image, label\. Write .*TrainingEpochs\(examples.*batch_keys=\('image', 'label'\)",
+    ),
+    (
+        "lists of arrays",
+        lambda: fit(training=(list(X), list(Y))),
+        TypeError,
+        r"^training: expected arrays, got lists of arrays\. Make each of them one, by numpy\.stack",
+    ),
+    (
+        "keys that a batch does not have",
+        lambda: fit(training={"x": X, "y": Y}, batch_keys=("image", "label")),
+        ValueError,
+        r"a batch has no 'image'; it has x, y\. Give batch_keys among these",
+    ),
     (
         "a generator of batches",
         lambda: fit(training=generator()),
@@ -490,6 +527,12 @@ MODELS: list[Mistake] = [
         r"rngs=\('noise',\)",
     ),
     ("dropout without rngs", lambda: fit(Dropped()), ValueError, r"no `rngs`.*in the model, training batch 1"),
+    (
+        "a list to predict from",
+        lambda: small.training_loop().predict(small.model(), X.tolist()),
+        TypeError,
+        r"^predict: expected an array, got a list of numbers. Make it one, by numpy\.asarray",
+    ),
     (
         "another shape to predict",
         lambda: small.training_loop().predict(small.model(), X[:, :3]),
