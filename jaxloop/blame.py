@@ -12,6 +12,15 @@ from jaxloop.loop import Loop
 
 _HERE = "jaxloop: in "
 _MOST = 4  # arrays that a note lists
+_WITHOUT_VALUES = (
+    jax.errors.ConcretizationTypeError,  # of an `if` too
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+_COMPILED = (
+    "jaxloop: it is compiled, and arrays have no values while it is traced: write jax.numpy in place of NumPy, and "
+    "jnp.where in place of `if`"
+)
 
 
 @contextmanager
@@ -23,13 +32,21 @@ def located(part: str, loop: Loop, given: Any) -> Iterator[None]:
       loop: in a phase.
       given: PyTree of arrays, traced or not.
     """
+    phase = loop.split.name if loop.split else "inference"
+    with placed(f"{part}, {phase} batch", given):
+        yield
+
+
+@contextmanager
+def placed(part: str, given: Any) -> Iterator[None]:
+    """As `located`, where there is no loop."""
     try:
         yield
     except Exception as error:
-        phase = loop.split.name if loop.split else "inference"
-        note = f"{_HERE}{part}, {phase} batch, {kinds_of(given)}"
-        if note not in getattr(error, "__notes__", ()):  # JAX raises the same exception again where it traces again
-            error.add_note(note)
+        notes = [f"{_HERE}{part}, {kinds_of(given)}", *[_COMPILED] * isinstance(error, _WITHOUT_VALUES)]
+        for note in notes:
+            if note not in getattr(error, "__notes__", ()):  # JAX raises the same exception again where it traces again
+                error.add_note(note)
         raise
 
 
@@ -57,14 +74,34 @@ def checked_loss(where: str, loss: Any) -> Any:
     """A loss, if it is one array or a number.
 
     Raises:
-      TypeError: it is something else.
+      TypeError: it is something else, or complex.
     """
     if isinstance(loss, (int, float)):
         return jnp.asarray(loss)
     if not hasattr(loss, "dtype") or not hasattr(loss, "ndim"):
         what = "None" if loss is None else f"a {type(loss).__name__} of {kinds_of(loss)}"
         raise TypeError(f"{where}: the loss must be one array, got {what}. Return the loss alone.")
+    if jnp.iscomplexobj(loss):
+        raise TypeError(f"{where}: the loss must be real, got {kinds_of(loss)}. Return its size, as by jnp.abs(loss).")
     return loss
+
+
+def check_loss_of(loop: Loop) -> None:
+    """Refuses a loss whose first axis is no axis of the batch. Steps without data have none to compare.
+
+    Raises:
+      ValueError: it is neither a scalar nor one per example.
+    """
+    batch = (loop.weight,) if loop.weight is not None else (loop.target, loop.input)
+    counts = dict.fromkeys(jnp.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if jnp.ndim(leaf))
+    if len(counts) > 1:  # several graphs in one batch: the outputs count them too
+        counts |= dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(loop.output) if leaf.ndim)
+    if counts and jnp.ndim(loop.loss) and loop.loss.shape[0] not in counts:
+        examples = " or ".join(map(str, counts))
+        raise ValueError(
+            f"loss_fn: its shape must be () or begin with the batch's {examples} examples, got "
+            f"{list(loop.loss.shape)}. Give one loss per example or token; jaxloop takes the mean."
+        )
 
 
 def _path(path: Any) -> str:

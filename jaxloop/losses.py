@@ -58,12 +58,15 @@ def softmax_cross_entropy(
       >>> weighted(jnp.zeros((2, 4)), jnp.array([0, 3]))
       Array([1.3862944, 6.931472 ], dtype=float32)
     """
+    _check_arrays("softmax_cross_entropy", "logits", logits, target)
     integer = jnp.issubdtype(target.dtype, jnp.integer) and target.shape == logits.shape[:-1]
     if not integer and target.shape != logits.shape:
+        fix = "Check the last layer's size and whether the labels need a squeeze."
+        if target.shape == logits.shape[:-1]:
+            fix = "Write labels.astype(numpy.int32)."
         raise ValueError(
             f"softmax_cross_entropy: `target` must be integer labels of shape {logits.shape[:-1]} or "
-            f"probabilities of shape {logits.shape}, got {target.dtype}{list(target.shape)}. "
-            "Check the last layer's size and whether the labels need a squeeze."
+            f"probabilities of shape {logits.shape}, got {target.dtype}{list(target.shape)}. {fix}"
         )
     weights = _per_class("softmax_cross_entropy", "class_weights", class_weights, logits.shape[-1:])
     smoothing = _checked_smoothing("softmax_cross_entropy", label_smoothing)
@@ -128,6 +131,7 @@ def sigmoid_cross_entropy(
       >>> sigmoid_cross_entropy(jnp.zeros(2), jnp.array([0, 1]), pos_weight=3.0)
       Array([0.6931472, 2.0794415], dtype=float32)
     """
+    _check_arrays("sigmoid_cross_entropy", "logits", logits, target)
     if logits.shape == (*target.shape, 1):
         target = target[..., None]
     _check_same_shape("sigmoid_cross_entropy", "logits", logits, target)
@@ -168,6 +172,7 @@ def mean_squared_error(output: jax.Array, target: jax.Array) -> jax.Array:
       >>> mean_squared_error(jnp.array([[0.0, 2.0], [1.0, 1.0]]), jnp.zeros((2, 2)))
       Array([2., 1.], dtype=float32)
     """
+    _check_arrays("mean_squared_error", "output", output, target)
     _check_same_shape("mean_squared_error", "output", output, target)
     return _mean_of_each(optax.losses.squared_error(*widened_alike(output, target)))
 
@@ -189,6 +194,7 @@ def mean_absolute_error(output: jax.Array, target: jax.Array) -> jax.Array:
       >>> mean_absolute_error(jnp.array([[0.0, 2.0], [1.0, 1.0]]), jnp.zeros((2, 2)))
       Array([1., 1.], dtype=float32)
     """
+    _check_arrays("mean_absolute_error", "output", output, target)
     _check_same_shape("mean_absolute_error", "output", output, target)
     output, target = widened_alike(output, target)
     return _mean_of_each(jnp.abs(output - target))
@@ -228,6 +234,26 @@ def _checked_smoothing(where: str, given: Any) -> float:
 
 def _mean_of_each(values: jax.Array) -> jax.Array:
     return jnp.mean(values, axis=tuple(range(1, values.ndim)))
+
+
+def _check_arrays(where: str, name: str, given: Any, target: Any) -> None:
+    """Refuses data without targets, and an output or a target of several parts.
+
+    Raises:
+      TypeError: one of them is no array.
+    """
+    if target is None:
+        raise TypeError(
+            f"{where}: there is no target, got None. Give data as (inputs, targets); to an autoencoder the inputs are "
+            "the targets too, (inputs, inputs)."
+        )
+    for part, value in ((name, given), ("target", target)):
+        if not hasattr(value, "shape"):
+            raise TypeError(
+                f"{where}: `{part}` must be one array, got a {type(value).__name__}. Of several outputs give each a "
+                "loss, as loss_fn={'digit': ...}, or choose one, as lambda output, target: "
+                f"jaxloop.losses.{where}(output['digit'], target)."
+            )
 
 
 def _check_same_shape(where: str, name: str, given: jax.Array, target: jax.Array) -> None:

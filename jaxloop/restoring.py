@@ -9,10 +9,12 @@ from jaxloop.errors import CorruptCheckpointError
 from jaxloop.loop import Loop
 from jaxloop.ownership import on_device
 from jaxloop.placement import On
+from jaxloop.plainly import plainly
 from jaxloop.telling import warn
 from jaxloop.training_loop import TrainingLoop
 
 
+@plainly
 def restore(
     directory: str | Path,
     training_loop: TrainingLoop,
@@ -59,6 +61,6 @@ def restore(
             if len(found) == 1:
                 raise
             failure = failure or error
-            warn(f"restore: {not_used(checkpoint, error)}", stacklevel=2)
+            warn(f"restore: {not_used(checkpoint, error)}", stacklevel=3)
     assert failure is not None
     raise CorruptCheckpointError(f"restore: none of {len(found)} checkpoints is whole. The newest: {said(failure)}")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
+from jaxloop.blame import check_loss_of, located
 from jaxloop.carried import carried
 from jaxloop.events import TRAINING, Event, Phase, Scope, leave, should_run
 from jaxloop.extra_args import Saved, extra_args, save
@@ -15,7 +16,7 @@ from jaxloop.forward import cleaned, hold, predict, with_loss, with_model_state
 from jaxloop.hyperparameters import RATE, columns
 from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.measured import unmeasured
-from jaxloop.metrics import is_scalar
+from jaxloop.metrics import Metric, is_scalar
 from jaxloop.microbatches import differentiated
 from jaxloop.optimizer import updated
 from jaxloop.step_spec import StepSpec, statistic_of
@@ -126,6 +127,7 @@ def _begin(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tup
 def _forward_and_gradient(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     before = loop
     loop = differentiated(spec, loop)
+    check_loss_of(loop)
     middle = {"reached": _counts(loop, untouched_stop), "saved": save(spec, before, loop)}
     loop = _unless_cancelled(loop, untouched_stop, lambda loop: spec.fire(loop, Event.UPDATE_START))
     if loop.stop is not untouched_stop:
@@ -150,6 +152,7 @@ def _update_and_measure(spec: StepSpec, loop: Loop, middle: Any, untouched_stop:
 def _evaluate_and_measure(spec: StepSpec, loop: Loop, counted: Any, untouched_stop: Any) -> tuple[Loop, Any]:
     counts = _counts(loop, untouched_stop)
     loop = with_loss(spec, loop)
+    check_loss_of(loop)
     loop = _unless_cancelled(loop, untouched_stop, lambda loop: measure(spec, loop))
     return spec.fire(loop, Event.BATCH_END), counts
 
@@ -174,8 +177,9 @@ def update(spec: StepSpec, loop: Loop, saved: Saved | None) -> Loop:
     """
     params = loop.model.params
     known = extra_args(spec, loop, saved)
-    updates, opt_state = updated(spec.optimizer, loop.gradient, loop.opt_state, params, known)
-    params = optax.apply_updates(params, updates)
+    with located("the optimizer", loop, loop.gradient):
+        updates, opt_state = updated(spec.optimizer, loop.gradient, loop.opt_state, params, known)
+        params = optax.apply_updates(params, updates)
     loop = loop.replace(opt_state=opt_state, model=loop.model.replace(params=params))
     for column, rate in columns(opt_state, RATE).items():
         loop = loop.record(column, rate)
@@ -189,7 +193,7 @@ def measure(spec: StepSpec, loop: Loop) -> Loop:
     split = loop.split
     assert split is not None
     measured = [metric for metric in spec.metrics if split != TRAINING or is_scalar(metric)]
-    metrics = loop.metrics | {each.name: each.update(loop.metrics[each.name], **seen) for each in measured}
+    metrics = loop.metrics | {each.name: _updated(each, loop, seen) for each in measured}
     stats = {}
     for metric in filter(is_scalar, measured):
         dtype = spec.stat_dtypes[metric.name]
@@ -200,6 +204,12 @@ def measure(spec: StepSpec, loop: Loop) -> Loop:
                 "Let `init` make arrays of the dtypes that `update` gives."
             )
     return loop.replace(metrics=metrics, stats=loop.stats | stats)
+
+
+def _updated(metric: Metric, loop: Loop, seen: dict[str, Any]) -> Any:
+    """The accumulator of a metric, with what it has seen of this batch."""
+    with located(f"metric {metric.name!r}", loop, {name: seen[name] for name in ("output", "target")}):
+        return metric.update(loop.metrics[metric.name], **seen)
 
 
 def _counts(loop: Loop, untouched_stop: Any) -> Any:

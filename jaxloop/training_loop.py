@@ -255,7 +255,7 @@ class TrainingLoop(ByHand):
             validate_at_start=validate_at_start,
         )
         self.setup.lend(session, callbacks)
-        return fitted(session, began, ProgressBar.of(shown))
+        return fitted(session, began, ProgressBar.of(shown, session.callbacks.host))
 
     @plainly
     def evaluate(

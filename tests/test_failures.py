@@ -171,7 +171,8 @@ def test_an_exception_at_any_event_names_the_callback_and_closes_the_logs(
     )
     if kind == "compiled":
         assert steps_in(counts) == {}
-        assert list(tmp_path.iterdir()) == []  # found out by tracing, before anything began
+    if kind == "compiled" or event is Event.FIT_START:
+        assert list(tmp_path.iterdir()) == []  # found out by tracing, or before loggers began, which come last there
     else:
         (tmp_path / "moved").mkdir()
         for path in ("log.csv", "stats"):

@@ -86,6 +86,19 @@ class Dropping(nn.Module):
         return nn.Dense(3)(nn.Dropout(0.5, deterministic=False)(x))
 
 
+class Examples:
+    """A data set as other libraries have them: random access to single examples."""
+
+    def __init__(self, example: Callable[[int], Any]) -> None:
+        self.example = example
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Any:
+        return self.example(index)
+
+
 class Dropped(nnx.Module):
     def __init__(self) -> None:
         self.dense, self.dropout = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.Dropout(0.5)
@@ -193,6 +206,12 @@ DATA: list[Mistake] = [
         r"input .*records.*\{name: array\[name\] for name in array\.dtype\.names\}",
     ),
     (
+        "no targets",
+        lambda: on_arrays(X, None),
+        TypeError,
+        r"^softmax_cross_entropy: there is no target, got None\. Give data as \(inputs, targets\)",
+    ),
+    (
         "a sparse matrix",
         lambda: on_arrays(scipy.sparse.csr_matrix(X), Y),
         ValueError,
@@ -214,6 +233,30 @@ DATA: list[Mistake] = [
     ("y as a list", lambda: on_arrays(X, Y.tolist()), ValueError, r"\[1\] is a list of ints.*asarray"),
     ("[X, y]", lambda: fit(training=[X, Y]), TypeError, r"got a list of arrays. Write training=\(inputs, targets\)"),
     ("X alone", lambda: fit(training=X), TypeError, r"training: .*got an array. Write training=\(inputs, targets\)"),
+    (
+        "a data set of examples",
+        lambda: fit(training=Examples(lambda index: (X[index], int(Y[index])))),
+        TypeError,
+        r"first element is an example, a tuple of 2\. Write training=jaxloop\.TrainingEpochs\(examples, batch_size=",
+    ),
+    (
+        "a data set of mappings",
+        lambda: fit(training=Examples(lambda index: {"image": X[index], "label": int(Y[index])})),
+        TypeError,
+        r"is an example, a mapping of image, label\. Write .*TrainingEpochs\(examples.*batch_keys=\('image', 'label'\)",
+    ),
+    (
+        "lists of arrays",
+        lambda: fit(training=(list(X), list(Y))),
+        TypeError,
+        r"^training: expected arrays, got lists of arrays\. Make each of them one, by numpy\.stack",
+    ),
+    (
+        "keys that a batch does not have",
+        lambda: fit(training={"x": X, "y": Y}, batch_keys=("image", "label")),
+        ValueError,
+        r"a batch has no 'image'; it has x, y\. Give batch_keys among these",
+    ),
     (
         "a generator of batches",
         lambda: fit(training=generator()),
@@ -332,7 +375,7 @@ TARGETS: list[Mistake] = [
         "float labels",
         lambda: on_arrays(X, Y.astype(np.float32)),
         ValueError,
-        r"must be integer labels of shape \(12,\).*got float32\[12\]",
+        r"must be integer labels of shape \(12,\).*got float32\[12\]\. Write labels\.astype\(numpy\.int32\)",
     ),
     (
         "labels in a column",
@@ -474,8 +517,8 @@ MODELS: list[Mistake] = [
         lambda: fit(
             model_of(lambda params, state, input, *, training, key: ((input @ params["kernel"], input), state))
         ),
-        Exception,
-        r"in loss_fn, training batch 1, output\.0 float32\[4, 3\], output\.1 float32\[4, 4\]",
+        TypeError,
+        r"`logits` must be one array, got a tuple.*loss_fn=\{.digit.: .*in loss_fn, training batch 1, output\.0 ",
     ),
     (
         "dropout without its mode",
@@ -484,6 +527,12 @@ MODELS: list[Mistake] = [
         r"rngs=\('noise',\)",
     ),
     ("dropout without rngs", lambda: fit(Dropped()), ValueError, r"no `rngs`.*in the model, training batch 1"),
+    (
+        "a list to predict from",
+        lambda: small.training_loop().predict(small.model(), X.tolist()),
+        TypeError,
+        r"^predict: expected an array, got a list of numbers. Make it one, by numpy\.asarray",
+    ),
     (
         "another shape to predict",
         lambda: small.training_loop().predict(small.model(), X[:, :3]),
@@ -517,6 +566,24 @@ STEPS: list[Mistake] = [
         lambda: fit(loss_fn=lambda o, t: (jnp.mean(o), o)),
         TypeError,
         r"must be one array, got a tuple .*Return the loss alone",
+    ),
+    (
+        "a loss of the wrong axis",
+        lambda: fit(loss_fn=lambda o, t: jnp.mean(o**2, axis=0)),
+        ValueError,
+        r"^loss_fn: its shape must be \(\) or begin with the batch's 4 examples, got \[3\]\. [^:]*$",
+    ),
+    (
+        "a complex loss",
+        lambda: fit(loss_fn=lambda o, t: jnp.sum(o + 1j, -1)),
+        TypeError,
+        r"^loss_fn: the loss must be real, got complex64\[4\]\. Return its size",
+    ),
+    (
+        "a loss in NumPy",
+        lambda: fit(loss_fn=lambda o, t: np.mean(np.asarray(o) ** 2)),
+        Exception,
+        r"in loss_fn, training batch 1.*it is compiled.*write jax\.numpy in place of NumPy",
     ),
     (
         "target before output",
@@ -563,6 +630,36 @@ STEPS: list[Mistake] = [
         r"'acuracy' is not known. Known by name: .*accuracy",
     ),
     ("a metric that was not called", lambda: fit(metrics=[jl.metrics.Accuracy]), TypeError, r"Call it: Accuracy\(\)"),
+    (
+        "a schedule with an `if`",
+        lambda: fit(optimizer=optax.sgd(lambda step: 0.1 if step < 3 else 0.01)),
+        Exception,
+        r"in the optimizer, training batch 1, bias float32\[3\], kernel .*it is compiled.*jnp\.where in place of `if`",
+    ),
+    (
+        "a rate as a string",
+        lambda: fit(optimizer=optax.sgd("0.1")),  # type: ignore[arg-type]
+        TypeError,
+        r"in the optimizer, training batch 1, bias float32\[3\]",
+    ),
+    (
+        "a mask that forgets parameters",
+        lambda: fit(optimizer=optax.masked(optax.sgd(0.1), {"kernel": True})),
+        ValueError,
+        r"in the `init` of the optimizer, bias float32\[3\], kernel float32\[4, 3\]",
+    ),
+    (
+        "a compiled map in NumPy",
+        lambda: fit(training=jl.TrainingEpochs((X, Y), 4).map(lambda b: (np.asarray(b[0]), b[1]), compiled=True)),
+        Exception,
+        r"in a compiled map of training, 0 float32\[4, 4\], 1 int32\[4\].*write jax\.numpy in place of NumPy",
+    ),
+    (
+        "a metric of three arguments",
+        lambda: fit(metrics=[jl.metrics.Mean(lambda o, t, w: o, "mine")]),
+        TypeError,
+        r"in metric 'mine', training batch 1, output float32\[4, 3\]",
+    ),
     ("no epoch", lambda: fit(epochs=0), ValueError, r"epochs: it must be a whole number of at least 1, got 0"),
     ("half an epoch", lambda: fit(epochs=2.5), ValueError, r"epochs: it must be a whole number.*got 2\.5"),
     ("neither epochs nor steps", lambda: fit(epochs=None), TypeError, r"fit: give how long it trains, as epochs=12"),

@@ -77,6 +77,7 @@ class _CSVLog:
     """The file of one fit."""
 
     rows_may_wait = True
+    __name__ = "CSVLogger"  # what a user has written
 
     def __init__(self, path: Path, plan: Plan):
         self._path = path

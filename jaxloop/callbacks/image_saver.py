@@ -79,6 +79,8 @@ class ImageSaver:
 class _Saver:
     """The files of one fit."""
 
+    __name__ = "ImageSaver"  # what a user has written
+
     def __init__(self, options: ImageSaver):
         self._options = options
         self._failed = False

@@ -66,7 +66,7 @@ class _StopOnNonFinite:
     @property
     def companion(self) -> Any:
         """The host callback that raises."""
-        return _raise_if_stopped
+        return _Raising()
 
 
 def _finite(arrays: list[Any]) -> jax.Array:
@@ -104,25 +104,34 @@ def _stopping(loop: Loop, finite: jax.Array, *, first: int, taken: int) -> Loop:
 
 
 @on_host(Event.FIT_END, reads="loop")
-def _raise_if_stopped(loop: Loop, event: Event) -> None:
-    memory = {name: int(value) for name, value in loop.callback_state[_NAME].items()}
-    if memory["array"] < 0:
-        return
-    names = _names(loop.model.params)
-    what = names[memory["array"]]
-    place = f"step {memory['step']} (epoch {memory['epoch']}, batch {memory['batch']}, all counted from 1)"
-    finite = np.asarray(_finite(jax.tree.leaves(loop.model.params)))
-    if what.startswith("the parameter"):
-        message = f"behind {place}, where training ends, {what} is not finite, though the gradients were: an update "
-        fix = "has overflowed. Lower the learning rate."
-    elif finite.all():
-        message = f"at {place} {what} is not finite. The update was not made; `error.loop` is the loop without it. "
-        fix = "Lower the learning rate, clip the gradient, look at the batch, or skip such updates by skip=True."
-    else:
-        broken = names[len(names) - len(finite) + int(np.argmin(finite))]
-        message = f"at {place} {what} is not finite, and {broken} was not before: an earlier update has overflowed. "
-        fix = "Lower the learning rate."
-    raise NonFiniteError(f"stop_on_non_finite: {message}{fix}")
+class _Raising:
+    """The half on the host. It raises where the compiled half has stopped the fit."""
+
+    __name__ = "stop_on_non_finite"
+
+    def __call__(self, loop: Loop, event: Event) -> None:
+        memory = {name: int(value) for name, value in loop.callback_state[_NAME].items()}
+        if memory["array"] < 0:
+            return
+        names = _names(loop.model.params)
+        what = names[memory["array"]]
+        place = f"step {memory['step']} (epoch {memory['epoch']}, batch {memory['batch']}, all counted from 1)"
+        finite = np.asarray(_finite(jax.tree.leaves(loop.model.params)))
+        if what.startswith("the parameter"):
+            message = (
+                f"behind {place}, where training ends, {what} is not finite, though the gradients were: an update "
+            )
+            fix = "has overflowed. Lower the learning rate."
+        elif finite.all():
+            message = f"at {place} {what} is not finite. The update was not made; `error.loop` is the loop without it. "
+            fix = "Lower the learning rate, clip the gradient, look at the batch, or skip such updates by skip=True."
+        else:
+            broken = names[len(names) - len(finite) + int(np.argmin(finite))]
+            message = (
+                f"at {place} {what} is not finite, and {broken} was not before: an earlier update has overflowed. "
+            )
+            fix = "Lower the learning rate."
+        raise NonFiniteError(f"stop_on_non_finite: {message}{fix}")
 
 
 def _names(params: Any) -> list[str]:

@@ -78,6 +78,8 @@ class Profiler:
 class _Profile:
     """The trace of one fit."""
 
+    __name__ = "Profiler"  # what a user has written
+
     def __init__(self, directory: Path, steps: tuple[int, int], python: bool):
         self._directory = directory
         self._steps = steps

@@ -1,8 +1,9 @@
 """The console: it shows the progress of a fit."""
 
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TextIO
 
 from jaxloop.callback import on_host
@@ -41,10 +42,10 @@ class ProgressBar:
 
     While a program is compiled, the bar says so. Elsewhere a line does, if it takes longer than ten seconds.
 
-    `TrainingLoop(progress=True)` adds one itself. Give your own for another stream. While there is a bar on a terminal,
-    text that is printed to standard output appears above it. If the stream fails, for example a full disk or a pipe
-    without a reader, one warning says so, and the fit goes on without the console. A character that the stream cannot
-    encode appears as `?`.
+    `TrainingLoop(progress=True)` adds one itself, unless a callback is one. Give your own for another stream. While there
+    is a bar on a terminal, text that is printed to standard output, and warnings, appear above it. If the stream fails,
+    for example a full disk or a pipe without a reader, one warning says so, and the fit goes on without the console. A
+    character that the stream cannot encode appears as `?`.
 
     A run that is resumed from a checkpoint goes on with the best epoch and the times of before. On a terminal and in a
     notebook the header of the table is written again.
@@ -73,9 +74,11 @@ class ProgressBar:
         self.detail: Literal["quiet", "normal", "verbose"] = detail
 
     @classmethod
-    def of(cls, progress: Detail) -> "list[ProgressBar]":
-        """The console that `TrainingLoop(progress=)` means: one or none."""
-        return [] if progress is False else [cls(detail="normal" if progress is True else progress)]
+    def of(cls, progress: Detail, given: Sequence[Any] = ()) -> "list[ProgressBar]":
+        """The console that `TrainingLoop(progress=)` means: one; none where a callback is one already."""
+        if progress is False or any(isinstance(each, cls) and each.file in (None, sys.stdout) for each in given):
+            return []
+        return [cls(detail="normal" if progress is True else progress)]
 
     def bind(self, plan: Plan) -> "_Progress":
         return _Progress(plan, Guarded(screen_on(self.file)), detail=self.detail)

@@ -123,12 +123,12 @@ class TensorBoardLogger:
 class _Run:
     """The files of one fit."""
 
+    __name__ = "TensorBoardLogger"  # what a user has written
     rows_may_wait = only_looks = True  # also where it reads the loop, for histograms
 
     def __init__(self, options: TensorBoardLogger, plan: Plan):
         self.host_declaration = options.host_declaration
-        self._options = options
-        self._plan = plan
+        self._options, self._plan = options, plan
         self._folder: Path | None = None
         self._files: dict[str, EventFile] = {}
         self._encoders: dict[tuple[str, ...], ScalarRows] = {}

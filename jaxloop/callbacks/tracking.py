@@ -102,6 +102,7 @@ class Tracking:
     rows_may_wait = True
 
     def __init__(self, who: str, tracker: Tracker, plan: Plan, *, every: int | None, timeout: float):
+        self.__name__ = who
         self._who, self._tracker, self._plan, self._timeout = who, tracker, plan, timeout
         self._every = every or max(1, math.ceil(plan.total_steps / _ROWS_BY_DEFAULT))
         self._by_batch = plan.report == "batch"

@@ -2,29 +2,30 @@
 
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
 
 class OutputAboveBar:
-    """Replaces standard output while there is a bar: whole lines are written above the bar.
+    """Replaces standard output, or standard error, while there is a bar: whole lines are written above the bar.
 
     Code that keeps it longer writes through it to the real stream.
     """
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: TextIO, name: str = "stdout"):
         self.stream = stream
+        self._name = name
         self._line = ""  # the beginning of a line that has not ended yet
         self._open = True
 
     @classmethod
-    def standard_output(cls) -> "OutputAboveBar | None":
-        """Replaces standard output, unless it is not a terminal or has been replaced already."""
-        if isinstance(sys.stdout, cls) or not is_terminal(sys.stdout):
-            return None
-        above = cls(sys.stdout)
-        sys.stdout = above
+    def standard(cls) -> list[Self]:
+        """Replaces standard output and standard error, but for one that is no terminal or has been replaced already."""
+        streams = [(name, getattr(sys, name)) for name in ("stdout", "stderr")]
+        above = [cls(stream, name) for name, stream in streams if not isinstance(stream, cls) and is_terminal(stream)]
+        for each in above:
+            setattr(sys, each._name, each)
         return above
 
     def write(self, text: str) -> int:
@@ -41,10 +42,10 @@ class OutputAboveBar:
             self.write(line)
 
     def close(self) -> None:
-        """Puts standard output back, unless other code has replaced it since."""
+        """Puts the real stream back, unless other code has replaced it since."""
         self._open = False
-        if sys.stdout is self:
-            sys.stdout = self.stream
+        if getattr(sys, self._name) is self:
+            setattr(sys, self._name, self.stream)
         if self._line:
             tqdm.write(self._line, file=self.stream)
             self._line = ""

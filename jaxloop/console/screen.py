@@ -127,7 +127,7 @@ class Terminal:
         self._ascii = not can_encode_blocks(file)
         self._table = _Table()
         self._bar: Any = None
-        self._above: OutputAboveBar | None = None
+        self._above: list[OutputAboveBar] = []
         self._line: str | None = None  # of the moment that is shown
         self._waits = False
 
@@ -152,13 +152,13 @@ class Terminal:
     def hide(self) -> None:
         self._line, self._waits = None, False
         bar, self._bar = self._bar, None
-        above, self._above = self._above, None
+        above, self._above = self._above, []
         try:
             if bar is not None:
                 bar.close()
         finally:
-            if above is not None:
-                above.close()
+            for each in above:
+                each.close()
 
     def add(self, row: EpochRow) -> None:
         self.write(self._table.add(row, self._width()))
@@ -175,7 +175,7 @@ class Terminal:
     def _draw(self, line: str) -> None:
         if self._bar is None:
             self._bar = tqdm(desc=line, bar_format="{desc}", file=self._file, leave=False)
-            self._above = OutputAboveBar.standard_output()
+            self._above = OutputAboveBar.standard()
         else:
             self._bar.set_description_str(line)
 

@@ -41,7 +41,7 @@ def advise_on(ends: StepEnds, loss_fn: Any, first: Callable[[], Batch], kind: Ba
     _on_activation(ends, loss_fn)
     if ends.flat:
         advise(
-            "loss_fn: the gradient of every parameter is 0, whatever the data are, so nothing is learned. The loss "
+            "loss_fn: the gradient of every parameter is 0, whatever the data are, so none is learned. The loss "
             "does not depend on the parameters, or only through what has no gradient: an argmax, a comparison, a "
             "rounding, jax.lax.stop_gradient. Train on a loss that has one, as jaxloop.losses.softmax_cross_entropy, "
             "and give an accuracy as a metric."

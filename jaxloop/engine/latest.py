@@ -72,6 +72,8 @@ class Latest:
 
     def leave_with(self, error: BaseException, placement: Placement) -> None:
         """Puts the newest loop on the exception that ended the fit, and notes where that was."""
+        if not self._held:  # no event has come yet, so nothing of the run is lost
+            return
         loop, newest = self.loop(placement)
         if loop is None:
             note(

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxloop.births import birth, is_factory
+from jaxloop.blame import placed
 from jaxloop.engine.arguments import check_seed
 from jaxloop.engine.going_on import check_opt_state, hyperparameters_of, kept_hyperparameters
 from jaxloop.engine.sameness import check_same_program, check_same_start
@@ -81,7 +82,9 @@ class Opening:
         init, placement = self.spec.optimizer.init, self.placement
 
         def begun(model: Model) -> Any:
-            return with_parameters(placement, model, jax.tree.map(strong, init(model.params)))
+            with placed("the `init` of the optimizer", model.params):
+                state = jax.tree.map(strong, init(model.params))
+            return with_parameters(placement, model, state)
 
         key, options = ("begin", placement), {"out_shardings": placement.sharding} if placement.single else {}
         return self._made(self.programs.get(key, lambda: Program("begin", begun, **options)), model)

@@ -71,5 +71,6 @@ def _check(output: Any, rows: int | None) -> None:
         of = f" of {rows} examples" if rows is not None else ""
         raise ValueError(
             f"predict: the model's output{jax.tree_util.keystr(path)} is of shape {leaf.shape} for a batch{of}, but "
-            "there must be one output for each example, along the first axis. Call loop.model(input) batch by batch."
+            "there must be one output for each example, along the first axis. Of a single example give input[None]; or "
+            "call loop.model(input) batch by batch."
         )

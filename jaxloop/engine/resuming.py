@@ -30,6 +30,7 @@ def resumed(session: Session, directory: str | Path) -> Session:
     """The session that goes on from the newest checkpoint of a folder that is whole; as it is if there is none yet.
 
     Raises:
+      CheckpointError: it is a file.
       CorruptCheckpointError: there are checkpoints, and all are damaged.
       StateMismatchError: the newest is that of another run. The message lists what differs.
     """
@@ -38,6 +39,8 @@ def resumed(session: Session, directory: str | Path) -> Session:
         store = Store(directory)
         saved = store.checkpoints()
     agreement.same("fit", {"the checkpoints that it sees in `resume_from`": [each.ordinal for each in saved]})
+    if store.directory.is_file():
+        raise CheckpointError(f"fit: `resume_from` is the folder of a Checkpoint, but {str(directory)!r} is a file.")
     if not saved:
         _warn_of_another_folder(session, store.directory)
         return dataclasses.replace(session, notices=(*session.notices, f"Nothing was saved in {directory} yet"))

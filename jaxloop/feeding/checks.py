@@ -12,6 +12,7 @@ import numpy as np
 import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
 from jaxloop import losses
+from jaxloop.brief import brief
 from jaxloop.data.repeat import length_of
 from jaxloop.feeding.searching import beyond, first, has_nan, is_nan, on_host
 from jaxloop.feeding.specification import Batch
@@ -43,10 +44,15 @@ def check_batches(batches: Any, where: str, *, inputs_alone: bool = False) -> No
     several = isinstance(batches, (tuple, Mapping) if inputs_alone else (tuple, list, Mapping))
     parts: Any = batches.values() if isinstance(batches, Mapping) else batches
     lists = isinstance(batches, tuple) and len(batches) in (2, 3) and all(map(_is_list_of_numbers, batches))
+    lists = lists or (inputs_alone and _is_list_of_numbers(batches))
+    if where == "training" and isinstance(batches, tuple) and batches and all(map(_is_list_of_arrays, batches)):
+        raise TypeError("training: expected arrays, got lists of arrays. Make each of them one, by numpy.stack.")
     if not hasattr(batches, "shape") and not (several and any(hasattr(part, "shape") for part in parts)) and not lists:
         return
     if lists:
-        raise TypeError(f"{where}: expected arrays, got lists of numbers. Make each of them one, by numpy.asarray.")
+        got = "arrays, got lists of numbers. Make each of them one"
+        got = got if several else "an array, got a list of numbers. Make it one"
+        raise TypeError(f"{where}: expected {got}, by numpy.asarray.")
     what = "an array" if hasattr(batches, "shape") else f"a {type(batches).__name__} of arrays"
     line = {
         "training": "training=(inputs, targets)",
@@ -65,12 +71,23 @@ def _is_list_of_numbers(given: Any) -> bool:
     return isinstance(given, (bool, int, float))
 
 
+def _is_list_of_arrays(given: Any) -> bool:
+    return isinstance(given, list) and bool(given) and hasattr(given[0], "shape")
+
+
 def check_epoch(epoch: Any) -> None:
-    """Refuses a batch, or what has no length, where an epoch is expected.
+    """Refuses a batch, an example, or what has no length, where an epoch is expected.
 
     Raises:
-      TypeError: `training` holds batches, or its epochs have no length.
+      TypeError: `training` holds batches or examples, or its epochs have no length.
     """
+    if _is_example(epoch):
+        named = f"a mapping of {', '.join(map(str, epoch))}" if isinstance(epoch, Mapping) else brief(epoch)
+        keys = ", and to TrainingLoop batch_keys=('image', 'label')" if isinstance(epoch, Mapping) else ""
+        raise TypeError(
+            f"training: expected epochs of batches, but its first element is an example, {named}. Write "
+            f"training=jaxloop.TrainingEpochs(examples, batch_size=32){keys}; of batches training=repeat(batches)."
+        )
     if isinstance(epoch, (tuple, list)) and len(epoch) in (2, 3) and all(hasattr(part, "shape") for part in epoch):
         raise TypeError(
             "training: expected epochs of batches, but its first element is a batch, a tuple of arrays. "
@@ -81,6 +98,15 @@ def check_epoch(epoch: Any) -> None:
             f"training: an epoch must be a sized iterable of batches, got {type(epoch).__name__}. "
             "Write training=repeat(batches, batch_count=100)."
         )
+
+
+def _is_example(epoch: Any) -> bool:
+    """Whether it is what a data set has for one example: an array, a mapping, or parts of which one is a number."""
+    if isinstance(epoch, (Mapping, np.ndarray, jax.Array)):
+        return True
+    if not isinstance(epoch, (tuple, list)) or len(epoch) not in (2, 3):
+        return False
+    return any(isinstance(part, (int, float, np.generic)) or getattr(part, "shape", None) == () for part in epoch)
 
 
 def check_numbers(batch: Batch, loss_fn: Any, where: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxloop.blame import placed
 from jaxloop.feeding.specification import Batch, parts_of
 
 
@@ -39,7 +40,8 @@ class Prepare:
 
             travelling = jax.tree.map(gathered, resident)
         for transform in self.transforms:
-            travelling = transform(travelling)
+            with placed(f"a compiled map of {self.where}", travelling):
+                travelling = transform(travelling)
         input, target, weight = parts_of(travelling, self.batch_keys, self.where, inputs_alone=self.inputs_alone)
         if padding is None or weight is None:
             return input, target, padding if weight is None else weight

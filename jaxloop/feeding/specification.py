@@ -47,7 +47,8 @@ def parts_of(batch: Any, batch_keys: Sequence[str] | None, where: str, *, inputs
             )
         missing = [key for key in batch_keys if key not in mapping]
         if missing:
-            raise ValueError(f"{where}: a batch has no {missing[0]!r}; it has {', '.join(map(str, mapping))}.")
+            has = ", ".join(map(str, mapping))
+            raise ValueError(f"{where}: a batch has no {missing[0]!r}; it has {has}. Give batch_keys among these.")
         batch = tuple(mapping[key] for key in batch_keys)
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         what = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
@@ -163,7 +164,8 @@ def specification(batch: Any, where: str = "batch", axes: int = 1) -> Specificat
         if np.ndim(leaf) < axes:
             raise ValueError(
                 f"{where}: {name} must be an array whose first axis counts examples, got {type(leaf).__name__} "
-                f"{leaf!r:.60}. Make lists into arrays, by numpy.asarray."
+                f"{leaf!r:.60}. Make lists into arrays, by numpy.asarray; of single examples make batches, by "
+                "jaxloop.TrainingEpochs or jaxloop.in_batches."
             )
         dtype = Weak(leaf.dtype) if getattr(leaf, "weak_type", False) else leaf.dtype
         leaves.append((name, leaf.shape[axes - 1 :], dtype))

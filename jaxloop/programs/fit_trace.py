@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.blame import of_first_batch
@@ -108,6 +107,7 @@ class _Trace:
       outputs: shapes and dtypes of output and loss in each split.
       output: output and gradient of a split whose step is being traced.
       calling: the callback that is being called, and the event, for messages.
+      trains: whether a callback changes the parameters in a training step, as the optimizer does.
     """
 
     given: StepSpec
@@ -122,6 +122,7 @@ class _Trace:
     calling: str = ""
     prints: dict[str, None] = field(default_factory=dict[str, None])
     relabelled: set[Split] = field(default_factory=set[Split])
+    trains: bool = False
 
     @functools.cached_property
     def spec(self) -> StepSpec:
@@ -150,8 +151,13 @@ class _Trace:
             moments=self.moments,
             prints=tuple(self.prints),
             relabelled=frozenset(self.relabelled),
-            ends=next((step.ends for step in self.steps.values()), StepEnds()),
+            ends=self._ends(),
         )
+
+    def _ends(self) -> StepEnds:
+        """Those of the first phase. What a callback trains needs no gradient."""
+        ends = next((step.ends for step in self.steps.values()), StepEnds())
+        return replace(ends, flat=False) if self.trains else ends
 
 
 def _trace_once(
@@ -245,6 +251,7 @@ def _watched(trace: _Trace, place: int) -> Callback:
                 trace.relabelled.add(loop.split)
             _check_widths(trace, loop, after)
             _check_evaluated(trace, place, loop, after)
+            trace.trains |= loop.phase is Phase.TRAINING and after.model.params is not loop.model.params
         return after
 
     named: Any = watched
@@ -297,16 +304,11 @@ def _check_evaluated(trace: _Trace, place: int, loop: Loop, after: Loop) -> None
 
 
 def _noting_outputs(trace: _Trace) -> Callback:
-    """A callback that changes nothing, and notes output and loss of each split's step.
-
-    Raises:
-      ValueError: the loss is neither a scalar nor one per example.
-    """
+    """A callback that changes nothing, and notes output and loss of each split's step."""
 
     def note(loop: Loop, event: Event) -> Loop:
         split = loop.split
         if event in (Event.UPDATE_START, Event.BATCH_END) and split is not None:
-            _check_loss(loop)
             if not trace.steps:  # only the first step takes it from there, while it is traced
                 trace.output.setdefault(split, (loop.output, loop.gradient))
             # A tracer must not outlive its trace.
@@ -314,17 +316,3 @@ def _noting_outputs(trace: _Trace) -> Callback:
         return loop
 
     return note
-
-
-def _check_loss(loop: Loop) -> None:
-    """Refuses a loss whose first axis is no axis of the batch. Steps without data have none to compare."""
-    batch = (loop.weight,) if loop.weight is not None else (loop.target, loop.input)
-    counts = dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(batch))
-    if len(counts) > 1:  # several graphs in one batch: the outputs count them too
-        counts |= dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(loop.output) if leaf.ndim)
-    if counts and jnp.ndim(loop.loss) and loop.loss.shape[0] not in counts:
-        examples = " or ".join(map(str, counts))
-        raise ValueError(
-            f"loss_fn: its shape must be () or begin with the batch's {examples} examples, got "
-            f"{list(loop.loss.shape)}. Give one loss per example or token; jaxloop takes the mean."
-        )

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
+from jax.extend.core import Literal as Constant
+from jax.extend.core import Var, jaxpr_as_fun, jaxprs_in_params
 
 from jaxloop.loop import Loop
 from jaxloop.programs.canonical import rewritten
@@ -23,7 +24,8 @@ class StepEnds:
     Attributes:
       activations: by the path of each array of the output, if it is made by one.
       weighed: the paths of the arrays of the input that meet weights as they come.
-      flat: whether the gradient of every parameter is 0 whatever the numbers are, since the loss passes none back.
+      flat: whether the gradient of every parameter is 0 whatever the numbers are, since the loss passes none back, and
+        something makes use of it.
     """
 
     activations: Mapping[str, Activation] = field(default_factory=dict[str, Activation])
@@ -36,7 +38,8 @@ class StepEnds:
         inputs, outputs, gradients = (_paths(tree) for tree in (input, output, gradient))
         shown = program.outvars[len(program.outvars) - len(outputs) - len(gradients) :]
         found = ((path, activation_of(program, variable)) for path, variable in zip(outputs, shown, strict=False))
-        flat = bool(gradients) and all(zeros(program, [False] * len(program.invars))[-len(gradients) :])
+        last = program.outvars[len(program.outvars) - len(gradients) :]
+        flat = _is_followed(program, last) and all(zeros(program, [False] * len(program.invars))[-len(gradients) :])
         given = zip(inputs, program.invars[loop_size:], strict=False)
         weighed = frozenset(path for path, variable in given if weighs_first(program, variable))
         activations: dict[str, Any] = {path: last for path, last in found if last is not None}
@@ -120,6 +123,12 @@ def traced_step(
     outputs = len(jax.tree.leaves(ends_of))
     kept = _without_last(jaxpr, outputs) if outputs else jaxpr
     return TracedStep(kept, jax.tree.structure((loop, batch)), result, frozenset(loop.stats), counts[0], ends)
+
+
+def _is_followed(program: Any, gradient: list[Any]) -> bool:
+    """Whether anything in a program uses a gradient: an optimizer that tries out steps may not."""
+    used = {variable for equation in program.eqns for variable in equation.invars if isinstance(variable, Var)}
+    return any(isinstance(variable, Constant) or variable in used for variable in gradient)
 
 
 def _paths(tree: Any) -> list[str]:

@@ -10,10 +10,12 @@ from jax.extend.core import jaxprs_in_params
 _Rule = Callable[[Sequence[bool]], bool]
 #: Whether a result is 0, by which operands are, for each primitive.
 _RULES: dict[str, _Rule] = {
-    **dict.fromkeys(("add", "add_any", "concatenate", "pad", "sub"), all),
-    **dict.fromkeys(("broadcast_in_dim", "convert_element_type", "copy", "neg", "reduce_precision", "reshape"), all),
-    **dict.fromkeys(("sharding_constraint", "squeeze", "stop_gradient", "transpose"), all),
-    "mul": any,
+    **dict.fromkeys(("add", "add_any", "complex", "concatenate", "pad", "sub"), all),
+    **dict.fromkeys(("broadcast_in_dim", "conj", "convert_element_type", "copy", "imag", "neg", "real"), all),
+    **dict.fromkeys(("reduce_precision", "reduce_sum", "reshape", "rev", "sharding_constraint"), all),
+    **dict.fromkeys(("squeeze", "stop_gradient", "transpose"), all),
+    **dict.fromkeys(("conv_general_dilated", "dot_general", "mul"), any),
+    "scatter-add": lambda zero: zero[0] and zero[2],
     "div": lambda zero: zero[0],
     "select_n": lambda zero: all(zero[1:]),
 }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxloop.errors import WeightsError
+from jaxloop.plainly import plainly
 from jaxloop.telling import warn
 from jaxloop.weights.faults import Faults
 from jaxloop.weights.file import Kind, WeightsFile
@@ -20,6 +21,7 @@ _WHERE = "load_weights"
 Names = Mapping[Any, Any] | Callable[[str], Any] | None
 
 
+@plainly
 def load_weights(
     path: str | Path, model: Any, names: Names = None, strict: bool = True, *, keep: str | Sequence[str] = ()
 ) -> Any:
@@ -223,5 +225,5 @@ def _tell(loading: _Loading, kind: str, strict: bool) -> None:
     warn(
         f"{_WHERE}: {path}: {loading.count} arrays were loaded, and {kind} keeps its own of the rest: "
         f"{faults.summary()}.{faults.listing()}",
-        stacklevel=3,
+        stacklevel=4,
     )

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import jax
 
+from jaxloop.plainly import plainly
 from jaxloop.weights.file import Kind, WeightsFile
 
 
+@plainly
 def weights_in(path: str | Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of each array in a safetensors file, by name. Reads only its header.
 

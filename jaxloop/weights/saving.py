@@ -14,6 +14,7 @@ from jaxloop.loop import Loop
 from jaxloop.path_argument import path_argument
 from jaxloop.placement import data_parallel
 from jaxloop.placement.moving import whole
+from jaxloop.plainly import plainly
 from jaxloop.telling import warn
 from jaxloop.weights.file import in_order, library, refuse_remote, write
 from jaxloop.weights.fitting import key_implementation, raw_kind
@@ -23,6 +24,7 @@ from jaxloop.weights.naming import Named, weights_of
 _WHERE = "save_weights"
 
 
+@plainly
 def save_weights(path: str | Path, model_or_loop: Any) -> None:
     """Writes the parameters and the state of a model to a safetensors file, exactly. Waits for the disk.
 
@@ -104,5 +106,5 @@ def _tell_of_averages(given: Any) -> None:
             f"{_WHERE}: validation ran on the average {names[0]!r}, and the trained parameters are written, which are "
             f"others. For the average give loop.model.replace(params=loop.callback_state[{names[0]!r}]['average']), "
             "for the trained ones loop.model.",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -72,6 +72,7 @@ def test_flat_examples_are_given_a_shape(tmp_path):
     assert picture.shape == (4, 3)
 
 
+@pytest.mark.filterwarnings("ignore:loss_fn. the gradient")
 def test_bytes_are_shown_as_they_are(tmp_path):
     inputs = images(dtype=np.uint8)
 

@@ -150,7 +150,7 @@ def test_every_event_and_row_comes_before_the_error_and_the_logs_are_whole(tmp_p
         ["1", "3"],
         ["2", "1"],
     ]
-    assert any("callback '_raise_if_stopped' at FIT_END" in note for note in error.__notes__)
+    assert any("callback 'stop_on_non_finite' at FIT_END" in note for note in error.__notes__)
 
 
 def test_skipped_updates_are_left_out_and_counted():

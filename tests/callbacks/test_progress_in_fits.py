@@ -178,3 +178,12 @@ def test_a_wrong_progress_is_told_what_it_may_be(wrong):
 def test_a_wrong_detail_is_told_what_it_may_be():
     with pytest.raises(ValueError, match="ProgressBar: `detail` must be 'quiet', 'normal' or 'verbose', got 'loud'"):
         ProgressBar(detail="loud")  # type: ignore[arg-type]
+
+
+def test_a_progress_bar_among_the_callbacks_is_the_only_one(capsys):
+    small.training_loop(callbacks=[ProgressBar()], progress=True).fit(small.model(), epochs=1)
+    assert sum(line.startswith("Epoch 1/1") for line in capsys.readouterr().out.splitlines()) == 1
+    stream = io.StringIO()
+    small.training_loop(callbacks=[ProgressBar(stream)], progress=True).fit(small.model(), epochs=1)
+    shown = [*lines(stream), *capsys.readouterr().out.splitlines()]
+    assert sum(line.startswith("Epoch 1/1") for line in shown) == 2

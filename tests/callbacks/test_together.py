@@ -150,3 +150,11 @@ def test_each_alone_gives_fused_what_it_gives_in_single_steps(make: Any) -> None
     small.assert_trees_equal(single, fused)
     for name in rows.batches:
         np.testing.assert_array_equal(rows.batches[name], fused_rows.batches[name])
+
+
+@pytest.mark.parametrize("kind", [jl.callbacks.CSVLogger, jl.callbacks.TensorBoardLogger, jl.callbacks.ImageSaver])
+def test_messages_name_a_logger_as_a_user_has_written_it(kind: Any, tmp_path: Any) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=kind.__name__) as caught:
+        small.training_loop(callbacks=[kind(tmp_path / "file" / "log.csv")]).fit(small.model(), 1)
+    assert f"in callback {kind.__name__!r} at FIT_START" in caught.value.__notes__[0]

@@ -142,6 +142,17 @@ def test_what_is_printed_while_there_is_a_bar_stands_above_it(use_terminal):
     assert standing_on(standard_output) == ["before", "in between", "two", "lines", "after", ""]
 
 
+def test_a_warning_while_there_is_a_bar_stands_above_it(use_terminal, monkeypatch):
+    terminal = use_terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    screen = screen_on(None)
+    screen.show(MOMENT)
+    print("careful", file=sys.stderr)
+    assert standing_on(terminal) == ["careful", HALF]
+    screen.hide()
+    assert sys.stderr is terminal
+
+
 def test_a_printed_line_waits_for_its_end_and_at_most_for_that_of_the_bar(use_terminal):
     standard_output = use_terminal()
     screen = screen_on(None)

@@ -4,11 +4,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 
+import jaxloop as jl
 from jaxloop.engine.advice import advise_on, advise_on_prints
 from jaxloop.losses import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from jaxloop.programs.step_trace import StepEnds
+from tests import small
 
 BYTES = np.arange(256, dtype=np.uint8).reshape(2, 128)
 
@@ -75,3 +78,22 @@ def test_a_loss_without_a_gradient_is_told() -> None:
 def test_print_in_compiled_code_is_told_with_what_to_write() -> None:
     with pytest.warns(UserWarning, match=r"callback 'mine' at BATCH_END: it is compiled.*jax\.debug\.print"):
         advise_on_prints(["callback 'mine' at BATCH_END"])
+
+
+def wrong_guesses(output: Any, target: Any) -> Any:
+    return (output.argmax(-1) != target).astype("float32")
+
+
+def test_what_trains_without_the_gradient_is_as_it_should_be() -> None:
+    def jumps(loop: jl.Loop) -> jl.Loop:
+        params = jax.tree.map(lambda leaf: leaf + 0.1, loop.model.params)
+        return loop.replace(model=loop.model.replace(params=params))
+
+    def tries_out(gradient: Any, state: Any, params: Any, *, value_fn: Any) -> Any:
+        further = jax.tree.map(lambda leaf: 0.1 * jax.numpy.sign(leaf), params)
+        rise = value_fn(jax.tree.map(jax.numpy.add, params, further)) - value_fn(params)
+        return jax.tree.map(lambda leaf: -rise * leaf, further), state
+
+    optimizer = optax.GradientTransformationExtraArgs(lambda params: (), tries_out)
+    small.training_loop(loss_fn=wrong_guesses, optimizer=optimizer).fit(small.model(), 1)
+    small.training_loop(loss_fn=wrong_guesses, callbacks=[small.at(jl.Event.UPDATE_START, jumps)]).fit(small.model(), 1)

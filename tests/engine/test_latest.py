@@ -214,6 +214,12 @@ def test_where_nothing_is_left_that_is_said(wires) -> None:
     assert "in epoch 5 (counted from 1); there is no error.loop: a step that failed as it ran" in error.__notes__[0]
 
 
+def test_before_the_first_event_nothing_is_lost_and_nothing_is_said() -> None:
+    error = ValueError("no such folder")
+    Latest().leave_with(error, PLACEMENT)
+    assert not hasattr(error, "__notes__")
+
+
 def test_an_error_that_is_not_the_runtimes_stays_what_it_is(wires) -> None:
     layout, (start, first, _) = wires
     latest = Latest()

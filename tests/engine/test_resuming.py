@@ -79,6 +79,12 @@ def test_a_folder_that_this_fit_does_not_write_to_either_is_warned_of(tmp_path) 
         small.training_loop().fit(small.model(), 1, resume_from=tmp_path / "misspelled")
 
 
+def test_a_file_is_no_folder_to_go_on_from(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"`resume_from` is the folder of a Checkpoint, but .* is a file"):
+        small.training_loop().fit(small.model(), 1, resume_from=tmp_path / "file")
+
+
 def test_a_run_that_is_over_is_given_back_at_once(run, capsys) -> None:
     directory, expected = run
 

@@ -26,6 +26,8 @@ def found(function: Any, *arguments: Any) -> list[bool]:
         (lambda w: (X @ w > 0).astype(jnp.float32).mean(), True),
         (lambda w: jax.jit(jnp.round)(X @ w).mean(), True),
         (lambda w: jax.lax.stop_gradient(X @ w).mean(), True),
+        (lambda w: 0.0 * jnp.mean((X @ w) ** 2), True),
+        (lambda w: 0.0 * jax.nn.log_softmax(X @ w)[jnp.arange(4), jnp.zeros(4, int)].sum(), True),
         (lambda w: jax.checkpoint(lambda w: jnp.sign(X @ w).mean())(w), True),
         (lambda w: jnp.where(jnp.argmax(X @ w) > 0, w.sum(), 0.0), False),
         (lambda w: jax.lax.cond(w.sum() > 0, jnp.sum, lambda w: 0.0, w), False),
@@ -50,6 +52,13 @@ def test_the_gradient_of_a_loss_that_passes_none_back_is_zero(
         return jax.lax.scan(add, jnp.zeros_like(w), jnp.ones(parts))[0] / parts
 
     assert found(gradient, np.float32(1) if scalar else W) == [expected]
+
+
+def test_the_gradient_of_complex_parameters_is_zero_too() -> None:
+    def gradient(w: Any) -> Any:
+        return jax.grad(lambda w: jnp.argmax(jnp.abs(X @ w), -1).mean())(w).conj()
+
+    assert found(gradient, W.astype(np.complex64)) == [True]
 
 
 def test_what_a_loop_makes_of_zeros_is_not_taken_for_zero() -> None:

@@ -6,6 +6,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import jaxloop as jl
 from jaxloop.errors import WeightsError
 from jaxloop.weights.file import Kind, WeightsFile, in_order, write
 from jaxloop.weights.header import Notes
@@ -121,6 +123,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import numpy as np
+import jaxloop as jl
 from jaxloop.errors import WeightsError
 from jaxloop.weights.file import Kind, write
 from jaxloop.weights.header import Notes
@@ -264,3 +267,16 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
         WeightsFile(tmp_path / "a", "here")
     with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[weights\]'"):
         write(tmp_path / "a", {}, [], Notes())
+
+
+def test_a_mistake_is_told_in_few_frames(tmp_path: Path) -> None:
+    (tmp_path / "mine.safetensors").write_bytes(b"hello")
+    for mistake in (
+        lambda: jl.load_weights(tmp_path / "mine.safetensors", {"a": np.zeros(1, np.float32)}),
+        lambda: jl.weights_in(tmp_path / "mine.safetensors"),
+        lambda: jl.save_weights(tmp_path, {"a": np.zeros(1, np.float32)}),
+    ):
+        with pytest.raises(WeightsError) as caught:
+            mistake()
+        shown = "".join(traceback.format_exception(caught.value))
+        assert shown.count(f'File "{Path(jl.__file__).parent}') <= 3, shown
