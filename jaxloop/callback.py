@@ -19,7 +19,7 @@ from jaxloop.signatures import check_callback
 Reads = Literal["stats", "step", "loop"]
 Target = TypeVar("Target")
 _MAKE_ROOM = "Make room for it at FIT_START, by loop.remember(...)."
-_CONVERT = "Convert it, by `.astype(...)` or `.reshape(...)`."
+_CONVERT = "Convert it, by `.astype(...)` or `.reshape(...)`; if it is a part of the data, by `.map(...)` of them."
 
 
 class Callback(Protocol):

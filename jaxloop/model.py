@@ -303,7 +303,8 @@ def _adapted(given: Any) -> Model:
         "model: expected a jaxloop.Model, a jaxloop.Loop, a flax.nnx.Module, a flax.linen.Module or a callable pytree "
         f"with arrays of floats (an equinox.Module), got {type(given).__name__}. Wrap a function as "
         "jaxloop.Model(apply, params, state), a module that takes one example as "
-        "jaxloop.Model.from_callable(module, batched=False)."
+        "jaxloop.Model.from_callable(module, batched=False), variables of linen as "
+        "jaxloop.Model.from_linen(module, variables)."
     )
 
 

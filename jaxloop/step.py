@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax  # pyright: ignore[reportMissingTypeStubs] it has none
 
+from jaxloop.blame import located
 from jaxloop.carried import carried
 from jaxloop.events import TRAINING, Event, Phase, Scope, leave, should_run
 from jaxloop.extra_args import Saved, extra_args, save
@@ -189,7 +190,10 @@ def measure(spec: StepSpec, loop: Loop) -> Loop:
     split = loop.split
     assert split is not None
     measured = [metric for metric in spec.metrics if split != TRAINING or is_scalar(metric)]
-    metrics = loop.metrics | {each.name: each.update(loop.metrics[each.name], **seen) for each in measured}
+    metrics = dict(loop.metrics)
+    for metric in measured:
+        with located(f"the metric {metric.name!r}", loop, {name: seen[name] for name in ("output", "target")}):
+            metrics[metric.name] = metric.update(loop.metrics[metric.name], **seen)
     stats = {}
     for metric in filter(is_scalar, measured):
         dtype = spec.stat_dtypes[metric.name]

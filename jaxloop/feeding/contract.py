@@ -140,6 +140,8 @@ class Contract:
         message = f"{self.where}: every batch must be like the first; {difference(found, expected, first)}."
         if self.on_recompile == "raise":
             else_ = "To compile a program for each kind instead, give on_recompile='warn'."
+            if found.resized(expected.batch_size) == expected and found.batch_size < expected.batch_size:
+                else_ = f"Leave a short batch out, as a loader does by drop_last=True. {else_}"
             if self.shares is not None:
                 else_ = "In several processes no batch of a loader may differ, since the others could not know of it."
             raise ValueError(f"{message} {else_}")
