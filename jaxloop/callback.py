@@ -18,6 +18,10 @@ from jaxloop.signatures import check_callback
 
 Reads = Literal["stats", "step", "loop"]
 Target = TypeVar("Target")
+_WRITE_ONE = (
+    "Call one, as jaxloop.callbacks.early_stopping(), or write a function. Under "
+    "@jaxloop.on_host(jaxloop.Event.EPOCH_END) it runs in Python."
+)
 _MAKE_ROOM = "Make room for it at FIT_START, by loop.remember(...)."
 _CONVERT = "Convert it, by `.astype(...)` or `.reshape(...)`; if it is a part of the data, by `.map(...)` of them."
 
@@ -194,18 +198,13 @@ def sort_out(*lists: Sequence[Any]) -> Callbacks:
         if isinstance(callback, type):
             raise TypeError(f"callbacks: {callback.__name__} is a class; call it: {callback.__name__}(...).")
         if not callable(callback) and not hasattr(callback, "bind"):
-            raise TypeError(f"callbacks: each must be a function of (loop, event), got {callback!r}.{_meant(callback)}")
+            raise TypeError(f"callbacks: each must be a function of (loop, event), got {callback!r}. {_WRITE_ONE}")
         check_callback(callback, name_of(callback))
     on_the_host = [hasattr(callback, "host_declaration") for callback in callbacks]
     compiled = tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if not host)
     listed = tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if host)
     companions = tuple(_companion(callback) for callback in compiled if hasattr(callback, "companion"))
     return Callbacks(compiled, (*listed, *companions))
-
-
-def _meant(callback: Any) -> str:
-    """The fix for what is no callback."""
-    return " Call one, as jaxloop.callbacks.early_stopping()." if isinstance(callback, str) else ""
 
 
 def _companion(callback: Any) -> Any:
