@@ -295,6 +295,8 @@ def _adapted(given: Any) -> Model:
         return Model.from_nnx(given)
     if is_module(given, "flax.linen"):
         return Model.from_linen(given)
+    if isinstance(given, tuple) and len(given) == 2 and is_module(given[0], "flax.linen"):  # as `unwrap` gives it
+        return Model.from_linen(*given)
     if callables.has_trainable(given):
         return Model.from_callable(given)
     if isinstance(given, tuple) and given and all(hasattr(given[0], name) for name in ("model", "opt_state")):

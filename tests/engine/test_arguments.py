@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import flax.linen
 import optax
 import pytest
 from flax import nnx
@@ -44,7 +43,7 @@ def test_a_wrong_argument_is_refused_before_anything_else(changes: dict[str, Any
         ({"limit_batches": 0}, "limit_batches: .* at least 1"),
         ({"on": "tpu:7"}, "no device 'tpu:7' here; there are: cpu:0"),
         ({"model_or_loop": object()}, "expected a jaxloop.Model, a jaxloop.Loop, a flax.nnx.Module.* got object"),
-        ({"model_or_loop": (flax.linen.Dense(3), {})}, r"got tuple.*jaxloop.Model.from_linen\(module, variables\)"),
+        ({"model_or_loop": {"params": {}}}, r"got dict.*jaxloop.Model.from_linen\(module, variables\)"),
     ],
 )
 def test_a_wrong_argument_of_fit_is_refused(arguments: dict[str, Any], message: str) -> None:
