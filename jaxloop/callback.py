@@ -18,9 +18,10 @@ from jaxloop.signatures import check_callback
 
 Reads = Literal["stats", "step", "loop"]
 Target = TypeVar("Target")
+_WRITE_ONE = "Call one, as jaxloop.callbacks.early_stopping(), or write a function, under @jaxloop.on_host for Python."
 _MAKE_ROOM = "Make room for it at FIT_START, by loop.remember(...)."
 _CONVERT = "Convert it, by `.astype(...)` or `.reshape(...)`."
-_AS_DATA = "Let the data give it so, as weights of 1 in batches of (input, target, weight), or convert it."
+_AS_DATA = "Let the data give it so, by `.map(...)`, as weights of 1 in (input, target, weight), or convert it."
 
 
 class Callback(Protocol):
@@ -195,8 +196,7 @@ def sort_out(*lists: Sequence[Any]) -> Callbacks:
         if isinstance(callback, type):
             raise TypeError(f"callbacks: {callback.__name__} is a class; call it: {callback.__name__}(...).")
         if not callable(callback) and not hasattr(callback, "bind"):
-            fix = " Call one, as jaxloop.callbacks.early_stopping()." if isinstance(callback, str) else ""
-            raise TypeError(f"callbacks: each must be a function of (loop, event), got {callback!r}.{fix}")
+            raise TypeError(f"callbacks: each must be a function of (loop, event), got {callback!r}. {_WRITE_ONE}")
         check_callback(callback, name_of(callback))
     on_the_host = [hasattr(callback, "host_declaration") for callback in callbacks]
     compiled = tuple(callback for callback, host in zip(callbacks, on_the_host, strict=True) if not host)

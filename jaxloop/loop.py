@@ -140,10 +140,11 @@ class Loop:
         return self.replace(stop=jnp.where(when, self.stop | np.int32(scope), self.stop))
 
     def record(self, name: str, value: Any) -> "Loop":
-        """This loop with `stats[name]` set to a scalar. Every log then has a column of that name.
+        """This loop with `stats[name]` set to a scalar of this step. Every log then has a column of that name.
 
-        Integers stay integers, exact in 32 bits: a uint32 stays uint32, all others are int32, a Python int too.
-        Everything else, bools too, is kept as float32.
+        An epoch has that of its last step, in validation too unless `loop.phase` is tested. A mean over a phase is a
+        metric: see `jaxloop.metrics.Mean`. Integers stay integers, exact in 32 bits: a uint32 stays uint32, all others
+        are int32, a Python int too. Everything else, bools too, is kept as float32.
 
         Args:
           name: the column. One abstract trace before the first step finds all names and their dtypes. A Python int

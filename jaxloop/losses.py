@@ -1,6 +1,7 @@
 """Losses: one number per example (or token), so that statistics are exact under weights and padding."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -206,10 +207,16 @@ def _per_class(
     """The weight of each class, of `shape`, in the widest floats that JAX has; None if none is given.
 
     Raises:
+      TypeError: they are a mapping.
       ValueError: there is not one for each class, or one is negative or not finite.
     """
     if given is None:
         return None
+    if isinstance(given, Mapping):
+        raise TypeError(
+            f"{where}: `{option}` must be a sequence of numbers, one for each class, got a mapping. Give its values in "
+            "the order of the classes, as [weights[label] for label in range(classes)]."
+        )
     weights = given if isinstance(given, Tracer) else np.asarray(given)
     if weights.shape != shape and not (one_for_all and weights.shape == ()):
         raise ValueError(

@@ -295,6 +295,8 @@ def _adapted(given: Any) -> Model:
         return Model.from_nnx(given)
     if is_module(given, "flax.linen"):
         return Model.from_linen(given)
+    if isinstance(given, tuple) and len(given) == 2 and is_module(given[0], "flax.linen"):  # as `unwrap` gives it
+        return Model.from_linen(*given)
     if callables.has_trainable(given):
         return Model.from_callable(given)
     if isinstance(given, tuple) and given and all(hasattr(given[0], name) for name in ("model", "opt_state")):
@@ -303,7 +305,8 @@ def _adapted(given: Any) -> Model:
         "model: expected a jaxloop.Model, a jaxloop.Loop, a flax.nnx.Module, a flax.linen.Module or a callable pytree "
         f"with arrays of floats (an equinox.Module), got {type(given).__name__}. Wrap a function as "
         "jaxloop.Model(apply, params, state), a module that takes one example as "
-        "jaxloop.Model.from_callable(module, batched=False)."
+        "jaxloop.Model.from_callable(module, batched=False), variables of linen as "
+        "jaxloop.Model.from_linen(module, variables)."
     )
 
 

@@ -30,3 +30,8 @@ def test_each_public_name_has_its_place(tmp_path: Path) -> None:
     assert "View Source" in first
     assert "Arguments:" in first
     assert "Submodules" in first
+    assert not [page for page, text in pages.items() if '<span class="n">_jax</span>' in text]  # types by public names
+    shapes = pages[tmp_path / "jaxloop" / "schedules" / "shapes.html"]
+    sections = re.findall(r'<section id="(?:linear|cosine|exponential)">.*?</section>', shapes, re.DOTALL)
+    assert ["docstring" in section for section in sections] == [True] * 3
+    assert not re.findall(r'id="\w+\.host_declaration"', "".join(pages.values()))

@@ -19,6 +19,9 @@ class Long:
         return "Long(\n)"
 
 
+class Odd(Long): ...
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -27,6 +30,7 @@ class Long:
         ("adam", "'adam'"),
         (Wild(), "a Wild"),
         (Long(), "a Long"),
+        (Odd(), "an Odd"),
         (Wild, "the class Wild"),
         (lambda: 0, "the function <lambda>"),
         ([0] * 100, "a list of 100"),

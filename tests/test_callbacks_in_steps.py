@@ -53,7 +53,7 @@ def test_the_refusal_of_a_new_structure_says_where_to_make_room(loop):
     ],
 )
 def test_the_refusal_of_another_kind_of_batch_says_that_the_data_can_give_it(loop, held, change, what):
-    with pytest.raises(TypeError, match=rf"field {what} Let the data give it so, as weights of 1 in batches"):
+    with pytest.raises(TypeError, match=rf"field {what} Let the data give it so, by `.map"):
         in_step(loop.replace(**held), lambda loop: loop.replace(**change))
 
 

@@ -23,6 +23,7 @@ NAMES: dict[str, Any] = {
     "jl": jl,
     "optax": optax,
     "loop": jl.Loop,
+    "model": jl.Model,
     "training_loop": jl.TrainingLoop,
     "history": jl.History,
 }
@@ -129,7 +130,7 @@ STANDING = {
 }
 #: Lines that train, that need a file, or that need what a loop holds.
 NOT_RUN = re.compile(
-    r"(training_loop|loop|history|print|\[|jl\.(find_|largest_|benchmark|restore|explain|load_|save_|collate|pad_))"
+    r"(training_loop|loop|history|model|print|jax|\[|jl\.(find_|largest_|benchmark|restore|explain|load_|save_|collate|pad_))"
     r"|jl\.(NonuniformTrainingEpochs|losses\.sigmoid_|Model\.from_linen)|\w+$"
 )
 

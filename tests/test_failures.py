@@ -186,7 +186,7 @@ def test_an_exception_at_any_event_names_the_callback_and_closes_the_logs(
     [
         ({"training": []}, "training: it has no epoch 1"),
         ({"training": [[]]}, "training: there is no batch"),
-        ({"training": [(IMAGES, LABELS)]}, r"its first element is a batch.*repeat"),
+        ({"training": [(IMAGES, LABELS)]}, r"its first element is a batch.*repeat.*TrainingEpochs\(samples"),
         ({"training": [iter([])]}, r"an epoch must be a sized iterable.*batch_count"),
         ({"training": [[IMAGES]]}, r"training: a batch must be \(input, target\).*got ndarray"),
         ({"training": [[(np.full((4, 4), np.nan, np.float32), LABELS)]]}, r"input is NaN at \(0, 0\)"),

@@ -308,6 +308,11 @@ def test_a_wrong_number_of_class_weights_is_told_before_the_first_step(weights):
         small.training_loop(loss_fn=loss_fn).fit(small.model(), 1)
 
 
+def test_class_weights_by_label_are_refused_with_the_line_to_write():
+    with pytest.raises(TypeError, match=r"got a mapping.*\[weights\[label\] for label in range\(classes\)\]"):
+        softmax_cross_entropy(LOGITS, LABELS, class_weights={0: 1.0, 1: 2.0, 2: 3.0})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

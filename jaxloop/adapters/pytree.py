@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -108,6 +109,21 @@ def _takes_key(function: Any) -> bool:
     return parameter is not None and parameter.kind in named
 
 
+@contextmanager
+def _noted(name: str) -> Iterator[None]:
+    """Notes on an exception of a pytree that was given a batch how one that takes a single example is given."""
+    note = (
+        f"jaxloop: {name} was given a batch. If it takes one example, as the layers of equinox do, give "
+        "jaxloop.Model.from_callable(module, batched=False)."
+    )
+    try:
+        yield
+    except Exception as error:
+        if note not in getattr(error, "__notes__", ()):  # JAX raises the same exception again where it traces again
+            error.add_note(note)
+        raise
+
+
 @dataclass(frozen=True, repr=False)
 class PytreeApply:
     """The forward pass of a callable pytree; equal for pytrees that differ only in their arrays.
@@ -130,10 +146,12 @@ class PytreeApply:
         pytree = self._filled(params, state, training)
         told = self.modes.told(pytree, training)
         function = functools.partial(pytree, **told) if told else pytree
-        if not self.takes_key or key is None:
-            return (function if self.batched else jax.vmap(function))(input), state
+        with_key = self.takes_key and key is not None
         if self.batched:
-            return function(input, key=key), state
+            with _noted(self.name):
+                return function(input, **({"key": key} if with_key else {})), state
+        if not with_key:
+            return jax.vmap(function)(input), state
         keys = jax.random.split(key, jax.tree.leaves(input)[0].shape[0])
         return jax.vmap(lambda example, key: function(example, key=key))(input, keys), state
 

@@ -222,7 +222,8 @@ def in_batches(
       size: gives the size of a sample, such as `len`. Then the samples are sorted by descending size, so that the
         samples of a batch have similar sizes. It is called once for each sample, when the first batch is read. None
         keeps the order of the samples.
-      lengths: the lengths that `collate` pads to, for `Batches.shapes`; None if shapes are not limited.
+      lengths: the lengths that `collate` pads to, or after a `.map` that changes them, for `Batches.shapes`; None if
+        shapes are not limited.
 
     Raises:
       ValueError: leaves have unequal lengths, there is no sample, or the batch size is below 1.

@@ -33,7 +33,8 @@ class NonuniformTrainingEpochs:
       size: gives the size of a sample.
       batches_per_sort: how many batches are sorted together; None for a hundredth of an epoch, but at least 2.
       collate: makes a batch from a list of samples, such as `functools.partial(pad_and_collate, pad_value=0)`.
-      lengths: the lengths that `collate` pads to, for `Batches.shapes`; None if shapes are not limited.
+      lengths: the lengths that `collate` pads to, or after a `.map` that changes them, for `Batches.shapes`; None if
+        shapes are not limited.
 
     Raises:
       ValueError: there is no sample, the batch size is not from 1 to N, `batches_per_sort` is below 1, or a size is not

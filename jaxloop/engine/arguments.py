@@ -107,6 +107,8 @@ def _optimizer_meant(given: Any) -> str:
     """What someone meant who gave this for an optimizer."""
     if isinstance(given, (int, float)):
         return f"optax.adam({given})"
+    if hasattr(given, "tx"):  # an optimizer of flax, or its TrainState, which hold parameters too
+        return "optimizer.tx, the transformation in it"
     name = given if isinstance(given, str) else getattr(given, "__name__", "")
     name = name.lower() if hasattr(optax, name.lower()) and name else "sgd"
     return f"optax.{name}({0.001 if 'adam' in name else 0.1})"

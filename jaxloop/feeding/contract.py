@@ -139,11 +139,19 @@ class Contract:
             return
         message = f"{self.where}: every batch must be like the first; {difference(found, expected, first)}."
         if self.on_recompile == "raise":
-            else_ = "To compile a program for each kind instead, give on_recompile='warn'."
-            if self.shares is not None:
-                else_ = "In several processes no batch of a loader may differ, since the others could not know of it."
-            raise ValueError(f"{message} {else_}")
+            raise ValueError(f"{message} {self._fix(found, expected)}")
         warnings.warn(f"{message} A program is compiled for it.", stacklevel=2)
+
+    def _fix(self, found: Specification, expected: Specification) -> str:
+        """What to do about a batch that is refused."""
+        if self.shares is not None:
+            return "In several processes no batch of a loader may differ, since the others could not know of it."
+        fix = "To compile a program for each kind instead, give on_recompile='warn'."
+        if found.batch_size < expected.batch_size and found.resized(expected.batch_size) == expected:
+            return f"Leave a short batch out, as a loader does by drop_last=True. {fix}"
+        if self.lengths:
+            return f"Let `lengths`, here {self.lengths}, be those that batches have after each `.map`. {fix}"
+        return fix
 
     def _fits(self, found: Specification, place: Specification) -> bool:
         """Whether a batch can be written to the place: it is like it, or has fewer examples and can be filled."""

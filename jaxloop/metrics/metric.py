@@ -2,11 +2,12 @@
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, get_args, runtime_checkable
 
 import jax
 
+from jaxloop.brief import brief
 from jaxloop.events import Phase
 from jaxloop.metrics.classification import Accuracy, TopKAccuracy
 from jaxloop.metrics.confusion import ConfusionMatrix, MatthewsCorrelationCoefficient
@@ -119,8 +120,8 @@ def resolve(metrics: Sequence[str | Metric], loss_fn: Any = None) -> tuple[Metri
       ValueError: a name is not known, or two metrics have the same name, or logs use it for something else.
       TypeError: an object is not a `Metric`, or `metrics` is a single name, not a list.
     """
-    if isinstance(metrics, str):
-        raise TypeError(f"metrics: expected a list of names or metrics, got {metrics!r}. Put it in brackets.")
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise TypeError(f"metrics: expected a list of names or metrics, got {brief(metrics)}. Put it in brackets.")
     by_name = _by_name(loss_fn)
     of_outputs = [by_name[name_by_output("loss", part.key)]() for part in _parts(loss_fn)]
     found: list[Metric] = []
@@ -163,15 +164,43 @@ def _one(given: str | Metric, by_name: dict[str, Callable[[], Metric]]) -> Metri
             return made(k=int(top[2]))
         known = ", ".join(by_name)
         raise ValueError(
-            f"metrics: {given!r} is not known. Known by name: {known} (and any other top<k>). Of one of several "
-            'outputs give an object, as jaxloop.metrics.Accuracy(output="digit").'
+            f"metrics: {given!r} is not known.{_meant(given)} Known by name: {known} (and any other top<k>). Of one of "
+            'several outputs give an object, as jaxloop.metrics.Accuracy(output="digit").'
         )
     if not isinstance(given, Metric) or isinstance(given, type):
+        fix = f"Call it: {given.__name__}()." if isinstance(given, type) else 'Write jaxloop.metrics.Mean(fn, "name").'
         raise TypeError(
-            "metrics: each must be a name or have `name`, `init`, `update` and `compute`, "
-            f"got {given!r}." + (" Call it: " + given.__name__ + "()." if isinstance(given, type) else "")
+            f"metrics: each must be a name or have `name`, `init`, `update` and `compute`, got {brief(given)}. {fix}"
         )
     return given
+
+
+def _meant(given: str) -> str:
+    """What to write for a name that another library has for a metric; "" if it is none of them."""
+    ours = _ELSEWHERE.get(given.lower())
+    return f" Write {ours!r}." if ours else ""
+
+
+_ELSEWHERE = {
+    "acc": "accuracy",
+    "sparse_categorical_accuracy": "accuracy",
+    "categorical_accuracy": "accuracy",
+    "binary_accuracy": "accuracy",
+    "top_k_categorical_accuracy": "top5_accuracy",
+    "sparse_top_k_categorical_accuracy": "top5_accuracy",
+    "top_5_accuracy": "top5_accuracy",
+    "mae": "mean_absolute_error",
+    "mse": "mean_squared_error",
+    "rmse": "root_mean_squared_error",
+    "r2_score": "r2",
+    "mcc": "matthews_correlation_coefficient",
+    "f1_score": "f1",
+    "f1score": "f1",
+    "f1_macro": "macro_f1",
+    "auroc": "auc",
+    "roc_auc": "auc",
+    "ap": "average_precision",
+}
 
 
 def _check_phases(names: Sequence[str]) -> None:

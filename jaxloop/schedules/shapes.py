@@ -118,14 +118,14 @@ def _exponential(start: Rate, end: Rate, width: int) -> optax.Schedule:
     return lambda step: start * jnp.power(end / start, step / width)
 
 
-#: The straight line, `end + (start - end) * (1 - x)`.
 linear: AnyShape = _Formula("linear", optax.linear_schedule)
+"""The straight line, `end + (start - end) * (1 - x)`, where x goes from 0 to 1 over the segment."""
 
-#: Half a wave, `end + (start - end) * (1 + cos(pi x)) / 2`: flat at both ends. Loshchilov and Hutter: SGDR, ICLR 2017.
 cosine: AnyShape = _Formula("cosine", _cosine)
+"""Half a wave, `end + (start - end) * (1 + cos(pi x)) / 2`: flat at both ends (Loshchilov and Hutter: SGDR, 2017)."""
 
-#: The same factor at each step, `start * (end / start)**x`; both rates must be of one sign, and not 0.
 exponential: AnyShape = _Formula("exponential", _exponential)
+"""The same factor at each step, `start * (end / start)**x`; both rates must be of one sign, and not 0."""
 
 
 def _sampled(curve: Callable[[float], Any], places: Sequence[float]) -> np.ndarray:

@@ -164,6 +164,17 @@ def test_unwrap_without_variables_gives_what_was_given():
     assert Model.from_linen(Network()).unwrap() == (Network(), None)
 
 
+def test_what_unwrap_gives_can_be_trained_further():
+    training_loop = small.training_loop()
+    first, _ = training_loop.fit(Network(), 1)
+    module, variables = first.model.unwrap()
+    expected, _ = training_loop.fit(Model.from_linen(module, variables), 1)
+    found, _ = training_loop.fit((module, variables), 1)
+    small.assert_trees_equal(found.model.params, expected.model.params)
+    with pytest.raises(ValueError, match="params"):
+        training_loop.fit((module, {"batch_stats": {}}), 1)
+
+
 def test_unwrap_gives_variables_that_the_module_takes_after_training():
     loop, _ = small.training_loop().fit(Network(), 2)
     module, variables = loop.model.unwrap()

@@ -180,6 +180,13 @@ def test_an_equinox_module_that_takes_batches_is_taken_as_it_is():
     np.testing.assert_allclose(loop.model(INPUT), loop.model.unwrap()(INPUT), rtol=1e-5, atol=1e-6)
 
 
+def test_an_error_from_a_module_that_was_given_a_batch_says_how_to_give_one_example():
+    with pytest.raises((TypeError, ValueError)) as caught:
+        small.training_loop().fit(dropping(), 1)
+    (note,) = [note for note in caught.value.__notes__ if "takes one example" in note]
+    assert note.endswith("give jaxloop.Model.from_callable(module, batched=False).")
+
+
 def test_what_cannot_be_called_is_refused():
     with pytest.raises(TypeError, match="`pytree` must be callable, got dict"):
         Model.from_callable({"weight": jnp.ones(3)})

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import optax
 import pytest
+from flax import nnx
 
 import jaxloop as jl
 from tests import small
@@ -15,6 +17,10 @@ from tests import small
         ({"loss_fn": None}, "give `loss_fn`, or `differentiable_step`"),
         ({"loss_fn": 3}, "`loss_fn` must be a function"),
         ({"optimizer": 0.1}, "`optimizer` must be an optax transformation, got 0.1"),
+        (
+            {"optimizer": nnx.Optimizer(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), optax.sgd(0.1), wrt=nnx.Param)},
+            "optimizer.tx",
+        ),
         ({"report": "step"}, "`report` must be 'batch' or 'epoch', got 'step'"),
         ({"on_recompile": "ignore"}, "`on_recompile` must be 'raise' or 'warn', got 'ignore'"),
         ({"steps_per_dispatch": 0}, "steps_per_dispatch: .* at least 1, got 0"),
@@ -39,6 +45,7 @@ def test_a_wrong_argument_is_refused_before_anything_else(changes: dict[str, Any
         ({"limit_batches": 0}, "limit_batches: .* at least 1"),
         ({"on": "tpu:7"}, "no device 'tpu:7' here; there are: cpu:0"),
         ({"model_or_loop": object()}, "expected a jaxloop.Model, a jaxloop.Loop, a flax.nnx.Module.* got object"),
+        ({"model_or_loop": {"params": {}}}, r"got dict.*jaxloop.Model.from_linen\(module, variables\)"),
     ],
 )
 def test_a_wrong_argument_of_fit_is_refused(arguments: dict[str, Any], message: str) -> None:

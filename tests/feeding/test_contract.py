@@ -103,6 +103,12 @@ def test_another_kind_is_warned_of_where_that_was_asked_for():
     assert ready.batch_size == 1
 
 
+def test_a_length_that_was_not_announced_is_refused_with_what_to_announce():
+    contract = contract_of((INPUT, TARGET, None), "training", lengths=(4, 8))
+    with pytest.raises(ValueError, match=r"Let `lengths`, here \(4, 8\), be those that batches have after each `.map`"):
+        contract.fitted((np.zeros((2, 7), np.float32), TARGET, None))
+
+
 def test_what_lies_on_a_device_is_not_packed():
     assert contract_of((jnp.asarray(INPUT), jnp.asarray(TARGET), None), "training").packing is None
     assert PLAIN.packing is not None

@@ -152,6 +152,15 @@ def test_a_batch_unlike_the_first_is_refused_by_leaf(batch, message, steps):
         list(feed([pairs(2), batch]).chunks(steps))
 
 
+@pytest.mark.parametrize(
+    ("batch", "short"), [(pairs(1), True), (pairs(3), False), (other_batches()["dtype"][0], False)]
+)
+def test_a_short_batch_is_refused_with_what_leaves_it_out(batch, short):
+    with pytest.raises(ValueError, match="training: every batch must be like the first") as caught:
+        list(feed([pairs(2), batch]).chunks(1))
+    assert ("drop_last=True" in str(caught.value)) == short
+
+
 @pytest.mark.parametrize("other", [({"a": pairs(2)[0]}, pairs(2)[1]), ((pairs(2)[0],) * 2, pairs(2)[1])])
 def test_a_batch_of_another_structure_is_refused_in_our_own_words(other):
     with pytest.raises(ValueError, match="training: every batch must be like the first"):

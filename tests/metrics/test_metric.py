@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import (
@@ -34,6 +35,8 @@ from jaxloop.metrics import (
     metric,
     resolve,
 )
+from jaxloop.metrics.metric import _ELSEWHERE
+from tests import small
 
 SEVERAL = (
     Loss(),
@@ -310,6 +313,31 @@ def test_a_class_that_was_not_called_is_refused_with_the_fix():
 def test_what_is_no_metric_is_refused():
     with pytest.raises(TypeError, match="each must be a name or have `name`, `init`, `update` and `compute`, got 3"):
         resolve([3])
+
+
+@pytest.mark.parametrize("metrics", [Accuracy(), nnx.MultiMetric(accuracy=nnx.metrics.Accuracy())])
+def test_one_metric_without_brackets_is_refused(metrics):
+    with pytest.raises(TypeError, match=r"metrics: expected a list of names or metrics, got .*Put it in brackets"):
+        resolve(metrics)
+
+
+@pytest.mark.parametrize(("name", "ours"), [("mae", "mean_absolute_error"), ("AUROC", "auc"), ("acc", "accuracy")])
+def test_the_name_of_another_library_is_refused_with_the_name_here(name, ours):
+    with pytest.raises(ValueError, match=f"'{name}' is not known. Write '{ours}'. Known by name"):
+        resolve([name])
+
+
+def test_each_name_that_is_advised_is_known():
+    assert len(resolve(sorted(set(_ELSEWHERE.values())))) > 5
+
+
+def test_an_error_in_a_metric_names_the_metric():
+    per_text = Mean(lambda output, target: output[:, 0, 0], "first")
+    samples = np.zeros((4, 2, 4), np.float32), np.zeros((4, 2), np.int32), np.ones((4, 2), np.float32)
+    loop = small.training_loop(training=jl.TrainingEpochs(samples, 4), metrics=[per_text])
+    with pytest.raises(ValueError, match="leading axes of what it weighs") as caught:
+        loop.fit(small.model(), 1)
+    assert any(note.startswith("jaxloop: in metric 'first', training batch 1") for note in caught.value.__notes__)
 
 
 @pytest.mark.parametrize(
