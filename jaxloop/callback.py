@@ -18,7 +18,7 @@ from jaxloop.signatures import check_callback
 
 Reads = Literal["stats", "step", "loop"]
 Target = TypeVar("Target")
-_WRITE_ONE = "Call one, as jaxloop.callbacks.early_stopping(), or write a function, under @jaxloop.on_host for Python."
+_WRITE_ONE = "Call one, as jaxloop.callbacks.early_stopping(), or write one, @jaxloop.on_host(jaxloop.Event.EPOCH_END)."
 _MAKE_ROOM = "Make room for it at FIT_START, by loop.remember(...)."
 _CONVERT = "Convert it, by `.astype(...)` or `.reshape(...)`."
 _AS_DATA = "Let the data give it so, by `.map(...)`, as weights of 1 in (input, target, weight), or convert it."
