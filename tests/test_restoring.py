@@ -72,6 +72,20 @@ def test_data_and_plan_may_be_others(run) -> None:
     assert_same(jl.restore(directory, other, small.model()), loops[-1])
 
 
+@pytest.mark.parametrize("options", [{"steps": 5}, {"epochs": 2, "limit_batches": 2}], ids=["steps", "limited"])
+def test_a_schedule_goes_on_by_the_length_of_the_run(tmp_path, options) -> None:
+    """The plan belongs to the loop: a step by hand takes the rate that it takes from the loop that the fit gave."""
+    down = [jl.ScheduleSegment(jl.shapes.linear, start_rate=1.0, end_rate=0.0)]
+    scheduled = [jl.callbacks.learning_rate_scheduler(down), jl.callbacks.Checkpoint(tmp_path, every=1, keep=9)]
+    training_loop = small.training_loop(callbacks=scheduled)
+    given, _ = training_loop.fit(small.model(), **options)
+    assert jl.restore(tmp_path, training_loop, small.model()).plan == given.plan
+    after = training_loop.train_step(
+        jl.restore(tmp_path, training_loop, small.model(), step=2), training_loop.training[0][2]
+    )
+    assert float(after.stats["learning_rate"]) == pytest.approx(1 - 2 / (given.plan.total_steps - 1))
+
+
 def test_a_folder_without_checkpoints_is_an_error(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):
         jl.restore(tmp_path / "none", small.training_loop(), small.model())

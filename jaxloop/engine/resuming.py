@@ -85,11 +85,17 @@ def said(error: CorruptCheckpointError) -> str:
 def restored(session: Session, checkpoint: Saved) -> Loop:
     """The loop in a checkpoint, with scalars of NumPy; its run need not be this one, only its loop must fit.
 
+    Its plan, where callbacks are bound to one, is that of the run: there it has its position.
+
     Raises:
       CorruptCheckpointError: it is damaged.
       StateMismatchError: the loop has other leaves than those that this session's would have.
     """
-    return _loaded(session, checkpoint, None)[0]
+    loop, run = _loaded(session, checkpoint, None)[0], checkpoint.manifest()["about"]["run"]
+    if loop.plan is None:
+        return loop
+    lengths = {"epoch_count": run["epochs"], "batch_count": run["steps_per_epoch"], "total_steps": run["total_steps"]}
+    return loop.replace(plan=dataclasses.replace(loop.plan, **lengths))
 
 
 def chosen(store: Store, step: int | str | None) -> list[Saved]:
