@@ -42,10 +42,10 @@ class ProgressBar:
 
     While a program is compiled, the bar says so. Elsewhere a line does, if it takes longer than ten seconds.
 
-    `TrainingLoop(progress=True)` adds one itself, unless a callback is one. Give your own for another stream. While there
-    is a bar on a terminal, text that is printed to standard output, and warnings, appear above it. If the stream fails,
-    for example a full disk or a pipe without a reader, one warning says so, and the fit goes on without the console. A
-    character that the stream cannot encode appears as `?`.
+    `TrainingLoop(progress=True)` adds one itself, unless a callback is one. Give your own for another stream. While
+    there is a bar on a terminal, text that is printed to standard output, and warnings, appear above it. If the stream
+    fails, for example a full disk or a pipe without a reader, one warning says so, and the fit goes on without the
+    console. A character that the stream cannot encode appears as `?`.
 
     A run that is resumed from a checkpoint goes on with the best epoch and the times of before. On a terminal and in a
     notebook the header of the table is written again.
