@@ -249,7 +249,7 @@ DATA: list[Mistake] = [
         "a data set of mappings",
         lambda: fit(training=Examples(lambda index: {"image": X[index], "label": int(Y[index])})),
         TypeError,
-        r"is an example, a mapping of image, label\. Write .*TrainingEpochs\(examples.*batch_keys=\('image', 'label'\)",
+        r"an example or a batch, a mapping of image, label\. Write .*TrainingEpochs.*batch_keys=\(.image., .label.\)",
     ),
     (
         "lists of arrays",
