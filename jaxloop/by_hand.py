@@ -46,6 +46,7 @@ class ByHand:
         run = self.setup.run(self.setup.fit(model_or_loop, epochs, on=on, seed=seed, optimizer=optimizer))
         return on_device(run.event(run.session.loop, Event.FIT_START), run.session.placement)
 
+    @plainly
     def begin_epoch(self, loop: Loop) -> Loop:
         """The loop in the training phase of its next epoch, after EPOCH_START and TRAINING_START.
 
@@ -54,6 +55,7 @@ class ByHand:
         """
         return StepByStep(self.setup).begin_epoch(loop)
 
+    @plainly
     def train_step(self, loop: Loop, batch: Any) -> Loop:
         """The loop after one training step over `batch`. It is pure and jitted, and donates nothing.
 
@@ -73,6 +75,7 @@ class ByHand:
         """
         return StepByStep(self.setup).step(loop, batch, TRAINING)
 
+    @plainly
     def eval_step(self, loop: Loop, batch: Any, validation_set: str | None = None) -> Loop:
         """The loop after one evaluation step, as `train_step`; a loop that is not in that validation first enters it.
 
@@ -91,6 +94,7 @@ class ByHand:
         """
         return StepByStep(self.setup).step(loop, batch, self.setup.split_of(validation_set))
 
+    @plainly
     def end_epoch(self, loop: Loop) -> Loop:
         """The loop after the END of the phase that it is in, and after EPOCH_END.
 
@@ -99,6 +103,7 @@ class ByHand:
         """
         return StepByStep(self.setup).end_epoch(loop)
 
+    @plainly
     def run_steps(self, loop: Loop, batches: Any) -> tuple[Loop, dict[str, jax.Array]]:
         """Steps of the phase that `loop` is in, as one pure program: to `vmap`, differentiate or export.
 

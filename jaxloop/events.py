@@ -105,7 +105,21 @@ class Scope(enum.IntFlag):
         return int.__eq__(self, other)  # pyright: ignore[reportArgumentType] it gives NotImplemented for what it is not
 
 
-def scope_meant(given: Any) -> str:
+def check_cancel(where: str, scope: Any, when: Any) -> None:
+    """Refuses a cancel of what is no scope, and on a condition that is not one value.
+
+    Raises:
+      TypeError: one of them is wrong.
+    """
+    if not isinstance(scope, Scope):
+        raise TypeError(f"{where}: `scope` must be a jaxloop.Scope, got {scope!r}. {_scope_meant(scope)}")
+    shape = getattr(when, "shape", ())
+    if shape != () or isinstance(when, str):
+        got = f"an array of shape {shape}" if shape != () else repr(when)
+        raise TypeError(f"{where}: `when` must be one bool, got {got}. Of an array write when=jnp.any(...).")
+
+
+def _scope_meant(given: Any) -> str:
     """The fix for what is no scope: the line to write in its place."""
     name = (given.name if isinstance(given, Event) else str(given)).upper().removesuffix("_END").removesuffix("_START")
     return f"Write jaxloop.Scope.{name if name in Scope.__members__ else 'FIT'}."

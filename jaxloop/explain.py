@@ -68,10 +68,16 @@ def explain(
       costs: whether to compile the steps, to say what they take of each device and what the devices send each other.
       file: where it is printed; standard output by default.
 
+    Raises:
+      TypeError: `training_loop` is none.
+
     Example:
       >>> jl.explain(training_loop, model)
       >>> jl.explain(training_loop, model, on=jl.topology("v5e:2x4"), costs=True)
     """
+    if not isinstance(training_loop, TrainingLoop):
+        got = type(training_loop).__name__
+        raise TypeError(f"explain: expected a TrainingLoop, got {got}. Write explain(training_loop, model).")
     setup = training_loop.setup
     callbacks = sort_out(setup.callbacks)
     acts: frozenset[tuple[int, Event]] | None = None

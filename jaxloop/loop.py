@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxloop.events import Phase, Plan, Scope, Split, scope_meant, split_at
+from jaxloop.events import Phase, Plan, Scope, Split, check_cancel, split_at
 from jaxloop.hyperparameters import exposed, is_rate, the_one, with_value
 from jaxloop.kinds import kind_name, strong
 from jaxloop.measured import as_statistic, is_measured
@@ -132,8 +132,7 @@ class Loop:
           scope: what ends.
           when: bool[], may be traced.
         """
-        if not isinstance(scope, Scope):
-            raise TypeError(f"Loop.cancel: `scope` must be a jaxloop.Scope, got {scope!r}. {scope_meant(scope)}")
+        check_cancel("Loop.cancel", scope, when)
         # Where no callback cancels, `stop` stays the same object, and the traced program holds nothing of cancelling.
         if isinstance(when, (bool, np.bool_)):
             return self.replace(stop=self.stop | np.int32(scope)) if when else self

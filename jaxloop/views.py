@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxloop.chips import StepCost
 from jaxloop.errors import StateMismatchError
-from jaxloop.events import Phase, Scope, Split, scope_meant, split_at
+from jaxloop.events import Phase, Scope, Split, check_cancel, split_at
 from jaxloop.loop import COUNTERS, FIELDS, STEP_FIELDS, Loop
 
 _READABLE = {
@@ -58,8 +58,7 @@ class LoopView:
 
     def cancel(self, scope: Scope, when: Any = True) -> "LoopView":
         """Cancels `scope` if `when` is true. This counts at once, whether or not the callback returns the view."""
-        if not isinstance(scope, Scope):
-            raise TypeError(f"LoopView.cancel: `scope` must be a jaxloop.Scope, got {scope!r}. {scope_meant(scope)}")
+        check_cancel("LoopView.cancel", scope, when)
         if bool(when):
             self._cancel(scope)
         return self

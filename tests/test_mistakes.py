@@ -59,6 +59,12 @@ def host(event: Event, function: Callable[..., Any], **options: Any) -> Any:
     return fit(callbacks=[jl.on_host(event, **options)(function)])
 
 
+def by_hand(method: str, batch: Any) -> Any:
+    training_loop = small.training_loop()
+    loop = training_loop.begin_epoch(training_loop.start(small.model(), epochs=1))
+    return getattr(training_loop, method)(loop, batch)
+
+
 def model_of(apply: Any, **sizes: int) -> jl.Model:
     made = small.model(**sizes)
     return jl.Model(apply, made.params, made.state)
@@ -243,7 +249,7 @@ DATA: list[Mistake] = [
         "a data set of mappings",
         lambda: fit(training=Examples(lambda index: {"image": X[index], "label": int(Y[index])})),
         TypeError,
-        r"is an example, a mapping of image, label\. Write .*TrainingEpochs\(examples.*batch_keys=\('image', 'label'\)",
+        r"an example or a batch, a mapping of image, label\. Write .*TrainingEpochs.*batch_keys=\(.image., .label.\)",
     ),
     (
         "lists of arrays",
@@ -846,6 +852,12 @@ CALLBACKS: list[Mistake] = [
         r"Write jaxloop\.Scope\.EPOCH",
     ),  # type: ignore[arg-type]
     (
+        "cancelling on an array",
+        lambda: compiled(Event.BATCH_END, lambda loop: loop.cancel(Scope.FIT, when=loop.loss > 9)),
+        TypeError,
+        r"^Loop\.cancel: `when` must be one bool, got an array of shape \(4,\)\. Of an array write when=jnp\.any",
+    ),
+    (
         "a field set in place",
         lambda: fit(callbacks=[assigning]),
         AttributeError,
@@ -950,6 +962,30 @@ LATE: list[Mistake] = [
         lambda: host(Event.EPOCH_END, lambda loop, event: loop.cancel("fit")),
         TypeError,
         r"Write jaxloop\.Scope\.FIT",
+    ),
+    (
+        "cancelling on a string",
+        lambda: host(Event.EPOCH_END, lambda loop, event: loop.cancel(Scope.FIT, when="yes")),
+        TypeError,
+        r"^LoopView\.cancel: `when` must be one bool, got 'yes'",
+    ),
+    (
+        "an explanation of a model",
+        lambda: jl.explain(small.model(), small.training_loop()),  # type: ignore[arg-type]
+        TypeError,
+        r"^explain: expected a TrainingLoop, got Model\. Write explain\(training_loop, model\)",
+    ),
+    (
+        "a batch of other features by hand",
+        lambda: by_hand("train_step", (X[:, :2], Y)),
+        TypeError,
+        r"in the model, training batch, float32\[12, 2\]",
+    ),
+    (
+        "batches by hand that are not stacked",
+        lambda: by_hand("run_steps", (X, Y)),
+        ValueError,
+        r"in metric 'accuracy', training batch, output float32\[3\]",
     ),
     (
         "a result of a host callback",

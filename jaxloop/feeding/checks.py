@@ -82,10 +82,13 @@ def check_epoch(epoch: Any) -> None:
       TypeError: `training` holds batches or examples, or its epochs have no length.
     """
     if _is_example(epoch):
-        named = f"a mapping of {', '.join(map(str, epoch))}" if isinstance(epoch, Mapping) else brief(epoch)
-        keys = ", and to TrainingLoop batch_keys=('image', 'label')" if isinstance(epoch, Mapping) else ""
+        named = f"an example, {brief(epoch)}"
+        keys = ""
+        if isinstance(epoch, Mapping):
+            named = f"an example or a batch, a mapping of {', '.join(map(str, epoch))}"
+            keys = ", and to TrainingLoop batch_keys=('image', 'label')"
         raise TypeError(
-            f"training: expected epochs of batches, but its first element is an example, {named}. Write "
+            f"training: expected epochs of batches, but its first element is {named}. Write "
             f"training=jaxloop.TrainingEpochs(examples, batch_size=32){keys}; of batches training=repeat(batches)."
         )
     if isinstance(epoch, (tuple, list)) and len(epoch) in (2, 3) and all(hasattr(part, "shape") for part in epoch):
