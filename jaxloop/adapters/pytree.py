@@ -146,11 +146,11 @@ class PytreeApply:
         pytree = self._filled(params, state, training)
         told = self.modes.told(pytree, training)
         function = functools.partial(pytree, **told) if told else pytree
-        with_key = self.takes_key and key is not None
         if self.batched:
+            keyed = {"key": key} if self.takes_key and key is not None else {}
             with _noted(self.name):
-                return function(input, **({"key": key} if with_key else {})), state
-        if not with_key:
+                return function(input, **keyed), state
+        if not self.takes_key or key is None:
             return jax.vmap(function)(input), state
         keys = jax.random.split(key, jax.tree.leaves(input)[0].shape[0])
         return jax.vmap(lambda example, key: function(example, key=key))(input, keys), state
