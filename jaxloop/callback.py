@@ -23,7 +23,7 @@ _WRITE_ONE = (
     "@jaxloop.on_host(jaxloop.Event.EPOCH_END) it runs in Python."
 )
 _MAKE_ROOM = "Make room for it at FIT_START, by loop.remember(...)."
-_CONVERT = "Convert it, by `.astype(...)` or `.reshape(...)`; if it is a part of the data, by `.map(...)` of them."
+_CONVERT = "Convert it, by `.astype(...)` or `.reshape(...)`."
 
 
 class Callback(Protocol):

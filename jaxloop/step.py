@@ -16,7 +16,7 @@ from jaxloop.forward import cleaned, hold, predict, with_loss, with_model_state
 from jaxloop.hyperparameters import RATE, columns
 from jaxloop.loop import STEP_FIELDS, Loop
 from jaxloop.measured import unmeasured
-from jaxloop.metrics import is_scalar
+from jaxloop.metrics import Metric, is_scalar
 from jaxloop.microbatches import differentiated
 from jaxloop.optimizer import updated
 from jaxloop.step_spec import StepSpec, statistic_of
@@ -190,10 +190,7 @@ def measure(spec: StepSpec, loop: Loop) -> Loop:
     split = loop.split
     assert split is not None
     measured = [metric for metric in spec.metrics if split != TRAINING or is_scalar(metric)]
-    metrics = dict(loop.metrics)
-    for metric in measured:
-        with located(f"the metric {metric.name!r}", loop, {name: seen[name] for name in ("output", "target")}):
-            metrics[metric.name] = metric.update(loop.metrics[metric.name], **seen)
+    metrics = loop.metrics | {each.name: _updated(each, loop, seen) for each in measured}
     stats = {}
     for metric in filter(is_scalar, measured):
         dtype = spec.stat_dtypes[metric.name]
@@ -204,6 +201,12 @@ def measure(spec: StepSpec, loop: Loop) -> Loop:
                 "Let `init` make arrays of the dtypes that `update` gives."
             )
     return loop.replace(metrics=metrics, stats=loop.stats | stats)
+
+
+def _updated(metric: Metric, loop: Loop, seen: dict[str, Any]) -> Any:
+    """The accumulator of a metric, with what it has seen of this batch."""
+    with located(f"metric {metric.name!r}", loop, {name: seen[name] for name in ("output", "target")}):
+        return metric.update(loop.metrics[metric.name], **seen)
 
 
 def _counts(loop: Loop, untouched_stop: Any) -> Any:

@@ -337,7 +337,7 @@ def test_an_error_in_a_metric_names_the_metric():
     loop = small.training_loop(training=jl.TrainingEpochs(samples, 4), metrics=[per_text])
     with pytest.raises(ValueError, match="leading axes of what it weighs") as caught:
         loop.fit(small.model(), 1)
-    assert any(note.startswith("jaxloop: in the metric 'first', training batch 1") for note in caught.value.__notes__)
+    assert any(note.startswith("jaxloop: in metric 'first', training batch 1") for note in caught.value.__notes__)
 
 
 @pytest.mark.parametrize(
