@@ -251,8 +251,7 @@ def _check_arrays(where: str, name: str, given: Any, target: Any) -> None:
     """
     if target is None:
         raise TypeError(
-            f"{where}: there is no target, got None. Give data as (inputs, targets); to an autoencoder the inputs are "
-            "the targets too, (inputs, inputs)."
+            f"{where}: there is no target, got None. Give data as (inputs, targets), an autoencoder (inputs, inputs)."
         )
     for part, value in ((name, given), ("target", target)):
         if not hasattr(value, "shape"):

@@ -164,6 +164,22 @@ def _needs_nothing(method: Callable[..., Any]) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _noted_streams(module: Any) -> Iterator[None]:
+    """Notes on an exception of a module whose call takes `rngs` that it gets none, and how it may have them."""
+    note = (
+        f"jaxloop: {type(module).__name__} is called without `rngs`. Give its layers streams when they are made, as "
+        'nnx.Dropout(0.1, rngs=rngs); or call it in a `differentiable_step`, with nnx.Rngs(loop.step_key("dropout")).'
+    )
+    try:
+        yield
+    except Exception as error:
+        takes = callable(module) and "rngs" in inspect.signature(module).parameters
+        if takes and note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        raise
+
+
 @dataclass(frozen=True, repr=False)
 class NNXApply:
     """The forward pass of an nnx module, by its graph in each mode; equal for equal modules.
@@ -187,7 +203,8 @@ class NNXApply:
 
     def __call__(self, params: Any, state: Any, input: Any, *, training: bool, key: Any) -> tuple[Any, Any]:
         module = self.restore(params, state, training)
-        output = module(input, **self.modes.told(module, training))
+        with _noted_streams(module):
+            output = module(input, **self.modes.told(module, training))
         return output, self._state_of(module, state)
 
     def call(

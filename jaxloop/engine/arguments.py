@@ -115,7 +115,9 @@ def _optimizer_meant(given: Any) -> str:
 
 
 def _loss_meant(given: Any) -> str:
-    """What someone meant who gave this for a loss: names as other libraries have them."""
+    """What someone meant who gave this for a loss: names as other libraries have them, or a list of functions."""
+    if isinstance(given, (list, tuple)):
+        return f"{{{', '.join(f'{place}: ...' for place in range(len(given)))}}}, a loss by the place of each output"
     name = given.lower().replace("-", "_") if isinstance(given, str) else ""
     found = next((ours for ours, words in _LOSSES.items() if any(word in name for word in words)), None)
     return f"jaxloop.losses.{found or 'softmax_cross_entropy'}"

@@ -94,8 +94,9 @@ def check_epoch(epoch: Any) -> None:
     if isinstance(epoch, (tuple, list)) and len(epoch) in (2, 3) and all(hasattr(part, "shape") for part in epoch):
         raise TypeError(
             "training: expected epochs of batches, but its first element is a batch, a tuple of arrays. "
-            "Write training=repeat(batches), where batches are a list: a generator is spent after one pass. If it is a "
-            "sample of a data set, write training=TrainingEpochs(samples, batch_size)."
+            "Write training=repeat(batches), where batches are a list: a generator is spent after one pass. For the "
+            "samples of a data set, or for inputs and targets that are several arrays each, write "
+            "training=TrainingEpochs(samples, batch_size)."
         )
     if length_of(epoch) is None:
         raise TypeError(

@@ -194,3 +194,33 @@ def test_an_argument_that_may_say_the_mode_or_not_is_refused_before_anything_run
 
     with pytest.raises(ValueError, match=r"Model.from_nnx: whether `train: float = 0.5` of .*__call__ says the mode"):
         Model.from_nnx(Unclear())
+
+
+class Handed(nnx.Module):
+    """Dropout that is given its random stream by the call, as in flax's own first tutorial."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.layer, self.dropout = nnx.Linear(4, 3, rngs=rngs), nnx.Dropout(0.5)
+
+    def __call__(self, input: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.dropout(self.layer(input), rngs=rngs)
+
+
+def test_a_module_that_is_called_with_streams_is_told_how_it_may_have_them():
+    with pytest.raises(ValueError, match="no `rngs` argument was provided to Dropout") as caught:
+        small.training_loop().fit(Handed(nnx.Rngs(0)), 1)
+    assert sum(note.startswith("jaxloop: Handed is called without `rngs`") for note in caught.value.__notes__) == 1
+
+
+def test_a_module_that_is_called_with_streams_can_have_them_in_a_step_of_ones_own():
+    def step(model: Model, loop: jl.Loop) -> tuple[jax.Array, jl.Loop]:
+        rngs = nnx.Rngs(loop.step_key("dropout"))
+        output, model = model.call(lambda module: module(loop.input, rngs))
+        loss = jl.losses.softmax_cross_entropy(output, loop.target)
+        return loss, loop.replace(output=output, model=model)
+
+    training_loop = small.training_loop(loss_fn=None, differentiable_step=step)
+    loop, history = training_loop.fit(Handed(nnx.Rngs(0)), 1)
+    first, second = (training_loop.evaluate(loop, small.samples(8)) for _ in range(2))
+    assert first == second  # without dropout
+    assert np.isfinite(history.batches["loss"]).all()

@@ -16,6 +16,7 @@ from tests import small
         ({"training": jl.in_batches(small.samples(8), 4)}, "`training` must be epochs of batches"),
         ({"loss_fn": None}, "give `loss_fn`, or `differentiable_step`"),
         ({"loss_fn": 3}, "`loss_fn` must be a function"),
+        ({"loss_fn": [len, len]}, r"Write loss_fn=\{0: \.\.\., 1: \.\.\.\}, a loss by the place of each output"),
         ({"optimizer": 0.1}, "`optimizer` must be an optax transformation, got 0.1"),
         (
             {"optimizer": nnx.Optimizer(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), optax.sgd(0.1), wrt=nnx.Param)},
