@@ -11,6 +11,7 @@ from jaxloop.learning_rate_finder import LearningRateTest, _judged
 from tests.finding import STEPS, batches_of, find, samples, training_loop
 
 
+@pytest.mark.filterwarnings("ignore:loss_fn. the gradient")
 def test_where_the_loss_never_falls_the_curve_is_left_with_the_exception():
     def loss_fn(output, target):
         return -jl.losses.softmax_cross_entropy(output, target) * 0.0 + target.astype(jnp.float32)
