@@ -61,6 +61,6 @@ def restore(
             if len(found) == 1:
                 raise
             failure = failure or error
-            warn(f"restore: {not_used(checkpoint, error)}", stacklevel=3)
+            warn(f"restore: {not_used(checkpoint, error)}")
     assert failure is not None
     raise CorruptCheckpointError(f"restore: none of {len(found)} checkpoints is whole. The newest: {said(failure)}")

@@ -1,32 +1,38 @@
 """Warnings that do not end the fit: standard error can be closed or on a full disk, like any other file."""
 
+import contextlib
+import functools
+import os
 import sys
 import warnings
 from pathlib import Path
 
-_PACKAGE = str(Path(__file__).parent)
+import jax
+
+#: What stands between a warning and the user's own line: this package, and what calls back into it.
+_BETWEEN = (
+    *(f"{Path(module).parent}{os.sep}" for module in (__file__, jax.__file__)),
+    contextlib.__file__,
+    functools.__file__,
+)
 
 
-def warn(message: str, *, stacklevel: int = 1) -> None:
-    """Warns of a fault outside of the training. If standard error cannot be written either, the warning is lost.
+def warn(message: str) -> None:
+    """Warns of a fault outside of the training, as a `RuntimeWarning` at the user's own line.
+
+    If standard error cannot be written either, the warning is lost.
 
     Args:
       message: what happened, and what it means for the fit.
-      stacklevel: as in `warnings.warn`, seen from the caller.
 
     Raises:
       RuntimeWarning: the user has turned warnings into errors.
     """
-    try:
-        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel + 1)
-    except RuntimeWarning:
-        raise
-    except Exception:  # any object can replace standard error, and raise anything
-        return
+    _warn(message, RuntimeWarning)
 
 
 def advise(message: str) -> None:
-    """Warns of what is likely a mistake, as a `UserWarning` at the user's own line. Python tells each line of it once.
+    """Warns of what is likely a mistake, as a `UserWarning`, else as `warn`. Python tells each line of it once.
 
     Args:
       message: what is likely wrong, and the fix.
@@ -34,12 +40,16 @@ def advise(message: str) -> None:
     Raises:
       UserWarning: the user has turned warnings into errors.
     """
+    _warn(message, UserWarning)
+
+
+def _warn(message: str, category: type[Warning]) -> None:
     frame, depth = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         frame, depth = frame.f_back, depth + 1
     try:
-        warnings.warn(message, UserWarning, stacklevel=depth)
-    except UserWarning:
+        warnings.warn(message, category, stacklevel=depth)
+    except category:
         raise
-    except Exception:  # as in `warn`
+    except Exception:  # any object can replace standard error, and raise anything
         return

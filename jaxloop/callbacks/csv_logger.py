@@ -170,7 +170,6 @@ class _CSVLog:
         warn(
             f"CSVLogger: {str(self._path)!r} cannot be written, {error}. The earlier rows are whole; "
             "training goes on, and this fit writes no more.",
-            stacklevel=3,
         )
 
     def _end(self) -> None:

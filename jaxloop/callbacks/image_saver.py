@@ -105,7 +105,6 @@ class _Saver:
             self._failed = True
             warn(
                 f"ImageSaver: {str(path)!r} cannot be written, {error}. Training goes on, and this fit saves no more.",
-                stacklevel=2,
             )
 
     def state(self) -> dict[str, Any]:

@@ -316,7 +316,6 @@ class _Run:
             warn(
                 f"TensorBoardLogger: {str(self._folder / folder)!r} cannot be written, {error}. What was written "
                 "before is whole; training goes on, and this fit writes no more.",
-                stacklevel=2,
             )
 
     def _close_all(self) -> None:

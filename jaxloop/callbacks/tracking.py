@@ -201,7 +201,7 @@ class Tracking:
         try:
             begin()
         except Outage as outage:
-            warn(f"{self._who}: {outage}. Training goes on, and this fit is not logged there.", stacklevel=4)
+            warn(f"{self._who}: {outage}. Training goes on, and this fit is not logged there.")
             return
         self._outbox = Outbox(self._who, self._send)
         self._outbox.start()
@@ -252,7 +252,6 @@ class Tracking:
             self._warned = True
             warn(
                 f"{self._who}: points could not be sent, {failure!r}. They are kept and tried again; training goes on.",
-                stacklevel=3,
             )
 
 

@@ -197,7 +197,7 @@ class Writer:
         """Warns of what the thread has met: a warning there, turned into an error, would end the save."""
         notices, self._notices = self._notices, []
         for notice in notices:
-            warn(notice, stacklevel=3)
+            warn(notice)
 
     def _prepare(self, kinds: Sequence[jax.ShapeDtypeStruct]) -> None:
         """What the thread does before the first save. If something is wrong, that save meets it too, and tells."""

@@ -51,5 +51,4 @@ def close_all(callbacks: Sequence[Any], error: BaseException | None, how: str = 
             warn(
                 f"fit: callback {name!r} could not be closed, {failure!r}. The fit is over, and its loop and history "
                 "are whole; what this callback has written may not be.",
-                stacklevel=4,
             )

@@ -93,7 +93,6 @@ def _warn_of_weights_without_effect(spec: StepSpec, trace: TraceReport, split: S
         warn(
             f"{feed.reader.where}: its batches have weights, but `loss_fn` gives a scalar, which no weight changes. "
             "Let it give one loss per example or token, of which jaxloop takes the weighted mean, or leave them out.",
-            stacklevel=3,
         )
 
 

@@ -51,7 +51,7 @@ def resumed(session: Session, directory: str | Path) -> Session:
                 loop, place = _loaded(session, checkpoint, session.identity())
         except CorruptCheckpointError as error:
             failures.append(error)
-            warn(f"fit: {not_used(checkpoint, error)}", stacklevel=3)
+            warn(f"fit: {not_used(checkpoint, error)}")
             continue
         where = checkpoint.manifest()["about"]["where"]
         goes_on = "Takes" if place.finished else "Goes on from"
@@ -68,7 +68,7 @@ def _warn_of_another_folder(session: Session, directory: Path) -> None:
     written = [checkpoint.directory for checkpoint in checkpoints_among(session.callbacks.host)]
     if directory.resolve() not in [path.resolve() for path in written]:
         saved = f"This fit saves to {', '.join(map(str, written))}" if written else "This fit has no Checkpoint"
-        warn(f"fit: there is no checkpoint in {str(directory)!r}, so the run begins. {saved}.", stacklevel=4)
+        warn(f"fit: there is no checkpoint in {str(directory)!r}, so the run begins. {saved}.")
 
 
 def not_used(checkpoint: Saved, error: CorruptCheckpointError) -> str:
@@ -124,7 +124,7 @@ def chosen(store: Store, step: int | str | None) -> list[Saved]:
             continue
         if checkpoint.ordinal == best or found == step:
             for error in failures:
-                warn(f"restore: whether it is a checkpoint of step {step!r} is not known: {error}", stacklevel=3)
+                warn(f"restore: whether it is a checkpoint of step {step!r} is not known: {error}")
             return [checkpoint]
     what = "none is marked as the best" if step == "best" else f"there are those of steps {sorted(steps)}"
     message = f"restore: {str(store.directory)!r} holds no checkpoint of step {step!r}; {what}."

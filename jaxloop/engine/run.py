@@ -1,6 +1,5 @@
 """One run of a fit or an evaluation: epochs, phases and their events."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from jaxloop.loop import Loop
 from jaxloop.ownership import own_copy, with_host_scalars
 from jaxloop.phases import begin_epoch, enter, leave_epoch, leave_phase
 from jaxloop.programs.programs import Program
+from jaxloop.telling import advise
 from jaxloop.wire import WireLayout
 
 
@@ -249,7 +249,7 @@ class Run:
             if self.session.on_recompile == "raise":
                 fix = "Keep structure, shapes and dtypes from epoch to epoch, or give on_recompile='warn'."
                 raise ValueError(f"{message} {fix}")
-            warnings.warn(message, stacklevel=2)
+            advise(message)
         return layout
 
     def _told(self, program: Program, what: str) -> None:
@@ -266,9 +266,8 @@ class Run:
 def _check_length(plan: Plan | None, length: int) -> None:
     """Warns of an epoch that makes a compiled callback's number of steps wrong."""
     if plan is not None and plan.assumed and length != plan.batch_count:
-        warnings.warn(
+        advise(
             f"fit: an epoch has {length} batches, where the first has {plan.batch_count}. Epochs that come one by one "
             f"do not tell their lengths ahead, so a callback that asks for the number of steps, such as a schedule, "
             f"goes by {plan.total_steps}. Give `training` as a list of epochs, or by index.",
-            stacklevel=2,
         )

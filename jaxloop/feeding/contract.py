@@ -4,7 +4,6 @@
 # JAX, and what users give, leave types open here; all else is checked strictly.
 
 import functools
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ import numpy as np
 from jaxloop.data.masked import plain_array
 from jaxloop.feeding.packing import Packing, packing_of
 from jaxloop.feeding.specification import Batch, Specification, difference, rows_of, specification
+from jaxloop.telling import advise
 
 OnRecompile = Literal["raise", "warn"]
 #: What happens to a batch with fewer examples than the first: it is refused, filled up and weighted, or goes by itself.
@@ -140,7 +140,7 @@ class Contract:
         message = f"{self.where}: every batch must be like the first; {difference(found, expected, first)}."
         if self.on_recompile == "raise":
             raise ValueError(f"{message} {self._fix(found, expected)}")
-        warnings.warn(f"{message} A program is compiled for it.", stacklevel=2)
+        advise(f"{message} A program is compiled for it.")
 
     def _fix(self, found: Specification, expected: Specification) -> str:
         """What to do about a batch that is refused."""

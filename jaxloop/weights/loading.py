@@ -225,5 +225,4 @@ def _tell(loading: _Loading, kind: str, strict: bool) -> None:
     warn(
         f"{_WHERE}: {path}: {loading.count} arrays were loaded, and {kind} keeps its own of the rest: "
         f"{faults.summary()}.{faults.listing()}",
-        stacklevel=4,
     )

@@ -106,5 +106,4 @@ def _tell_of_averages(given: Any) -> None:
             f"{_WHERE}: validation ran on the average {names[0]!r}, and the trained parameters are written, which are "
             f"others. For the average give loop.model.replace(params=loop.callback_state[{names[0]!r}]['average']), "
             "for the trained ones loop.model.",
-            stacklevel=4,
         )
