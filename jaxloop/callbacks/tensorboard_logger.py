@@ -124,7 +124,7 @@ class _Run:
     """The files of one fit."""
 
     __name__ = "TensorBoardLogger"  # what a user has written
-    rows_may_wait = only_looks = True  # also where it reads the loop, for histograms
+    rows_may_wait = logs_last = True  # also where it reads the loop, for histograms
 
     def __init__(self, options: TensorBoardLogger, plan: Plan):
         self.host_declaration = options.host_declaration

@@ -78,6 +78,7 @@ class _Watch:
     """The watch over one fit. It begins with whatever is seen first, so it may begin in the middle of a fit."""
 
     rows_may_wait = True
+    logs_last = False  # it sees an event before the callbacks that may stand still there
     __name__ = "Watchdog"  # what a user has written
 
     def __init__(self, seconds: float, file: TextIO | None):

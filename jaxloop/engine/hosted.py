@@ -34,9 +34,9 @@ class Hosted(NamedTuple):
         return Event.BATCH_END in self.reads and Event.BATCH_END not in self.cuts[phase]
 
     def logs_at(self, event: Event) -> bool:
-        """Whether it takes columns and changes nothing at `event`: a logger, also one of ours that reads the loop."""
-        looks = self.reads.get(event) != "loop" or getattr(self.callback, "only_looks", False)
-        return looks and hasattr(self.callback, "rows")
+        """Whether it logs, and so comes last: it says so, or else it takes columns and changes nothing at `event`."""
+        takes = hasattr(self.callback, "rows") and self.reads.get(event) != "loop"
+        return getattr(self.callback, "logs_last", takes)
 
 
 def hosted_as(callback: Any, lap: str) -> Hosted:

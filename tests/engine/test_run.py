@@ -227,6 +227,33 @@ def test_what_a_host_callback_records_is_in_history_and_logs_of_the_same_epoch(t
         assert scalars(only_run(tmp_path / "board") / "train")["epoch/mark"] == {1: 1.0, 2: 2.0, 3: 3.0}
 
 
+def test_host_callbacks_are_called_in_list_order_and_loggers_after_them_where_they_log() -> None:
+    seen: dict[Event, list[str]] = {}
+
+    def watching(name: str, **attributes: Any) -> Any:
+        def call(self: Any, loop: Any, event: Event) -> None:
+            seen.setdefault(event, []).append(name)
+
+        made = type(name, (), {"__call__": call, **attributes})
+        reads = "loop" if name in ("changing", "writing") else "stats"
+        return jl.on_host(Event.FIT_START, Event.TRAINING_END, Event.EPOCH_END, Event.FIT_END, reads=reads)(made)()
+
+    rows = {"rows": lambda self, columns: None}
+    callbacks = [
+        watching("logging", **rows),
+        watching("looking"),
+        watching("writing", logs_last=True, **rows),
+        watching("guarding", logs_last=False, **rows),
+        watching("changing", **rows),
+    ]
+    small.training_loop(callbacks=callbacks).fit(small.model(), 1)
+    in_order = ["logging", "looking", "writing", "guarding", "changing"]
+    logged = ["looking", "guarding", "changing", "logging", "writing"]
+    assert seen == dict.fromkeys((Event.TRAINING_END, Event.FIT_END), in_order) | dict.fromkeys(
+        (Event.FIT_START, Event.EPOCH_END), logged
+    )
+
+
 def test_a_host_callback_that_returns_something_else_is_told_so() -> None:
     @jl.on_host(Event.EPOCH_END, reads="loop")
     def wrong(loop, event):
