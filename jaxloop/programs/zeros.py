@@ -49,12 +49,17 @@ def _results(equation: Any, given: list[bool]) -> list[bool]:
     if len(inner) != 1 or len(inner[0].invars) != len(given) or len(inner[0].outvars) != len(nothing):
         return nothing
     if equation.primitive.name == "scan":
-        return _scanned(inner[0], equation.params["num_consts"], equation.params["num_carry"], given)
+        return _scanned(inner[0], equation, given)
     return nothing if equation.primitive.name == "while" else zeros(inner[0], given)
 
 
-def _scanned(body: Any, constants: int, carried: int, given: list[bool]) -> list[bool]:
-    """Whether each result of a scan is 0: what is carried is, if it begins so and the body keeps it so."""
+def _scanned(body: Any, equation: Any, given: list[bool]) -> list[bool]:
+    """Whether each result of a scan is 0: what is carried is, if it begins so and the body keeps it so.
+
+    What is not stacked is given for all turns, and then carried. JAX's own parameters for that differ by version.
+    """
+    carried = _not_stacked(equation.outvars, body.outvars)
+    constants = _not_stacked(equation.invars, body.invars) - carried
     while True:
         results = zeros(body, given)
         carry = given[constants : constants + carried]
@@ -62,3 +67,8 @@ def _scanned(body: Any, constants: int, carried: int, given: list[bool]) -> list
         if kept == carry:
             return [*kept, *results[carried:]]
         given = [*given[:constants], *kept, *given[constants + carried :]]
+
+
+def _not_stacked(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """How many variables have as many axes outside of a scan as in its body."""
+    return sum(out.aval.ndim == within.aval.ndim for out, within in zip(outside, inside, strict=True))
