@@ -240,7 +240,8 @@ def test_a_rate_for_each_unit_is_trained_with_and_is_no_column() -> None:
     assert history.batches.keys() == plain.batches.keys()
     scheduler = jl.callbacks.learning_rate_scheduler(lambda step: jnp.where(step < 3, jnp.float32(rates), 0))
     same, _ = small.training_loop(optimizer=optimizer, validation=None, callbacks=[scheduler]).fit(small.model(), 1)
-    small.assert_trees_equal(loop.model, same.model)
+    for name, found in same.model.params.items():  # another program, which XLA may round otherwise in the last place
+        np.testing.assert_allclose(found, loop.model.params[name], rtol=1e-6, atol=1e-7)
 
 
 def _by_unit(learning_rate: Any) -> optax.GradientTransformation:
