@@ -161,17 +161,34 @@ class _FirstBatches:
 
 
 @dataclass(eq=False)
-class _Counted:
-    """As many batches of a loader as are left. If it ends before, it is iterated again.
+class _Around:
+    """The batches of a loader. Where they end, it is iterated again.
 
     Attributes:
       batches: the loader.
       rest: its iterator.
-      left: how many batches.
     """
 
     batches: Iterable[Any]
     rest: Iterator[Any]
+
+    def take(self) -> Any:
+        """The next batch. If the batches have ended, it is the first one again; an ended generator has none."""
+        try:
+            return next(self.rest)
+        except StopIteration:
+            self.rest = iter(self.batches)
+            return next(self.rest)
+
+
+@dataclass(eq=False)
+class _Counted(_Around):
+    """As many batches of a loader as are left.
+
+    Attributes:
+      left: how many batches.
+    """
+
     left: int
 
     def __iter__(self) -> Iterator[Any]:
@@ -181,11 +198,7 @@ class _Counted:
         if self.left <= 0:
             raise StopIteration
         self.left -= 1
-        try:
-            return next(self.rest)
-        except StopIteration:
-            self.rest = iter(self.batches)
-            return next(self.rest)
+        return self.take()
 
 
 class _NextBatches:
@@ -237,12 +250,11 @@ class _StreamEpoch:
             yield batch
 
 
-class _Position:
+class _Position(_Around):
     """The position in a stream of batches. Only this object changes in this module, as any iterator does."""
 
     def __init__(self, batches: Iterable[Any]):
-        self.batches = batches
-        self.rest = iter(batches)
+        super().__init__(batches, iter(batches))
         self._first: tuple[int, Any] | None = None
 
     def go_on(self, rest: Iterator[Any]) -> None:
@@ -257,13 +269,9 @@ class _Position:
         return self._first[1]
 
     def take(self) -> Any:
-        """The next batch. If the batches have ended, it is the first one again; an ended generator has none."""
+        """The next batch, of which no first one is kept."""
         self._first = None
-        try:
-            return next(self.rest)
-        except StopIteration:
-            self.rest = iter(self.batches)
-            return next(self.rest)
+        return super().take()
 
 
 def _ended(epoch: int, index: int, batch_count: int) -> str:
