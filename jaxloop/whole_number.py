@@ -4,6 +4,9 @@ from typing import Any
 
 import numpy as np
 
+#: The largest number that a loop counts to, in its int32.
+MOST = 2**31 - 1
+
 
 def whole_number(where: str, value: Any) -> int:
     """The value as a Python int.

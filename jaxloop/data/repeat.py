@@ -9,10 +9,7 @@ import numpy as np
 
 from jaxloop.data.batches import Batches
 from jaxloop.data.loaders import Loader, LoaderEpochs, SizedIterable, Stream
-from jaxloop.whole_number import whole_number
-
-#: A loader that reports more batches than this has no end.
-MOST = 2**31 - 1
+from jaxloop.whole_number import MOST, whole_number
 
 
 def repeat(batches: Iterable[Any], batch_count: int | None = None) -> LoaderEpochs:
@@ -82,7 +79,7 @@ def length_of(batches: Any) -> int | None:
         length = len(batches)
     except (TypeError, NotImplementedError):
         return None
-    return length if length <= MOST else None
+    return length if length <= MOST else None  # a loader that reports more has no end
 
 
 def repeated(epochs: Any) -> tuple[Any, int] | None:

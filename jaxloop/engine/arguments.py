@@ -14,6 +14,7 @@ from jaxloop.feeding.checks import check_batches
 from jaxloop.metrics import Metric
 from jaxloop.optimizer import check_update
 from jaxloop.signatures import check_differentiable_step, check_loss
+from jaxloop.whole_number import MOST
 
 
 def check_parts(training: Any, validation: Any, optimizer: Any, loss_fn: Any, differentiable_step: Any) -> None:
@@ -195,14 +196,11 @@ def check_length(name: str, value: Any) -> None:
       ValueError: as said.
     """
     check_positive(name, value)
-    if value > _MOST:
+    if value > MOST:
         raise ValueError(
-            f"{name}: a loop counts to {_MOST:,} at most, got {value:,}. Give fewer, such as 1_000_000; a callback, as "
+            f"{name}: a loop counts to {MOST:,} at most, got {value:,}. Give fewer, such as 1_000_000; a callback, as "
             "stop_after, can end the fit before."
         )
-
-
-_MOST = 2**31 - 1
 
 
 def check_fit(epochs: Any, optimizer: Any, limit_batches: Any = None, steps: Any = None) -> None:

@@ -13,12 +13,10 @@ import optax
 from jax.core import Tracer
 
 from jaxloop.schedules.shapes import AnyShape, Rate, exponential, polynomial
+from jaxloop.whole_number import MOST
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-_MOST_STEPS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -124,9 +122,9 @@ class SegmentedSchedule:
         """The rate at step 0, and the segments of more than one step, each in its place."""
         if isinstance(total_steps, bool) or not isinstance(total_steps, numbers.Integral) or total_steps < 1:
             raise ValueError(f"make_schedule: `total_steps` must be a Python int of at least 1, got {total_steps!r}.")
-        if total_steps > _MOST_STEPS:
+        if total_steps > MOST:
             raise ValueError(
-                f"make_schedule: `total_steps` must be at most {_MOST_STEPS:,}, to which a loop counts its steps, got "
+                f"make_schedule: `total_steps` must be at most {MOST:,}, to which a loop counts its steps, got "
                 f"{total_steps:,}. Give the fit fewer epochs, or an optax schedule, which needs no number of steps."
             )
         ends = _ends(self.segments, int(total_steps))
