@@ -37,9 +37,10 @@ class StepEnds:
         """Those in a traced step, whose inputs are loop and batch, and whose last results are output and gradient."""
         inputs, outputs, gradients = (_paths(tree) for tree in (input, output, gradient))
         shown = program.outvars[len(program.outvars) - len(outputs) - len(gradients) :]
-        found = ((path, activation_of(program, variable)) for path, variable in zip(outputs, shown, strict=False))
-        last = program.outvars[len(program.outvars) - len(gradients) :]
-        flat = _is_followed(program, last) and all(zeros(program, [False] * len(program.invars))[-len(gradients) :])
+        made = zip(outputs, shown[: len(outputs)], strict=True)
+        found = ((path, activation_of(program, variable)) for path, variable in made)
+        followed = _is_followed(program, shown[len(outputs) :])
+        flat = followed and all(zeros(program, [False] * len(program.invars))[-len(gradients) :])
         given = zip(inputs, program.invars[loop_size:], strict=False)
         weighed = frozenset(path for path, variable in given if weighs_first(program, variable))
         activations: dict[str, Any] = {path: last for path, last in found if last is not None}
