@@ -118,9 +118,7 @@ class _Raising:
         place = f"step {memory['step']} (epoch {memory['epoch']}, batch {memory['batch']}, all counted from 1)"
         finite = np.asarray(_finite(jax.tree.leaves(loop.model.params)))
         if what.startswith("the parameter"):
-            message = (
-                f"behind {place}, where training ends, {what} is not finite, though the gradients were: an update "
-            )
+            message = f"after {place}, where training ends, {what} is not finite, though the gradients were: an update "
             fix = "has overflowed. Lower the learning rate."
         elif finite.all():
             message = f"at {place} {what} is not finite. The update was not made; `error.loop` is the loop without it. "

@@ -125,7 +125,7 @@ def test_an_update_that_overflows_is_found_in_the_next_step():
 def test_an_update_that_overflows_in_the_last_step_of_training_is_found_there(skip):
     optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=10.0)
     error = failed([overflowing(2), stop_on_non_finite(skip=skip)], epochs=1, optimizer=optimizer)
-    assert "behind step 3 (epoch 1, batch 3, all counted from 1), where training ends" in str(error)
+    assert "after step 3 (epoch 1, batch 3, all counted from 1), where training ends" in str(error)
     assert "the parameter ['kernel'] is not finite, though the gradients were" in str(error)
 
 
