@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxloop.kinds import kind_name
 from jaxloop.loop import Loop
+from jaxloop.noting import note
 
 _HERE = "jaxloop: in "
 _MOST = 4  # arrays that a note lists
@@ -44,9 +45,8 @@ def placed(part: str, given: Any) -> Iterator[None]:
         yield
     except Exception as error:
         notes = [f"{_HERE}{part}, {kinds_of(given)}", *[_COMPILED] * isinstance(error, _WITHOUT_VALUES)]
-        for note in notes:
-            if note not in getattr(error, "__notes__", ()):  # JAX raises the same exception again where it traces again
-                error.add_note(note)
+        for text in notes:
+            note(error, text)
         raise
 
 

@@ -1,19 +1,16 @@
 """Tracebacks of mistakes: the user's own lines and the message, without the many frames between them."""
 
-import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import jax
 
+from jaxloop.frames import OF_JAX, OURS
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-_OURS = (f"{Path(__file__).parent}{os.sep}",)
-_OF_JAX = (f"{Path(jax.__file__).parent}{os.sep}", contextlib.__file__)
 _NOTE_OF_JAX = "For simplicity, JAX has removed its internal frames"
 
 
@@ -57,12 +54,12 @@ def _shown(traceback: TracebackType | None, *, first: bool) -> list[TracebackTyp
     while traceback is not None:
         frames.append(traceback)
         traceback = traceback.tb_next
-    frames = [frame for frame in frames if not _is_in(frame, _OF_JAX)] or frames
+    frames = [frame for frame in frames if not _is_in(frame, OF_JAX)] or frames
     last = len(frames) - 1
     return [
         frame
         for index, frame in enumerate(frames)
-        if index == last or (first and index == 0) or not _is_in(frame, _OURS)
+        if index == last or (first and index == 0) or not _is_in(frame, OURS)
     ]
 
 

@@ -1,20 +1,13 @@
 """Warnings that do not end the fit: standard error can be closed or on a full disk, like any other file."""
 
-import contextlib
 import functools
-import os
 import sys
 import warnings
-from pathlib import Path
 
-import jax
+from jaxloop.frames import OF_JAX, OURS
 
 #: What stands between a warning and the user's own line: this package, and what calls back into it.
-_BETWEEN = (
-    *(f"{Path(module).parent}{os.sep}" for module in (__file__, jax.__file__)),
-    contextlib.__file__,
-    functools.__file__,
-)
+_BETWEEN = (*OURS, *OF_JAX, functools.__file__)
 
 
 def warn(message: str) -> None:

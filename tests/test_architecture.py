@@ -9,8 +9,8 @@ import jaxloop
 
 PACKAGE = Path(jaxloop.__file__).parent
 FLOORS = [
-    {"brief", "broadcasting", "in_place", "missing", "outputs", "precision", "shown", "shown_figure", "signatures"}
-    | {"path_argument", "real_number", "whole_number"},
+    {"brief", "broadcasting", "frames", "in_place", "missing", "noting", "outputs", "precision", "shown"}
+    | {"path_argument", "real_number", "shown_figure", "signatures", "whole_number"},
     {"adapters", "chips", "compile_cache", "data", "durable", "errors", "events", "file_lock", "hyperparameters"}
     | {"kinds", "long_work", "losses", "masks", "measured", "optimizer", "output_losses", "pickling", "schedules"}
     | {"plainly", "telling", "tracers"},

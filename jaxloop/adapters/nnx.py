@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxloop.adapters.by_value import ByValue
 from jaxloop.adapters.modes import Modes, Told, modes_of, speaks
 from jaxloop.adapters.selection import is_trainable
+from jaxloop.noting import note
 
 _WHERE = "Model.from_nnx"
 #: Names of metadata of axes, of flax's versions.
@@ -167,16 +168,15 @@ def _needs_nothing(method: Callable[..., Any]) -> bool:
 @contextlib.contextmanager
 def _noted_streams(module: Any) -> Iterator[None]:
     """Notes on an exception of a module whose call takes `rngs` that it gets none, and how it may have them."""
-    note = (
+    text = (
         f"jaxloop: {type(module).__name__} is called without `rngs`. Give its layers streams when they are made, as "
         'nnx.Dropout(0.1, rngs=rngs); or call it in a `differentiable_step`, with nnx.Rngs(loop.step_key("dropout")).'
     )
     try:
         yield
     except Exception as error:
-        takes = callable(module) and "rngs" in inspect.signature(module).parameters
-        if takes and note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+        if callable(module) and "rngs" in inspect.signature(module).parameters:
+            note(error, text)
         raise
 
 

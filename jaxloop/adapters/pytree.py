@@ -14,6 +14,7 @@ import numpy as np
 from jaxloop.adapters.by_value import ByValue
 from jaxloop.adapters.modes import Modes, Told, modes_of, speaks
 from jaxloop.adapters.selection import chosen, is_trainable
+from jaxloop.noting import note
 
 _WHERE = "Model.from_callable"
 
@@ -112,15 +113,14 @@ def _takes_key(function: Any) -> bool:
 @contextmanager
 def _noted(name: str) -> Iterator[None]:
     """Notes on an exception of a pytree that was given a batch how one that takes a single example is given."""
-    note = (
+    text = (
         f"jaxloop: {name} was given a batch. If it takes one example, as the layers of equinox do, give "
         "jaxloop.Model.from_callable(module, batched=False)."
     )
     try:
         yield
     except Exception as error:
-        if note not in getattr(error, "__notes__", ()):  # JAX raises the same exception again where it traces again
-            error.add_note(note)
+        note(error, text)
         raise
 
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from jaxloop.engine.latest import note
 from jaxloop.engine.leaving import leaving
 from jaxloop.engine.run import Run
 from jaxloop.events import VALIDATION, Event
 from jaxloop.measured import as_number
 from jaxloop.metrics import is_scalar
+from jaxloop.noting import note
 
 
 def evaluated(run: Run, *, fresh: bool) -> dict[str, Any]:

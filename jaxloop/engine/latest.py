@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxloop.loop import Loop
+from jaxloop.noting import note
 from jaxloop.ownership import on_device, own_copy
 from jaxloop.placement import Placement
 from jaxloop.wire import Wire, WireLayout
@@ -88,9 +89,3 @@ class Latest:
         place = f"epoch {int(loop.epoch_index) + 1} (counted from 1){phase}"
         note(error, f"jaxloop: {failed}error.loop is the loop in {place}")
         error.loop = loop  # type: ignore[attr-defined]
-
-
-def note(error: BaseException, text: str) -> None:
-    """Notes it once: JAX raises the same exception object again when it traces the same function."""
-    if text not in getattr(error, "__notes__", ()):
-        error.add_note(text)
